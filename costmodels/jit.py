@@ -1,0 +1,49 @@
+"""`jit`: the one way this project compiles functions for the simulator.
+
+Numba caches machine code per file and notices when that file changes, but not when a function that it
+calls in another file does. Importing this module therefore compares the sources with a stamp left by
+the last import and removes this project's own cached code where they differ.
+"""
+
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numba
+
+
+def _folders() -> list[Path]:
+    """The folders of this project that hold compiled functions."""
+    folders = [Path(__file__).resolve().parent]
+    for package, inside in (("envs", "sim"), ("agents", "heuristics")):
+        spec = importlib.util.find_spec(f"servegym.{package}")
+        if spec is not None and spec.origin is not None:
+            folders.append(Path(spec.origin).resolve().parent / inside)
+    return folders
+
+
+def _clear_stale_code() -> None:
+    folders = _folders()
+    digest = hashlib.sha256()
+    sources = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    for path in sources:
+        digest.update(path.read_bytes())
+    stamp = folders[0] / "__pycache__" / "compiled_sources.sha256"
+    try:
+        if stamp.exists() and stamp.read_text() == digest.hexdigest():
+            return
+        for folder in folders:
+            for pattern in ("*.nbi", "*.nbc"):
+                for path in folder.rglob(pattern):
+                    path.unlink(missing_ok=True)
+        stamp.parent.mkdir(exist_ok=True)
+        stamp.write_text(digest.hexdigest())
+    except OSError:
+        return  # a read-only installation never changes under its cache
+
+
+_clear_stale_code()
+
+jit = functools.partial(numba.njit, cache=True, nogil=True)
+"""Decorator: compiled without the interpreter, cached on disk, other threads may run meanwhile."""
