@@ -1,0 +1,85 @@
+# Everything a checkout needs. Each target first makes .venv and installs into it, once, and again only
+# when pyproject.toml or constraints.txt has changed.
+#
+#   make test PYTHON=python3.12      another interpreter than python3
+#   make test TORCH_INDEX=...        another build of torch (default: for the CPU)
+#   make test ARGS="tests/envs -x"   more arguments for pytest
+
+PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PIP := $(BIN)/pip --quiet --no-input --disable-pip-version-check
+PACKAGES := agents conf costmodels envs experiments
+
+.PHONY: help install demo test test-slow lint format bench coverage clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       train a router on a production trace, compare it with published ones, export it"
+	@echo "make test       the tests, without the slow ones"
+	@echo "make test-slow  the slow tests"
+	@echo "make lint       style, types and the layer rule"
+	@echo "make format     rewrite the sources in the project's style"
+	@echo "make bench      measure the simulator and the environments"
+	@echo "make coverage   share of lines that the tests run; fails under 85 %"
+	@echo "make install    only make .venv and install into it"
+	@echo "make clean      remove what the other targets wrote, but .venv and runs/"
+
+install: $(INSTALLED)
+
+# torch first and alone: of all packages it is the only one taken from TORCH_INDEX, and an index that
+# cannot be reached costs seconds. setuptools then builds without a second, unpinned environment.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "servegym needs Python 3.11 or newer, and '$(PYTHON)' is not: make PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	@echo "Installing into .venv (a few minutes the first time)"
+	@$(PIP) install --no-deps --constraint constraints.txt --retries 1 --timeout 30 \
+	    --extra-index-url $(TORCH_INDEX) torch setuptools
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev,serving]'
+	@touch $@
+
+# The main job, as the README shows it.
+demo: $(INSTALLED)
+	$(BIN)/servegym train scenario=azure_conv_8xh100 agent=ppo_gnn run_dir=runs/demo
+	$(BIN)/servegym evaluate run_dir=runs/demo
+	$(BIN)/servegym export run_dir=runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build/typing && mkdir -p build/typing/servegym
+	@cd build/typing/servegym && ln -s $(addprefix ../../../,$(PACKAGES)) .
+	$(BIN)/mypy
+	PYTHONPATH=build/typing $(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/servegym bench simulator
+	$(BIN)/servegym bench env
+
+# Compiled code is invisible to coverage, so what is compiled is run once more in plain Python.
+coverage: $(INSTALLED)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow" $(ARGS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run -m pytest -m "not slow" $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+clean:
+	rm -rf build dist servegym.egg-info .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache \
+	    .pytest_cache .ruff_cache
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

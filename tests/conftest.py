@@ -1,0 +1,42 @@
+"""What all tests share: one thread, no display, repeatable property tests, real data where they are."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports torch or matplotlib; commands that tests start inherit them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# The first example of a property may compile for seconds: no deadline, and slowness is not a failure.
+_patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", _patient, derandomize=True, print_blob=True)
+settings.register_profile("search", _patient, max_examples=2000)  # HYPOTHESIS_PROFILE=search
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `compiled` where numba is switched off."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"):
+        return
+    skip = pytest.mark.skip(reason="takes too long in plain Python (NUMBA_DISABLE_JIT)")
+    for item in items:
+        if item.get_closest_marker("compiled"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """`real_data("traces/...")` is the path of a real trace; without the data the test is skipped."""
+    from servegym.envs.workloads.data import find_data
+
+    def path_of(name: str) -> Path:
+        path = find_data(name)
+        if path is None:
+            pytest.skip(f"{name} is neither under SERVEGYM_DATA nor under ../shared/data")
+        return path
+
+    return path_of
