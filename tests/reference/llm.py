@@ -355,8 +355,10 @@ def _check_input(requests: list[Request], replicas: list[Replica], engine: Engin
         raise InputError(f"max_num_seqs: {engine.max_num_seqs}, not in 1..{engine.max_num_batched_tokens}")
     before_s = -math.inf
     for i, request in enumerate(requests):
-        if request.arrival_s < before_s:
-            raise InputError(f"request {i}: arrival_s {request.arrival_s} before {before_s}")
+        if not before_s <= request.arrival_s < math.inf:  # nor nan
+            raise InputError(
+                f"request {i}: arrival_s {request.arrival_s}, must be finite and not before {before_s}"
+            )
         before_s = request.arrival_s
         if request.prompt_tokens < 1 or request.output_tokens < 1:
             raise InputError(f"request {i}: prompt and output must have at least 1 token")

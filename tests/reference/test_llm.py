@@ -409,6 +409,7 @@ def test_without_a_predictor_the_predictions_are_zero():
     [
         ([(0, 5, 5)], "needs 3 KV blocks"),  # 5 + 5 - 1 = 9 tokens in blocks of 4
         ([(1, 1, 1), (0, 1, 1)], "before"),
+        ([(float("nan"), 1, 1)], "finite"),
         ([(0, 0, 1)], "at least 1 token"),
         ([(0, 1, 0)], "at least 1 token"),
     ],
