@@ -1,1 +1,28 @@
-""""""
+"""Request streams: the `Workload`, readers of traces, generators, length predictors, where the data are."""
+
+from servegym.envs.workloads.data import find_data
+from servegym.envs.workloads.fitted_workload import FittedWorkload, load_fitted
+from servegym.envs.workloads.generators import generate
+from servegym.envs.workloads.lengths import ConstantLengths, GeometricLengths, JointLengths, Lengths
+from servegym.envs.workloads.predictors import noisy_predictions
+from servegym.envs.workloads.readers import READERS, read_azure, read_csv, read_trace
+from servegym.envs.workloads.windows import split
+from servegym.envs.workloads.workload import Workload
+
+__all__ = [
+    "READERS",
+    "ConstantLengths",
+    "FittedWorkload",
+    "GeometricLengths",
+    "JointLengths",
+    "Lengths",
+    "Workload",
+    "find_data",
+    "generate",
+    "load_fitted",
+    "noisy_predictions",
+    "read_azure",
+    "read_csv",
+    "read_trace",
+    "split",
+]
