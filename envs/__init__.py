@@ -1,1 +1,13 @@
-""""""
+"""Environments. Importing this package registers them with Gymnasium.
+
+`gymnasium.make("servegym.envs:servegym/Routing-v0")` and `gymnasium.make_vec` with the same name work
+anywhere; nothing heavy is imported before an environment is made.
+"""
+
+import gymnasium as gym
+
+gym.register(
+    id="servegym/Routing-v0",
+    entry_point="servegym.envs.routing.env:RoutingEnv",
+    vector_entry_point="servegym.envs.routing.vector:RoutingVectorEnv",
+)

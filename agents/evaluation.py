@@ -1,0 +1,24 @@
+"""Lets any policy route whole workloads, all of them side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from servegym.agents.policy import Policy
+from servegym.envs.routing.episodes import RoutingEpisodes
+from servegym.envs.scenario import Scenario
+from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.workloads import Workload
+
+
+def route(policy: Policy, scenario: Scenario, workloads: Sequence[Workload], seed: int = 0) -> list[Results]:
+    """Results of each workload under `policy`; one forward pass serves a request of every workload."""
+    longest = max(workload.num_requests for workload in workloads)
+    episodes = RoutingEpisodes(scenario, len(workloads), longest)
+    for episode_id, workload in enumerate(workloads):
+        episodes.begin(episode_id, workload)
+    policy.reset(len(workloads), seed)
+    while not episodes.finished.all():
+        observation = {"request": episodes.request, "replicas": episodes.replicas}
+        episodes.step(np.asarray(policy.act(observation), np.int64))
+    return [episodes.results(episode_id) for episode_id in range(len(workloads))]

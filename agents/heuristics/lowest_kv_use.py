@@ -1,0 +1,24 @@
+"""Lowest KV use: the replica with the smallest share of its KV blocks in use. Ties: lowest number."""
+
+import numpy as np
+
+from servegym.envs.sim.llm.router import Router, compiled_router
+from servegym.envs.sim.llm.view import AVAILABLE, KV_TOTAL_BLOCKS, KV_USED_BLOCKS
+
+
+@compiled_router
+def choose(replicas, request, parameters, memory, random_state):
+    """The available replica with the least KV_USED_BLOCKS / KV_TOTAL_BLOCKS."""
+    best, least = -1, np.inf
+    for replica in range(replicas.shape[0]):
+        if replicas[replica, AVAILABLE] == 0:
+            continue
+        use = replicas[replica, KV_USED_BLOCKS] / replicas[replica, KV_TOTAL_BLOCKS]
+        if use < least:
+            best, least = replica, use
+    return best
+
+
+def lowest_kv_use() -> Router:
+    """Lowest KV use."""
+    return Router("lowest_kv_use", choose)

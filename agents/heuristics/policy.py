@@ -1,0 +1,34 @@
+"""A heuristic as a plain policy over observations, from the same code the simulator calls."""
+
+import numpy as np
+
+from servegym.envs.routing.observation import Observation
+from servegym.envs.sim.llm.router import Router, random_state
+
+
+class HeuristicPolicy:
+    """Runs a router's `choose` on the observations of K episodes."""
+
+    def __init__(self, router: Router) -> None:
+        self.name = router.name
+        self.router = router
+        self.reset(1, 0)
+
+    def reset(self, num_episodes: int, seed: int) -> None:
+        """Fresh memory and random streams; episode k draws as a simulation with seed `seed + k` does."""
+        self._memory = np.zeros((num_episodes, self.router.memory_size))
+        seeds = [np.random.SeedSequence(seed + episode) for episode in range(num_episodes)]
+        self._random = np.stack([random_state(sequence) for sequence in seeds])
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """int64 (K,): the router's choice in each episode."""
+        replicas = observation["replicas"].astype(np.float64)
+        request = observation["request"].astype(np.float64)
+        router = self.router
+        return np.array(
+            [
+                router.choose(replicas[k], request[k], router.parameters, self._memory[k], self._random[k])
+                for k in range(len(replicas))
+            ],
+            np.int64,
+        )

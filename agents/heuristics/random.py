@@ -1,0 +1,25 @@
+"""Random: any available replica with equal probability."""
+
+from servegym.envs.sim.llm.router import Router, compiled_router, next_uniform
+from servegym.envs.sim.llm.view import AVAILABLE
+
+
+@compiled_router
+def choose(replicas, request, parameters, memory, random_state):
+    """A uniformly random available replica."""
+    available = 0
+    for replica in range(replicas.shape[0]):
+        if replicas[replica, AVAILABLE] > 0:
+            available += 1
+    rank = int(next_uniform(random_state) * available)
+    for replica in range(replicas.shape[0]):
+        if replicas[replica, AVAILABLE] > 0:
+            if rank == 0:
+                return replica
+            rank -= 1
+    return -1
+
+
+def random() -> Router:
+    """Random routing."""
+    return Router("random", choose, looks=False)

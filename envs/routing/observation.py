@@ -1,0 +1,27 @@
+"""What a routing agent observes: the request to be routed and the replicas it may go to.
+
+A graph in fixed-size arrays: one request node, one node per replica, an edge from the request to every
+replica with `available` = 1. Raw units; networks normalise inside. Only what a real router can know:
+the true output length is not in it.
+
+    request   float32 (REQUEST_FEATURES,)          prompt_tokens, predicted_output_tokens (0: no predictor), gap_s
+    replicas  float32 (slots, REPLICA_FEATURES)    one row per replica slot, see docs/simulator.md;
+                                                   rows of slots without a replica are 0
+"""
+
+import gymnasium as gym
+import numpy as np
+
+from servegym.envs.sim.llm.view import REPLICA_FEATURES, REQUEST_FEATURES
+
+Observation = dict[str, np.ndarray]
+
+
+def observation_space(slots: int) -> gym.spaces.Dict:
+    """The space of one episode's observation, for `slots` replica slots."""
+    return gym.spaces.Dict(
+        {
+            "request": gym.spaces.Box(0.0, np.inf, (REQUEST_FEATURES,), np.float32),
+            "replicas": gym.spaces.Box(0.0, np.inf, (slots, REPLICA_FEATURES), np.float32),
+        }
+    )

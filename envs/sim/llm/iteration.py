@@ -1,0 +1,284 @@
+"""One iteration of a replica's engine, as vLLM V1 schedules it: its start and its end.
+
+The rules are numbered in docs/simulator.md, "An iteration".
+"""
+
+from servegym.costmodels.iteration import decode_attention_seconds, prefill_attention_seconds, step_seconds
+from servegym.costmodels.jit import jit
+from servegym.envs.sim.llm.memory import blocks_for, decode_blocks, iterations_with_blocks
+from servegym.envs.sim.llm.queues import (
+    REQUEST_BITS,
+    append_running,
+    pop_due,
+    pop_waiting,
+    prepend_waiting,
+    push_due,
+    remove_due,
+    remove_running,
+)
+from servegym.envs.sim.llm.state import NOBODY, Fleet
+
+
+@jit
+def known_tokens(fleet: Fleet, request_id: int) -> int:
+    """Prompt and generated tokens of a request that is not decoding."""
+    request = fleet.requests[request_id]
+    return request.prompt_tokens + request.generated
+
+
+@jit
+def decode_horizon(fleet: Fleet, replica_id: int) -> int:
+    """For how many iterations from now the replica does nothing but decode the same batch.
+
+    0 where the next iteration prefills, admits or preempts. An arrival can end it only when nobody
+    waits: the queue is first come first served, and while its head is kept out, free blocks only shrink.
+    """
+    replica = fleet.replicas[replica_id]
+    if replica.partial != NOBODY or replica.num_decodes == 0:
+        return 0
+    if replica.num_waiting > 0 and replica.num_running < fleet.max_num_seqs:
+        budget = fleet.max_num_batched_tokens - replica.num_decodes
+        free = fleet.num_kv_blocks - replica.kv_used_blocks - decode_blocks(fleet, replica_id, 1)
+        first_chunk = min(known_tokens(fleet, replica.waiting_first), budget)
+        if first_chunk > 0 and blocks_for(first_chunk, fleet.block_size) <= free:
+            return 0
+    until_completion = (fleet.due[replica_id, 0] >> REQUEST_BITS) - replica.iteration
+    return iterations_with_blocks(fleet, replica_id, until_completion)
+
+
+@jit
+def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
+    """Starts an iteration that only decodes and lasts `seconds`; the blocks are known to suffice."""
+    replica = fleet.replicas[replica_id]
+    replica.kv_used_blocks += decode_blocks(fleet, replica_id, 1)
+    replica.clock_s += seconds
+    replica.in_flight = 1
+
+
+@jit
+def skip_decodes(fleet: Fleet, replica_id: int, iterations: int, seconds: float) -> None:
+    """Completes `iterations` decode iterations at once, which together last `seconds`."""
+    replica = fleet.replicas[replica_id]
+    replica.kv_used_blocks += decode_blocks(fleet, replica_id, iterations)
+    replica.clock_s += seconds
+    replica.iteration += iterations
+    replica.generated_tokens += iterations * replica.num_decodes
+    finish_due(fleet, replica_id)
+
+
+@jit
+def start_iteration(fleet: Fleet, replica_id: int) -> None:
+    """Starts any iteration: serves the running requests, admits waiting ones, fixes its duration."""
+    replica = fleet.replicas[replica_id]
+    size = fleet.block_size
+    preempted = False
+    needed = decode_blocks(fleet, replica_id, 1)
+    if needed <= fleet.num_kv_blocks - replica.kv_used_blocks:
+        replica.kv_used_blocks += needed
+    else:
+        _serve_decodes_short_of_blocks(fleet, replica_id)
+        preempted = True
+    budget = fleet.max_num_batched_tokens - replica.num_decodes
+    sampled = replica.num_decodes
+    seconds = decode_attention_seconds(
+        fleet.cost,
+        replica.num_decodes,
+        replica.context_offset + replica.num_decodes * replica.iteration,
+    )
+    replica.num_joining = 0
+
+    if replica.partial != NOBODY:
+        chunk = min(replica.partial_tokens - replica.partial_computed, budget)
+        computed = replica.partial_computed
+        blocks = blocks_for(computed + chunk, size) - blocks_for(computed, size)
+        if blocks > fleet.num_kv_blocks - replica.kv_used_blocks:
+            _preempt_partial(fleet, replica_id)
+            preempted = True
+        else:
+            replica.kv_used_blocks += blocks
+            budget -= chunk
+            seconds += prefill_attention_seconds(fleet.cost, chunk, computed)
+            if computed + chunk == replica.partial_tokens:
+                _join_after_this_iteration(fleet, replica_id, replica.partial)
+                sampled += 1
+                _clear_partial(fleet, replica_id)
+            else:
+                replica.partial_computed_next = computed + chunk
+
+    while not preempted and budget > 0 and replica.num_waiting > 0 and replica.num_running < fleet.max_num_seqs:
+        request_id = replica.waiting_first
+        known = known_tokens(fleet, request_id)
+        chunk = min(known, budget)
+        blocks = blocks_for(chunk, size)
+        if blocks > fleet.num_kv_blocks - replica.kv_used_blocks:
+            break
+        pop_waiting(fleet, replica_id)
+        append_running(fleet, replica_id, request_id)
+        request = fleet.requests[request_id]
+        if request.preemptions == 0:
+            request.scheduled_s = replica.clock_s
+        replica.waiting_tokens -= known
+        replica.kv_used_blocks += blocks
+        budget -= chunk
+        seconds += prefill_attention_seconds(fleet.cost, chunk, 0)
+        if chunk == known:
+            _join_after_this_iteration(fleet, replica_id, request_id)
+            sampled += 1
+        else:
+            replica.partial = request_id
+            replica.partial_tokens = known
+            replica.partial_computed = 0
+            replica.partial_computed_next = chunk
+
+    tokens = fleet.max_num_batched_tokens - budget
+    replica.clock_s += seconds + step_seconds(fleet.cost, tokens, sampled)
+    replica.in_flight = 1
+
+
+@jit
+def complete_iteration(fleet: Fleet, replica_id: int) -> None:
+    """Ends the iteration in flight: samples tokens, finishes requests, frees their blocks."""
+    replica = fleet.replicas[replica_id]
+    replica.in_flight = 0
+    replica.iteration += 1
+    replica.generated_tokens += replica.num_decodes
+    finish_due(fleet, replica_id)
+    if replica.partial != NOBODY:
+        replica.partial_computed = replica.partial_computed_next
+    request_id = replica.joining_first
+    for _ in range(replica.num_joining):
+        following = fleet.requests[request_id].next
+        _sample_first_of_prefill(fleet, replica_id, request_id)
+        request_id = following
+    replica.num_joining = 0
+
+
+@jit
+def finish_due(fleet: Fleet, replica_id: int) -> None:
+    """Finishes the decodes whose last token came with the iteration just completed."""
+    replica = fleet.replicas[replica_id]
+    heap = fleet.due[replica_id]
+    while replica.num_decodes > 0 and heap[0] >> REQUEST_BITS <= replica.iteration:
+        request_id = pop_due(heap, replica.num_decodes)
+        _leave_decodes(fleet, replica_id, request_id)
+        _finish(fleet, replica_id, request_id)
+
+
+@jit
+def _sample_first_of_prefill(fleet, replica_id, request_id):
+    """A prefill is complete: one token comes with it, and the request decodes or is finished."""
+    replica = fleet.replicas[replica_id]
+    request = fleet.requests[request_id]
+    computed = request.prompt_tokens + request.generated
+    request.generated += 1
+    replica.generated_tokens += 1
+    if request.generated == 1:
+        request.first_token_s = replica.clock_s
+        replica.num_before_first_token -= 1
+        replica.ttft_offset_s += replica.clock_s
+    if request.generated == request.output_tokens:
+        _finish(fleet, replica_id, request_id)
+        return
+    request.anchor = computed - replica.iteration
+    replica.context_offset += request.anchor
+    fleet.block_phase[replica_id, request.anchor % fleet.block_size] += 1
+    due = replica.iteration + request.output_tokens - request.generated
+    push_due(fleet.due[replica_id], replica.num_decodes, due, request_id)
+    replica.num_decodes += 1
+
+
+@jit
+def _finish(fleet, replica_id, request_id):
+    replica = fleet.replicas[replica_id]
+    request = fleet.requests[request_id]
+    remove_running(fleet, replica_id, request_id)
+    kv_tokens = request.prompt_tokens + request.output_tokens - 1
+    replica.kv_used_blocks -= blocks_for(kv_tokens, fleet.block_size)
+    replica.released_tokens += kv_tokens
+    replica.prompt_tokens -= request.prompt_tokens
+    replica.generated_tokens -= request.output_tokens
+    replica.predicted_tokens -= request.predicted_tokens
+    request.generated = request.output_tokens
+    request.finish_s = replica.clock_s
+    replica.num_unfinished -= 1
+    replica.latency_offset_s += replica.clock_s
+
+
+@jit
+def _leave_decodes(fleet, replica_id, request_id):
+    """Takes a request (already off the heap) out of the sums over decodes."""
+    replica = fleet.replicas[replica_id]
+    anchor = fleet.requests[request_id].anchor
+    replica.num_decodes -= 1
+    replica.context_offset -= anchor
+    fleet.block_phase[replica_id, anchor % fleet.block_size] -= 1
+
+
+@jit
+def _join_after_this_iteration(fleet, replica_id, request_id):
+    """Notes that the iteration being started completes this request's prefill."""
+    replica = fleet.replicas[replica_id]
+    if replica.num_joining == 0:
+        replica.joining_first = request_id
+    replica.num_joining += 1
+
+
+@jit
+def _clear_partial(fleet, replica_id):
+    replica = fleet.replicas[replica_id]
+    replica.partial = NOBODY
+    replica.partial_tokens = 0
+    replica.partial_computed = 0
+    replica.partial_computed_next = 0
+
+
+@jit
+def _serve_decodes_short_of_blocks(fleet, replica_id):
+    """Rule 1 when the free blocks do not cover all decodes: the last running requests are preempted."""
+    replica = fleet.replicas[replica_id]
+    request_id = replica.running_first
+    while request_id != NOBODY and request_id != replica.partial:
+        following = fleet.requests[request_id].next
+        if (fleet.requests[request_id].anchor + replica.iteration) % fleet.block_size == 0:
+            while replica.kv_used_blocks == fleet.num_kv_blocks:
+                victim = replica.running_last
+                if victim == replica.partial:
+                    _preempt_partial(fleet, replica_id)
+                else:
+                    _preempt_decode(fleet, replica_id, victim)
+                if victim == request_id:
+                    return
+                if victim == following:
+                    following = NOBODY
+            replica.kv_used_blocks += 1
+        request_id = following
+
+
+@jit
+def _preempt_decode(fleet, replica_id, request_id):
+    replica = fleet.replicas[replica_id]
+    request = fleet.requests[request_id]
+    computed = request.anchor + replica.iteration
+    request.generated = computed + 1 - request.prompt_tokens
+    remove_due(fleet.due[replica_id], replica.num_decodes, request_id)
+    _leave_decodes(fleet, replica_id, request_id)
+    _return_to_waiting(fleet, replica_id, request_id, computed)
+
+
+@jit
+def _preempt_partial(fleet, replica_id):
+    replica = fleet.replicas[replica_id]
+    request_id = replica.partial
+    computed = replica.partial_computed
+    _clear_partial(fleet, replica_id)
+    _return_to_waiting(fleet, replica_id, request_id, computed)
+
+
+@jit
+def _return_to_waiting(fleet, replica_id, request_id, computed):
+    replica = fleet.replicas[replica_id]
+    remove_running(fleet, replica_id, request_id)
+    replica.kv_used_blocks -= blocks_for(computed, fleet.block_size)
+    fleet.requests[request_id].preemptions += 1
+    prepend_waiting(fleet, replica_id, request_id)
+    replica.waiting_tokens += known_tokens(fleet, request_id)

@@ -1,0 +1,67 @@
+"""Routers as the simulator sees them: a compiled function called through a pointer.
+
+    choose(replicas, request, parameters, memory, random_state) -> replica
+
+replicas: float64 (R, REPLICA_FEATURES) and request: float64 (REQUEST_FEATURES,), see view.py.
+parameters: float64, the router's constants. memory: float64, its own state, zero when an episode starts.
+random_state: uint64 (1,), for `next_uniform`. The replica it returns must have AVAILABLE = 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import types
+
+from servegym.costmodels.jit import jit
+
+CHOOSE = types.int64(
+    types.float64[:, ::1], types.float64[::1], types.float64[::1], types.float64[::1], types.uint64[::1]
+)
+"""Signature of `choose`."""
+
+ChoosePointer = types.FunctionType(CHOOSE)
+"""Type of a pointer to such a function, for the signatures of those who call it."""
+
+compiled_router = jit(CHOOSE)
+"""Decorator that compiles a `choose` function."""
+
+
+@dataclass(frozen=True)
+class Router:
+    """A router with its constants.
+
+    choose: compiled with `compiled_router`, or any Python callable of the same arguments (slower).
+    parameters: float64 (P,) constants passed to it. memory_size: numbers it keeps during an episode.
+    looks: whether it reads the replicas' rows; without, the simulator need not bring them up to date.
+    """
+
+    name: str
+    choose: Callable[..., int]
+    parameters: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    memory_size: int = 0
+    looks: bool = True
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the simulator can call it without the interpreter."""
+        return hasattr(self.choose, "py_func")
+
+
+@jit
+def next_uniform(random_state):
+    """Draws from [0, 1) and moves `random_state` (uint64 (1,)) on.
+
+    SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+    """
+    random_state[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = random_state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)) * (1.0 / (1 << 53))
+
+
+def random_state(seed: np.random.SeedSequence) -> np.ndarray:
+    """A fresh state (uint64 (1,)) for `next_uniform`."""
+    return seed.generate_state(1, np.uint64)

@@ -1,0 +1,129 @@
+"""Runs one workload through a fleet under one router, from the first arrival to the last token."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numba import types
+
+from servegym.costmodels.iteration import IterationCost
+from servegym.costmodels.jit import jit
+from servegym.envs.sim.llm.fleet import advance, submit
+from servegym.envs.sim.llm.invariants import check_replica
+from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
+from servegym.envs.sim.llm.state import Engine, Fleet, load_requests, new_fleet
+from servegym.envs.sim.llm.view import (
+    AVAILABLE,
+    REPLICA_FEATURES,
+    REQUEST_FEATURES,
+    write_replica_row,
+    write_request_row,
+)
+from servegym.envs.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Results:
+    """What happened to each of N requests, in workload order. Times in seconds from the workload's start.
+
+    replica: int (N,); arrival_s, scheduled_s (start of its first iteration), first_token_s, finish_s:
+    float64 (N,); prompt_tokens, output_tokens: int (N,); preemptions: int (N,).
+    """
+
+    arrival_s: np.ndarray
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    replica: np.ndarray
+    scheduled_s: np.ndarray
+    first_token_s: np.ndarray
+    finish_s: np.ndarray
+    preemptions: np.ndarray
+
+    @classmethod
+    def of(cls, fleet: Fleet, request_ids: slice, first_replica: int = 0) -> "Results":
+        """Copies the results of some requests; replicas are numbered from `first_replica`."""
+        slots = fleet.requests[request_ids]
+        columns = {name: np.array(slots[name]) for name in cls.__dataclass_fields__}
+        columns["replica"] = columns["replica"].astype(np.int64) - first_replica
+        return cls(**columns)
+
+
+def simulate(
+    workload: Workload,
+    router: Router,
+    *,
+    num_replicas: int,
+    engine: Engine,
+    cost: IterationCost,
+    seed: int = 0,
+    debug: bool = False,
+) -> Results:
+    """Simulates every request of `workload` to its last token.
+
+    A compiled router runs without the interpreter; any other callable is called at every arrival.
+    `debug` checks the invariants of docs/simulator.md after every event (slow). Raises InputError where a
+    request can never fit into the KV cache, and ValueError where the router picks no existing replica.
+    """
+    workload.check_fits(engine.num_kv_blocks, engine.block_size)
+    fleet = new_fleet(num_replicas, workload.num_requests, engine, cost)
+    load_requests(
+        fleet,
+        slice(None),
+        workload.arrival_s,
+        workload.prompt_tokens,
+        workload.output_tokens,
+        workload.predicted_output_tokens,
+    )
+    run = _compiled_run(fleet) if router.is_compiled else _run
+    run(
+        fleet,
+        router.choose,
+        router.parameters,
+        np.zeros(router.memory_size),
+        random_state(np.random.SeedSequence(seed)),
+        router.looks,
+        debug,
+    )
+    return Results.of(fleet, slice(None))
+
+
+def _run(fleet, choose, parameters, memory, random, looks, debug):
+    num_replicas = fleet.replicas.shape[0]
+    rows = np.zeros((num_replicas, REPLICA_FEATURES))
+    rows[:, AVAILABLE] = 1.0
+    request_row = np.zeros(REQUEST_FEATURES)
+    previous_s = fleet.requests[0].arrival_s if fleet.requests.shape[0] > 0 else 0.0
+    for request_id in range(fleet.requests.shape[0]):
+        now_s = fleet.requests[request_id].arrival_s
+        if looks:
+            for replica_id in range(num_replicas):
+                advance(fleet, replica_id, now_s)
+                write_replica_row(fleet, replica_id, now_s, rows[replica_id])
+        write_request_row(fleet, request_id, now_s - previous_s, request_row)
+        previous_s = now_s
+        replica_id = choose(rows, request_row, parameters, memory, random)
+        if replica_id < 0 or replica_id >= num_replicas:
+            raise ValueError("the router chose a replica that does not exist")
+        if not looks:
+            advance(fleet, replica_id, now_s)
+        submit(fleet, replica_id, request_id)
+        if debug:
+            check_replica(fleet, replica_id)
+    for replica_id in range(num_replicas):
+        advance(fleet, replica_id, np.inf)
+        if debug:
+            check_replica(fleet, replica_id)
+
+
+@functools.cache
+def _run_of_type(fleet_type: types.Type) -> Callable[..., None]:
+    arrays = (types.float64[::1], types.float64[::1], types.uint64[::1])
+    signature = types.void(fleet_type, ChoosePointer, *arrays, types.boolean, types.boolean)
+    return jit(signature)(_run)
+
+
+def _compiled_run(fleet: Fleet) -> Callable[..., None]:
+    """`_run` compiled once for all routers: the signature makes `choose` a pointer."""
+    return _run_of_type(numba.typeof(fleet))

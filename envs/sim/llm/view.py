@@ -1,0 +1,74 @@
+"""What a router sees: one row of numbers per replica, and one for the request to be routed.
+
+Columns, units and the instant they refer to are specified in docs/simulator.md.
+"""
+
+import numpy as np
+
+from servegym.costmodels.jit import jit
+from servegym.envs.sim.llm.state import Fleet
+
+REPLICA_COLUMNS = (
+    ("available", "0 or 1"),
+    ("running", "requests"),
+    ("waiting", "requests"),
+    ("queued_prefill_tokens", "tokens"),
+    ("outstanding_tokens", "tokens"),
+    ("decode_context_tokens", "tokens"),
+    ("kv_used_blocks", "blocks"),
+    ("kv_total_blocks", "blocks"),
+    ("iteration_left_s", "s"),
+    ("predicted_remaining_tokens", "tokens"),
+    ("kv_released_per_iteration", "tokens"),
+)
+"""Name and unit of each number a router sees of a replica, in order."""
+
+REQUEST_COLUMNS = (("prompt_tokens", "tokens"), ("predicted_output_tokens", "tokens"), ("gap_s", "s"))
+"""Name and unit of each number a router sees of the request to be routed, in order."""
+
+REPLICA_FEATURES = len(REPLICA_COLUMNS)
+REQUEST_FEATURES = len(REQUEST_COLUMNS)
+
+(
+    AVAILABLE,
+    RUNNING,
+    WAITING,
+    QUEUED_PREFILL_TOKENS,
+    OUTSTANDING_TOKENS,
+    DECODE_CONTEXT_TOKENS,
+    KV_USED_BLOCKS,
+    KV_TOTAL_BLOCKS,
+    ITERATION_LEFT_S,
+    PREDICTED_REMAINING_TOKENS,
+    KV_RELEASED_PER_ITERATION,
+) = range(REPLICA_FEATURES)
+
+PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S = range(REQUEST_FEATURES)
+
+
+@jit
+def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarray) -> None:
+    """Fills `row` (REPLICA_FEATURES,) with replica `replica_id`, already advanced to `now_s`."""
+    replica = fleet.replicas[replica_id]
+    row[AVAILABLE] = 1.0
+    row[RUNNING] = replica.num_running
+    row[WAITING] = replica.num_waiting
+    row[QUEUED_PREFILL_TOKENS] = replica.waiting_tokens + replica.partial_tokens - replica.partial_computed_next
+    row[OUTSTANDING_TOKENS] = replica.prompt_tokens + replica.generated_tokens
+    row[DECODE_CONTEXT_TOKENS] = replica.context_offset + replica.num_decodes * replica.iteration
+    row[KV_USED_BLOCKS] = replica.kv_used_blocks
+    row[KV_TOTAL_BLOCKS] = fleet.num_kv_blocks
+    row[ITERATION_LEFT_S] = replica.clock_s - now_s if replica.in_flight else 0.0
+    row[PREDICTED_REMAINING_TOKENS] = max(0, replica.predicted_tokens - replica.generated_tokens)
+    row[KV_RELEASED_PER_ITERATION] = (
+        replica.released_tokens / replica.iteration if replica.iteration > 0 else 0.0
+    )
+
+
+@jit
+def write_request_row(fleet: Fleet, request_id: int, gap_s: float, row: np.ndarray) -> None:
+    """Fills `row` (REQUEST_FEATURES,) with request `request_id`, which came `gap_s` after the last."""
+    request = fleet.requests[request_id]
+    row[PROMPT_TOKENS] = request.prompt_tokens
+    row[PREDICTED_OUTPUT_TOKENS] = request.predicted_tokens
+    row[GAP_S] = gap_s
