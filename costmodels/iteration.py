@@ -192,9 +192,9 @@ def compile_iteration_cost(
     sampler_s = 7 * roofline.elementwise_launch_s + roofline.elementwise_seconds(gpu, logits_bytes)
     lm_head_s[0] = sampler_s[0] = 0.0
 
-    # Between knots 1.19 apart a hyperbola, the steepest the roofline bends, is met within 1 %.
-    chunk_knots = _geometric_knots(max_num_batched_tokens, ratio=1.19)
-    history_knots = np.concatenate([[0.0], _geometric_knots(max_kv_tokens, ratio=1.5)])
+    # Close enough to meet the bend where compute takes over from memory within about 2 %, else 0.1 %.
+    chunk_knots = _geometric_knots(max_num_batched_tokens, ratio=1.06)
+    history_knots = np.concatenate([[0.0], _geometric_knots(max_kv_tokens, ratio=1.15)])
     chunk, history = chunk_knots[:, None], history_knots[None, :]
     pairs = chunk * history + chunk * (chunk + 1) / 2
     prefill_s = model.num_layers * roofline.prefill_attention_seconds(*attention, chunk, history)
