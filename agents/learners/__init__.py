@@ -1,1 +1,1 @@
-""""""
+"""Learning algorithms from Stable-Baselines3, configured for routing."""

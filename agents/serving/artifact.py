@@ -1,0 +1,150 @@
+"""Loads an exported policy and runs it: ONNX Runtime and NumPy, no torch and no simulator."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from servegym.agents.serving.schema import (
+    DESCRIPTION_FILE,
+    FILES,
+    GOLDEN_FILE,
+    GRAPH_FILE,
+    LEVEL,
+    REPLICA_FEATURES,
+    REQUEST_FEATURES,
+    SCHEMA_VERSION,
+)
+from servegym.costmodels.errors import InputError
+
+TOLERANCE = 1e-5
+"""How far scores may lie from the golden ones, relative to the largest score and at least absolute."""
+
+
+class ExportedPolicy:
+    """A router policy from its three files; `description` is the content of `policy.json`."""
+
+    name = "exported"
+
+    def __init__(self, graph: Path, description: dict[str, Any]) -> None:
+        self.description = description
+        self._session = _session(graph)
+
+    def reset(self, num_episodes: int, seed: int) -> None:
+        """Nothing to do: the policy has no memory and draws nothing."""
+
+    def scores(self, request: np.ndarray, replicas: np.ndarray) -> np.ndarray:
+        """Raw `request` (K, 3) and `replicas` (K, R, 11) to scores (K, R) float32; -1e9 where illegal.
+
+        InputError for other shapes, or another R where the policy is for one fleet size.
+        """
+        request = np.ascontiguousarray(request, dtype=np.float32)
+        replicas = np.ascontiguousarray(replicas, dtype=np.float32)
+        fixed = self.description["num_replicas"]
+        if (
+            request.shape[1:] != (len(REQUEST_FEATURES),)
+            or replicas.ndim != 3
+            or replicas.shape[::2] != (len(request), len(REPLICA_FEATURES))
+            or (fixed is not None and replicas.shape[1] != fixed)
+        ):
+            raise InputError(
+                f"observation of shapes {request.shape} and {replicas.shape}: this policy takes request "
+                f"(K, {len(REQUEST_FEATURES)}) and replicas (K, {fixed or 'R'}, {len(REPLICA_FEATURES)})"
+            )
+        scores: np.ndarray = self._session.run(["logits"], {"request": request, "replicas": replicas})[0]
+        return scores
+
+    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """The replica with the highest score for each of K observations, int64 (K,)."""
+        scores = self.scores(observation["request"], observation["replicas"])
+        return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+
+
+def load_artifact(directory: Path) -> ExportedPolicy:
+    """The policy in `directory`.
+
+    InputError, naming the file, where one is missing or unreadable, where the graph is not the one
+    described, or where the description is of another schema version, level or set of features.
+    """
+    for name in FILES:
+        if not (directory / name).is_file():
+            raise InputError(f"{directory / name}: missing; an exported policy is {', '.join(FILES)}")
+    path = directory / DESCRIPTION_FILE
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    _check_description(description, path)
+    if sha256(directory / GRAPH_FILE) != description["sha256"]:
+        raise InputError(
+            f"{directory / GRAPH_FILE}: sha256 differs from the one in {DESCRIPTION_FILE}; export again"
+        )
+    return ExportedPolicy(directory / GRAPH_FILE, description)
+
+
+def check_golden(policy: ExportedPolicy, directory: Path) -> float:
+    """Runs the golden inputs on this machine; returns the largest difference of a score.
+
+    InputError where it exceeds TOLERANCE, or where the replica chosen was not the best within it.
+    """
+    golden = np.load(directory / GOLDEN_FILE)
+    worst = 0.0
+    for key in (name for name in golden.files if name.startswith("logits_")):
+        due = golden[key]
+        num_replicas = due.shape[1]
+        scores = policy.scores(golden[f"request_{num_replicas}"], golden[f"replicas_{num_replicas}"])
+        legal = due > -1e8
+        allowed = TOLERANCE * max(1.0, float(np.abs(due[legal]).max()))
+        difference = float(np.abs(scores - due)[legal].max())
+        given_up = due.max(axis=1) - due[np.arange(len(due)), scores.argmax(axis=1)]
+        # Written so that a score that is not a number fails too.
+        if not (difference <= allowed and float(given_up.max()) <= allowed):
+            raise InputError(
+                f"{directory / GOLDEN_FILE}: {key} differs by {difference:g}, allowed is {allowed:g}; "
+                "this ONNX Runtime does not reproduce the policy"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_description(description: Any, path: Path) -> None:
+    if not isinstance(description, dict) or description.get("schema_version") != SCHEMA_VERSION:
+        found = description.get("schema_version") if isinstance(description, dict) else None
+        raise InputError(f"{path}: schema_version = {found!r}: this servegym reads {SCHEMA_VERSION}")
+    if description.get("level") != LEVEL:
+        raise InputError(f"{path}: level = {description.get('level')!r}: must be {LEVEL!r}")
+    try:
+        for name, expected in (("request", REQUEST_FEATURES), ("replicas", REPLICA_FEATURES)):
+            found = tuple(feature["name"] for feature in description["inputs"][name]["features"])
+            if found != expected:
+                raise InputError(
+                    f"{path}: features of {name} are {', '.join(found)}; must be {', '.join(expected)}"
+                )
+        fixed = description["num_replicas"]
+        if not (fixed is None or isinstance(fixed, int)) or not isinstance(description["sha256"], str):
+            raise TypeError("num_replicas and sha256")
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: incomplete or malformed at {error}; export again") from error
+
+
+def _session(graph: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError("onnxruntime is not installed: pip install 'servegym[serving]'") from error
+    options = onnxruntime.SessionOptions()
+    # One request at a time on a busy host: threads that spin for work would only take it from others.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own types, one for each way a graph can be bad
+        raise InputError(f"{graph}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error

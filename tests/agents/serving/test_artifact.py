@@ -1,0 +1,219 @@
+"""The exported policy decides as the network does, without torch, and refuses what it cannot trust."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from servegym.agents.networks.gnn import RouterGNN
+from servegym.agents.networks.mlp import RouterMLP
+from servegym.agents.networks.network_policy import NetworkPolicy
+from servegym.agents.networks.router_network import RouterNetwork
+from servegym.agents.serving import schema
+from servegym.agents.serving.artifact import check_golden, load_artifact
+from servegym.agents.serving.export import export_policy
+from servegym.agents.serving.golden import plausible_observation
+from servegym.costmodels.errors import InputError
+from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_COLUMNS, REQUEST_COLUMNS
+
+RUN_INFO = {"scenario": "toy", "seed": 3, "training_steps": 1000, "results": {"mean_ttft_s": 0.5}}
+
+
+def lively(network: RouterNetwork) -> RouterNetwork:
+    torch.nn.init.orthogonal_(network.score.weight)  # type: ignore[union-attr, arg-type]
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def gnn(tmp_path_factory: pytest.TempPathFactory) -> tuple[RouterNetwork, Path]:
+    torch.manual_seed(0)
+    network = lively(RouterGNN(hidden=16))
+    folder = tmp_path_factory.mktemp("export") / "policy"
+    export_policy(network, RUN_INFO, folder)
+    return network, folder
+
+
+@pytest.fixture
+def copy(gnn: tuple[RouterNetwork, Path], tmp_path: Path) -> Path:
+    """An artifact that a test may damage."""
+    return shutil.copytree(gnn[1], tmp_path / "copy")
+
+
+@pytest.mark.parametrize(("num_observations", "num_replicas"), [(1, 1), (1, 8), (7, 3), (100, 40)])
+def test_one_graph_for_any_fleet(
+    gnn: tuple[RouterNetwork, Path], num_observations: int, num_replicas: int
+) -> None:
+    network, folder = gnn
+    policy = load_artifact(folder)
+    observation = plausible_observation(np.random.default_rng(5), num_observations, num_replicas)
+    with torch.no_grad():
+        due = network(**{name: torch.from_numpy(array) for name, array in observation.items()})[0].numpy()
+    scores = policy.scores(observation["request"], observation["replicas"])
+    np.testing.assert_allclose(scores, due, atol=1e-4)
+    policy.reset(num_observations, seed=0)
+    actions = policy.act(observation)
+    assert actions.dtype == np.int64
+    assert np.array_equal(actions, NetworkPolicy(network).act(observation))
+    assert (observation["replicas"][np.arange(num_observations), actions, AVAILABLE] == 1).all()
+
+
+def test_mlp_artifact_takes_its_fleet_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    network = lively(RouterMLP(4, hidden=16))
+    assert export_policy(network, RUN_INFO, tmp_path / "mlp") < 1e-4
+    assert capfd.readouterr() == ("", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp"]
+    assert sorted(path.name for path in (tmp_path / "mlp").iterdir()) == sorted(schema.FILES)
+    policy = load_artifact(tmp_path / "mlp")
+    observation = plausible_observation(np.random.default_rng(5), 20, 4)
+    assert np.array_equal(policy.act(observation), NetworkPolicy(network).act(observation))
+    with pytest.raises(InputError, match=r"takes request \(K, 3\) and replicas \(K, 4, 11\)"):
+        policy.act(plausible_observation(np.random.default_rng(5), 20, 5))
+
+
+def test_description_says_what_a_serving_system_needs(gnn: tuple[RouterNetwork, Path]) -> None:
+    description = json.loads((gnn[1] / "policy.json").read_text())
+    for name, columns in (("request", REQUEST_COLUMNS), ("replicas", REPLICA_COLUMNS)):
+        listed = description["inputs"][name]["features"]
+        assert [(feature["name"], feature["unit"]) for feature in listed] == list(columns)
+    assert description["num_replicas"] is None
+    assert {key: description["provenance"][key] for key in RUN_INFO} == RUN_INFO
+
+
+def test_schema_is_the_simulators_view() -> None:
+    """Whoever changes the view raises SCHEMA_VERSION and the names beside it."""
+    assert [name for name, _ in REQUEST_COLUMNS] == list(schema.REQUEST_FEATURES)
+    assert [name for name, _ in REPLICA_COLUMNS] == list(schema.REPLICA_FEATURES)
+
+
+def test_normalisation_described_is_the_one_computed(gnn: tuple[RouterNetwork, Path]) -> None:
+    network, folder = gnn
+    features = json.loads((folder / "policy.json").read_text())["inputs"]["request"]["features"]
+    observation = plausible_observation(np.random.default_rng(1), 10, 2)
+    inputs, _, _ = network.normalise(*(torch.from_numpy(array) for array in observation.values()))
+    for column, feature in enumerate(features):
+        x = observation["request"][:, column]
+        computed = eval(feature["normalisation"], {"log1p": np.log1p, "x": x})
+        np.testing.assert_allclose(inputs[:, column].numpy(), computed, rtol=1e-5)
+
+
+LOAD = """
+import sys
+import numpy as np
+from pathlib import Path
+from servegym.agents.serving.artifact import check_golden, load_artifact
+folder = Path(sys.argv[1])
+policy = load_artifact(folder)
+assert check_golden(policy, folder) < 1e-4
+heavy = {"torch", "stable_baselines3", "gymnasium", "servegym.envs"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_runs_without_torch_and_simulator(gnn: tuple[RouterNetwork, Path]) -> None:
+    command = [sys.executable, "-c", LOAD, str(gnn[1])]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that decides otherwise than torch, by an exporter's fault, is not written."""
+    from servegym.agents.serving import export
+
+    honest = export._write_golden
+
+    def other_weights(network: RouterNetwork, path: Path) -> None:
+        torch.manual_seed(1)
+        honest(lively(RouterMLP(4, hidden=8)), path)
+
+    monkeypatch.setattr(export, "_write_golden", other_weights)
+    with pytest.raises(InputError, match="does not reproduce the policy"):
+        export_policy(lively(RouterMLP(4, hidden=8)), {}, tmp_path / "policy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_refuses_a_directory_in_use(gnn: tuple[RouterNetwork, Path]) -> None:
+    with pytest.raises(InputError, match="exists and is not an empty directory"):
+        export_policy(gnn[0], {}, gnn[1])
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_export_package_is_one_line(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+    with pytest.raises(InputError, match=rf"^{package} is not installed: pip install 'servegym\[serving\]'$"):
+        export_policy(RouterGNN(hidden=8), {}, tmp_path / "policy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_runtime_is_one_line(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        InputError, match=r"^onnxruntime is not installed: pip install 'servegym\[serving\]'$"
+    ):
+        load_artifact(copy)
+
+
+@pytest.mark.parametrize("name", schema.FILES)
+def test_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: missing"):
+        load_artifact(copy)
+
+
+def test_changed_graph_is_refused(copy: Path) -> None:
+    with (copy / "policy.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(InputError, match=r"policy\.onnx: sha256 differs from the one in policy\.json"):
+        load_artifact(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema_version", 2, r"schema_version = 2: this servegym reads 1"),
+        ("level", "scheduler", r"level = 'scheduler': must be 'router'"),
+        ("inputs", {}, r"incomplete or malformed at 'request'"),
+        ("sha256", None, r"incomplete or malformed"),
+    ],
+)
+def test_description_of_something_else_is_refused(copy: Path, key: str, value: object, message: str) -> None:
+    path = copy / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(InputError, match=message):
+        load_artifact(copy)
+
+
+def test_other_features_are_refused(copy: Path) -> None:
+    path = copy / "policy.json"
+    description = json.loads(path.read_text())
+    features = description["inputs"]["replicas"]["features"]
+    features[1], features[2] = features[2], features[1]
+    path.write_text(json.dumps(description))
+    with pytest.raises(InputError, match="features of replicas are available, waiting, running"):
+        load_artifact(copy)
+
+
+def test_description_that_is_not_json_is_refused(copy: Path) -> None:
+    (copy / "policy.json").write_text("{")
+    with pytest.raises(InputError, match=r"policy\.json: not JSON"):
+        load_artifact(copy)
+
+
+def test_golden_check_notices_another_policy(copy: Path) -> None:
+    golden = dict(np.load(copy / "golden.npz"))
+    golden["logits_8"] = golden["logits_8"] + np.float32(1e-2)
+    np.savez(copy / "golden.npz", **golden)
+    with pytest.raises(InputError, match="logits_8 differs by 0.01"):
+        check_golden(load_artifact(copy), copy)
