@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import kernel
 from servegym.costmodels.roofline import Roofline
 from servegym.costmodels.specs import GpuSpec, ModelSpec
 
@@ -280,12 +280,7 @@ def _require_shards(model: ModelSpec, tensor_parallel: int) -> None:
 
 # --- Evaluation: compiled, called for every event of the simulator --------------------------------------
 
-# Callers pass `cost` by value, some 70 words: the smallest functions are inlined by Numba itself. For the
-# same reason they give the arrays of `cost` no names of their own, which would count references.
-_inlined = jit(inline="always")
-
-
-@_inlined
+@kernel
 def _segment(knots: Floats, x: float) -> int:
     """The last segment that starts at or below `x` (the first where none does); 0 for one knot."""
     low, high = 0, knots.size - 2
@@ -298,7 +293,7 @@ def _segment(knots: Floats, x: float) -> int:
     return low
 
 
-@_inlined
+@kernel
 def _weight(knots: Floats, segment: int, x: float) -> float:
     """How far `x` lies into the segment, 0 to 1: constant beyond the ends; 0 for one knot."""
     if knots.size == 1:
@@ -307,13 +302,13 @@ def _weight(knots: Floats, segment: int, x: float) -> float:
     return min(max(share, 0.0), 1.0)
 
 
-@_inlined
+@kernel
 def _between(start: float, end: float, weight: float) -> float:
     """Linear interpolation that keeps `start` and `end` to the bit."""
     return (1.0 - weight) * start + weight * end
 
 
-@jit
+@kernel
 def prefill_attention_seconds(cost: IterationCost, chunk: int, history: int) -> float:
     """Of one prefill chunk: its pairs times the seconds for a pair."""
     row = _segment(cost.prefill_chunk_knots, chunk)
@@ -330,7 +325,7 @@ def prefill_attention_seconds(cost: IterationCost, chunk: int, history: int) -> 
     return pairs * _between(above, below, down)
 
 
-@_inlined
+@kernel
 def _decode_line(
     cost: IterationCost, num_decodes: int, segment: int, kv_tokens: float
 ) -> tuple[float, float]:
@@ -343,7 +338,7 @@ def _decode_line(
     return start_s + slope * (kv_tokens - cost.decode_kv_knots[segment]), slope
 
 
-@_inlined
+@kernel
 def decode_attention_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int) -> float:
     """Of all decodes of an iteration, which hold `kv_tokens` together."""
     if num_decodes == 0:
@@ -354,7 +349,7 @@ def decode_attention_seconds(cost: IterationCost, num_decodes: int, kv_tokens: i
     return _decode_line(cost, num_decodes, segment, kv_tokens)[0]
 
 
-@_inlined
+@kernel
 def step_seconds(cost: IterationCost, num_tokens: int, num_sampled: int) -> float:
     """An iteration without its attention: overhead, linear, communication, LM head, sampler."""
     return (
@@ -366,7 +361,7 @@ def step_seconds(cost: IterationCost, num_tokens: int, num_sampled: int) -> floa
     )
 
 
-@_inlined
+@kernel
 def decode_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int) -> float:
     """One iteration of `num_decodes >= 1` decodes and nothing else."""
     return step_seconds(cost, num_decodes, num_decodes) + decode_attention_seconds(
@@ -374,13 +369,13 @@ def decode_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int) -> flo
     )
 
 
-@jit
+@kernel
 def _line_seconds(first_s: float, growth_s: float, count: float) -> float:
     """`count` iterations of which the first lasts `first_s` and each next one `growth_s` more."""
     return count * (first_s + 0.5 * growth_s * (count - 1.0))
 
 
-@jit
+@kernel
 def _line_count(first_s: float, growth_s: float, seconds: float) -> float:
     """The inverse of `_line_seconds`: the smaller root of a quadratic, in the form that does not cancel."""
     a = 0.5 * growth_s
@@ -389,7 +384,7 @@ def _line_count(first_s: float, growth_s: float, seconds: float) -> float:
     return 2.0 * seconds / (b + root) if b > 0.0 else (root - b) / (2.0 * a)
 
 
-@_inlined
+@kernel
 def _walk(
     cost: IterationCost, num_decodes: int, kv_tokens: int, num_iterations: int, seconds: float
 ) -> tuple[float, float, float, float, float]:
@@ -425,7 +420,7 @@ def _walk(
     return done, elapsed_s, first_s, growth_s, count
 
 
-@jit
+@kernel
 def decode_span_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int, num_iterations: int) -> float:
     """`num_iterations` decode-only iterations in a row; each adds `num_decodes >= 1` KV tokens.
 
@@ -434,7 +429,7 @@ def decode_span_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int, n
     return _walk(cost, num_decodes, kv_tokens, num_iterations, math.inf)[1]
 
 
-@jit
+@kernel
 def decode_iterations_within(
     cost: IterationCost, num_decodes: int, kv_tokens: int, max_iterations: int, seconds: float
 ) -> tuple[int, float]:

@@ -85,7 +85,7 @@ class CostModelConfig:
     """How long an iteration takes."""
 
     kind: str = "roofline"
-    cpu_overhead_s: float = 0.002  # per iteration: scheduling, input preparation, output processing
+    cpu_overhead_s: float = 0.0005  # per iteration: scheduling, input preparation, output processing
 
     def __post_init__(self) -> None:
         _require(self.kind == "roofline", "costmodel.kind", self.kind, "roofline")

@@ -1,7 +1,7 @@
 """A fleet through time: replicas are advanced lazily, when somebody looks at them or sends a request."""
 
 from servegym.costmodels.iteration import decode_iterations_within, decode_seconds
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.iteration import (
     complete_iteration,
     decode_horizon,
@@ -13,7 +13,7 @@ from servegym.envs.sim.llm.queues import append_waiting
 from servegym.envs.sim.llm.state import Fleet
 
 
-@jit
+@kernel
 def advance(fleet: Fleet, replica_id: int, now_s: float) -> None:
     """Completes the iterations that end by `now_s` and starts those that start before it."""
     replica = fleet.replicas[replica_id]
@@ -40,7 +40,7 @@ def advance(fleet: Fleet, replica_id: int, now_s: float) -> None:
             start_decode(fleet, replica_id, decode_seconds(fleet.cost, decodes, kv_tokens))
 
 
-@jit
+@kernel
 def submit(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Sends a request to a replica that has been advanced to its arrival."""
     replica = fleet.replicas[replica_id]

@@ -4,7 +4,7 @@ The rules are numbered in docs/simulator.md, "An iteration".
 """
 
 from servegym.costmodels.iteration import decode_attention_seconds, prefill_attention_seconds, step_seconds
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.memory import blocks_for, decode_blocks, iterations_with_blocks
 from servegym.envs.sim.llm.queues import (
     REQUEST_BITS,
@@ -19,14 +19,14 @@ from servegym.envs.sim.llm.queues import (
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 
-@jit
+@kernel
 def known_tokens(fleet: Fleet, request_id: int) -> int:
     """Prompt and generated tokens of a request that is not decoding."""
     request = fleet.requests[request_id]
     return request.prompt_tokens + request.generated
 
 
-@jit
+@kernel
 def decode_horizon(fleet: Fleet, replica_id: int) -> int:
     """For how many iterations from now the replica does nothing but decode the same batch.
 
@@ -46,7 +46,7 @@ def decode_horizon(fleet: Fleet, replica_id: int) -> int:
     return iterations_with_blocks(fleet, replica_id, until_completion)
 
 
-@jit
+@kernel
 def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
     """Starts an iteration that only decodes and lasts `seconds`; the blocks are known to suffice."""
     replica = fleet.replicas[replica_id]
@@ -55,7 +55,7 @@ def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
     replica.in_flight = 1
 
 
-@jit
+@kernel
 def skip_decodes(fleet: Fleet, replica_id: int, iterations: int, seconds: float) -> None:
     """Completes `iterations` decode iterations at once, which together last `seconds`."""
     replica = fleet.replicas[replica_id]
@@ -66,7 +66,7 @@ def skip_decodes(fleet: Fleet, replica_id: int, iterations: int, seconds: float)
     finish_due(fleet, replica_id)
 
 
-@jit
+@kernel
 def start_iteration(fleet: Fleet, replica_id: int) -> None:
     """Starts any iteration: serves the running requests, admits waiting ones, fixes its duration."""
     replica = fleet.replicas[replica_id]
@@ -135,7 +135,7 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
     replica.in_flight = 1
 
 
-@jit
+@kernel
 def complete_iteration(fleet: Fleet, replica_id: int) -> None:
     """Ends the iteration in flight: samples tokens, finishes requests, frees their blocks."""
     replica = fleet.replicas[replica_id]
@@ -153,7 +153,7 @@ def complete_iteration(fleet: Fleet, replica_id: int) -> None:
     replica.num_joining = 0
 
 
-@jit
+@kernel
 def finish_due(fleet: Fleet, replica_id: int) -> None:
     """Finishes the decodes whose last token came with the iteration just completed."""
     replica = fleet.replicas[replica_id]
@@ -164,7 +164,7 @@ def finish_due(fleet: Fleet, replica_id: int) -> None:
         _finish(fleet, replica_id, request_id)
 
 
-@jit
+@kernel
 def _sample_first_of_prefill(fleet, replica_id, request_id):
     """A prefill is complete: one token comes with it, and the request decodes or is finished."""
     replica = fleet.replicas[replica_id]
@@ -187,7 +187,7 @@ def _sample_first_of_prefill(fleet, replica_id, request_id):
     replica.num_decodes += 1
 
 
-@jit
+@kernel
 def _finish(fleet, replica_id, request_id):
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
@@ -204,7 +204,7 @@ def _finish(fleet, replica_id, request_id):
     replica.latency_offset_s += replica.clock_s
 
 
-@jit
+@kernel
 def _leave_decodes(fleet, replica_id, request_id):
     """Takes a request (already off the heap) out of the sums over decodes."""
     replica = fleet.replicas[replica_id]
@@ -214,7 +214,7 @@ def _leave_decodes(fleet, replica_id, request_id):
     fleet.block_phase[replica_id, anchor % fleet.block_size] -= 1
 
 
-@jit
+@kernel
 def _join_after_this_iteration(fleet, replica_id, request_id):
     """Notes that the iteration being started completes this request's prefill."""
     replica = fleet.replicas[replica_id]
@@ -223,7 +223,7 @@ def _join_after_this_iteration(fleet, replica_id, request_id):
     replica.num_joining += 1
 
 
-@jit
+@kernel
 def _clear_partial(fleet, replica_id):
     replica = fleet.replicas[replica_id]
     replica.partial = NOBODY
@@ -232,7 +232,7 @@ def _clear_partial(fleet, replica_id):
     replica.partial_computed_next = 0
 
 
-@jit
+@kernel
 def _serve_decodes_short_of_blocks(fleet, replica_id):
     """Rule 1 when the free blocks do not cover all decodes: the last running requests are preempted."""
     replica = fleet.replicas[replica_id]
@@ -254,7 +254,7 @@ def _serve_decodes_short_of_blocks(fleet, replica_id):
         request_id = following
 
 
-@jit
+@kernel
 def _preempt_decode(fleet, replica_id, request_id):
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
@@ -265,7 +265,7 @@ def _preempt_decode(fleet, replica_id, request_id):
     _return_to_waiting(fleet, replica_id, request_id, computed)
 
 
-@jit
+@kernel
 def _preempt_partial(fleet, replica_id):
     replica = fleet.replicas[replica_id]
     request_id = replica.partial
@@ -274,7 +274,7 @@ def _preempt_partial(fleet, replica_id):
     _return_to_waiting(fleet, replica_id, request_id, computed)
 
 
-@jit
+@kernel
 def _return_to_waiting(fleet, replica_id, request_id, computed):
     replica = fleet.replicas[replica_id]
     remove_running(fleet, replica_id, request_id)

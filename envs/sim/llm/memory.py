@@ -5,17 +5,17 @@ of the block size. As `computed = anchor + iteration`, a histogram of `anchor` m
 (`Fleet.block_phase`) says how many decodes take one in any iteration.
 """
 
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.state import Fleet
 
 
-@jit
+@kernel
 def blocks_for(tokens, block_size):
     """Blocks that hold `tokens` KV entries."""
     return (tokens + block_size - 1) // block_size
 
 
-@jit
+@kernel
 def decode_blocks(fleet: Fleet, replica_id: int, iterations: int) -> int:
     """Blocks that the decodes of a replica take in the next `iterations` iterations."""
     replica = fleet.replicas[replica_id]
@@ -30,7 +30,7 @@ def decode_blocks(fleet: Fleet, replica_id: int, iterations: int) -> int:
     return total
 
 
-@jit
+@kernel
 def iterations_with_blocks(fleet: Fleet, replica_id: int, limit: int) -> int:
     """How many decode iterations, at most `limit`, the free blocks allow."""
     replica = fleet.replicas[replica_id]

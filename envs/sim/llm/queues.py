@@ -1,13 +1,13 @@
 """The three orders a replica keeps: waiting queue, running list, and the heap of completions."""
 
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 REQUEST_BITS = 32
 REQUEST_MASK = (1 << REQUEST_BITS) - 1
 
 
-@jit
+@kernel
 def append_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Puts a request at the back of the waiting queue."""
     replica = fleet.replicas[replica_id]
@@ -20,7 +20,7 @@ def append_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
     replica.num_waiting += 1
 
 
-@jit
+@kernel
 def prepend_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Puts a (preempted) request at the front of the waiting queue."""
     replica = fleet.replicas[replica_id]
@@ -33,7 +33,7 @@ def prepend_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
     replica.num_waiting += 1
 
 
-@jit
+@kernel
 def pop_waiting(fleet: Fleet, replica_id: int) -> int:
     """Takes the request at the front of the (non-empty) waiting queue."""
     replica = fleet.replicas[replica_id]
@@ -43,7 +43,7 @@ def pop_waiting(fleet: Fleet, replica_id: int) -> int:
     return request_id
 
 
-@jit
+@kernel
 def append_running(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Puts a request at the end of the running list."""
     replica = fleet.replicas[replica_id]
@@ -58,7 +58,7 @@ def append_running(fleet: Fleet, replica_id: int, request_id: int) -> None:
     replica.num_running += 1
 
 
-@jit
+@kernel
 def remove_running(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Takes a request out of the running list, wherever it stands."""
     replica = fleet.replicas[replica_id]
@@ -74,7 +74,7 @@ def remove_running(fleet: Fleet, replica_id: int, request_id: int) -> None:
     replica.num_running -= 1
 
 
-@jit
+@kernel
 def _sift_up(heap, position, key):
     while position > 0:
         parent = (position - 1) >> 1
@@ -85,7 +85,7 @@ def _sift_up(heap, position, key):
     heap[position] = key
 
 
-@jit
+@kernel
 def _sift_down(heap, size, position, key):
     while True:
         child = 2 * position + 1
@@ -100,13 +100,13 @@ def _sift_down(heap, size, position, key):
     heap[position] = key
 
 
-@jit
+@kernel
 def push_due(heap, size, due_iteration, request_id):
     """Adds a completion to a heap (int64, `size` entries in use)."""
     _sift_up(heap, size, (due_iteration << REQUEST_BITS) | request_id)
 
 
-@jit
+@kernel
 def pop_due(heap, size):
     """Removes the earliest completion from a heap of `size` entries; returns its request."""
     request_id = heap[0] & REQUEST_MASK
@@ -114,7 +114,7 @@ def pop_due(heap, size):
     return request_id
 
 
-@jit
+@kernel
 def remove_due(heap, size, request_id):
     """Removes the completion of one request from a heap of `size` entries."""
     position = 0

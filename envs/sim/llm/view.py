@@ -5,7 +5,7 @@ Columns, units and the instant they refer to are specified in docs/simulator.md.
 
 import numpy as np
 
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.state import Fleet
 
 REPLICA_COLUMNS = (
@@ -46,7 +46,7 @@ REQUEST_FEATURES = len(REQUEST_COLUMNS)
 PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S = range(REQUEST_FEATURES)
 
 
-@jit
+@kernel
 def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarray) -> None:
     """Fills `row` (REPLICA_FEATURES,) with replica `replica_id`, already advanced to `now_s`."""
     replica = fleet.replicas[replica_id]
@@ -65,7 +65,7 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     )
 
 
-@jit
+@kernel
 def write_request_row(fleet: Fleet, request_id: int, gap_s: float, row: np.ndarray) -> None:
     """Fills `row` (REQUEST_FEATURES,) with request `request_id`, which came `gap_s` after the last."""
     request = fleet.requests[request_id]

@@ -1,0 +1,174 @@
+"""The fast simulator and the naive reference, written apart, agree on everything."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from servegym.costmodels.iteration import IterationCost, validate_iteration_cost
+from servegym.envs.sim.llm.router import Router
+from servegym.envs.sim.llm.simulate import simulate
+from servegym.envs.sim.llm.state import Engine
+from servegym.envs.workloads import Workload
+from tests.reference import llm as reference
+
+TIMES = ("scheduled_s", "first_token_s", "finish_s")
+
+
+def random_cost(rng: np.random.Generator, engine: Engine) -> IterationCost:
+    """Tables without any structure, as measurements might be: nothing monotone, any number of knots."""
+    num_knots, num_chunks, num_histories = rng.integers(1, 5, 3)
+    tokens, seqs = engine.max_num_batched_tokens + 1, engine.max_num_seqs + 1
+    attention = rng.random((seqs, num_knots)) * rng.choice([0.0, 0.1, 1.0])
+    attention[0] = 0.0
+    cost = IterationCost(
+        overhead_s=float(rng.random()) + 0.01,
+        linear_s=rng.random(tokens),
+        communication_s=rng.random(tokens) * rng.integers(2),
+        lm_head_s=rng.random(seqs),
+        sampler_s=rng.random(seqs),
+        prefill_chunk_knots=np.sort(rng.choice(np.arange(1.0, 40.0), num_chunks, replace=False)),
+        prefill_history_knots=np.sort(rng.choice(np.arange(0.0, 60.0), num_histories, replace=False)),
+        prefill_s_per_pair=rng.random((num_chunks, num_histories)) * 0.01,
+        decode_kv_knots=np.append(0.0, np.sort(rng.choice(np.arange(1.0, 200.0), num_knots - 1, replace=False))),
+        # growing along a row, so that no iteration gets a negative time beyond the last knot
+        decode_attention_s=np.cumsum(attention, axis=1),
+    )
+    validate_iteration_cost(cost)
+    return cost
+
+
+def dyadic_cost(engine: Engine) -> IterationCost:
+    """Every iteration takes a multiple of 1/4 s exactly, so that events coincide to the bit."""
+    tokens, seqs = engine.max_num_batched_tokens + 1, engine.max_num_seqs + 1
+    return IterationCost(
+        overhead_s=0.5,
+        linear_s=np.arange(tokens) * 0.25,
+        communication_s=np.zeros(tokens),
+        lm_head_s=np.zeros(seqs),
+        sampler_s=np.zeros(seqs),
+        prefill_chunk_knots=np.array([1.0]),
+        prefill_history_knots=np.array([0.0]),
+        prefill_s_per_pair=np.zeros((1, 1)),
+        decode_kv_knots=np.array([0.0]),
+        decode_attention_s=np.zeros((seqs, 1)),
+    )
+
+
+def random_case(seed: int, ties: bool) -> tuple[Workload, Engine, IterationCost, int, list[int]]:
+    """A small workload, fleet and routing decisions; KV blocks just enough for the largest request or more."""
+    rng = np.random.default_rng(seed)
+    num_requests = int(rng.integers(1, 30))
+    block_size = int(rng.choice([1, 2, 4, 16]))
+    max_num_seqs = int(rng.integers(1, 9))
+    prompts = rng.integers(1, rng.choice([3, 20, 60]), num_requests)
+    outputs = rng.integers(1, rng.choice([2, 12, 50]), num_requests)
+    most_blocks = int(np.max(-(-(prompts + outputs - 1) // block_size)))
+    engine = Engine(
+        max_num_batched_tokens=int(max_num_seqs + rng.integers(0, 40)),
+        max_num_seqs=max_num_seqs,
+        num_kv_blocks=most_blocks + int(rng.integers(0, max(2, 2 * most_blocks))),
+        block_size=block_size,
+    )
+    if ties:
+        cost = dyadic_cost(engine)
+        gaps = rng.integers(0, 12, num_requests) * 0.25
+    else:
+        cost = random_cost(rng, engine)
+        gaps = rng.exponential(rng.choice([0.01, 1.0, 10.0]), num_requests)
+    predicted = rng.integers(1, 40, num_requests) if rng.random() < 0.5 else None
+    workload = Workload("random", np.cumsum(gaps), prompts, outputs, predicted)
+    num_replicas = int(rng.integers(1, 4))
+    return workload, engine, cost, num_replicas, list(rng.integers(0, num_replicas, num_requests))
+
+
+def run_both(seed: int, ties: bool):
+    """Results and the views that routers saw, of the fast simulator and of the reference."""
+    workload, engine, cost, num_replicas, decisions = random_case(seed, ties)
+    views: list[np.ndarray] = []
+    requests: list[np.ndarray] = []
+
+    def choose(replicas, request, *_):
+        views.append(replicas.copy())
+        requests.append(request.copy())
+        return int(decisions[len(views) - 1])
+
+    fast = simulate(
+        workload,
+        Router("scripted", choose),
+        num_replicas=num_replicas,
+        engine=engine,
+        cost=cost,
+        debug=True,
+    )
+    script = iter(decisions)
+    slow = reference.simulate(
+        workload.arrival_s,
+        workload.prompt_tokens,
+        workload.output_tokens,
+        lambda replicas, request: int(next(script)),
+        num_replicas=num_replicas,
+        engine=reference.Engine(
+            engine.max_num_batched_tokens, engine.max_num_seqs, engine.block_size, engine.num_kv_blocks
+        ),
+        cost=cost,
+        predicted_output_tokens=workload.predicted_output_tokens,
+    )
+    return fast, views, requests, slow
+
+
+def check_equal(seed: int, ties: bool) -> int:
+    """Asserts equality; returns the number of preemptions."""
+    fast, views, requests, slow = run_both(seed, ties)
+    np.testing.assert_array_equal(fast.replica, slow.replica)
+    np.testing.assert_array_equal(fast.preemptions, slow.preemptions)
+    for name in TIMES:
+        np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), rtol=1e-9, err_msg=name)
+    np.testing.assert_allclose(views, slow.views, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(requests, slow.requests, rtol=1e-9, atol=1e-12)
+    return int(fast.preemptions.sum())
+
+
+@given(seed=st.integers(0, 2**63 - 1), ties=st.booleans())
+@example(seed=0, ties=True)
+@settings(max_examples=500, deadline=None)
+def test_equal_on_random_cases(seed: int, ties: bool) -> None:
+    """Results, preemptions and everything a router sees, on 500 random cases, invariants checked."""
+    check_equal(seed, ties)
+
+
+def test_random_cases_run_out_of_blocks() -> None:
+    """The cases above exercise preemption: a fair share of them must preempt."""
+    preempted = [check_equal(seed, ties=seed % 2 == 0) > 0 for seed in range(60)]
+    assert np.mean(preempted) > 0.2
+
+
+@pytest.mark.parametrize("num_kv_blocks", [60, 900])
+def test_equal_on_a_busy_replica(num_kv_blocks: int) -> None:
+    """A longer run in which decodes skip far ahead, with scarce and with plenty of blocks."""
+    rng = np.random.default_rng(3)
+    engine = Engine(128, 32, num_kv_blocks)
+    cost = random_cost(rng, engine)
+    workload = Workload(
+        "busy", np.cumsum(rng.exponential(20.0, 150)), rng.integers(1, 300, 150), rng.integers(1, 400, 150)
+    )
+    fast = simulate(
+        workload,
+        Router("one", lambda *_: 0, looks=False),
+        num_replicas=1,
+        engine=engine,
+        cost=cost,
+        debug=True,
+    )
+    slow = reference.simulate(
+        workload.arrival_s,
+        workload.prompt_tokens,
+        workload.output_tokens,
+        lambda *_: 0,
+        num_replicas=1,
+        engine=reference.Engine(128, 32, 16, num_kv_blocks),
+        cost=cost,
+    )
+    for name in TIMES:
+        np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), rtol=1e-9, err_msg=name)
+    np.testing.assert_array_equal(fast.preemptions, slow.preemptions)
