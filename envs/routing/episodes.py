@@ -5,12 +5,12 @@ Both forms of the environment are thin views of this; it knows nothing of Gymnas
 
 import numpy as np
 
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import jit, kernel
 from servegym.envs.routing.reward import cost_so_far
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.state import clear, load_requests, new_fleet
+from servegym.envs.sim.llm.state import Fleet, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
     REPLICA_FEATURES,
@@ -39,7 +39,9 @@ class RoutingEpisodes:
     `replicas` (K, slots, REPLICA_FEATURES), float32; `rewards` float64 (K,), `finished` bool (K,).
     """
 
-    def __init__(self, scenario: Scenario, num_episodes: int, max_requests: int, slots: int | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, num_episodes: int, max_requests: int, slots: int | None = None
+    ) -> None:
         self.scenario = scenario
         self.num_episodes = num_episodes
         self.num_replicas = scenario.num_replicas
@@ -73,8 +75,15 @@ class RoutingEpisodes:
         episode.now_s = workload.arrival_s[0]
         episode.cost_s = 0.0
         self.finished[episode_id] = False
-        _observe(self.fleet, self.episodes, episode_id, 0.0, self.num_replicas, self.max_requests,
-                 self.request, self.replicas)  # fmt: skip
+        _begin(
+            self.fleet,
+            self.episodes,
+            episode_id,
+            self.num_replicas,
+            self.max_requests,
+            self.request[episode_id],
+            self.replicas[episode_id],
+        )
 
     def step(self, actions: np.ndarray) -> None:
         """Routes one request in every episode that has one left, and writes what follows.
@@ -89,9 +98,19 @@ class RoutingEpisodes:
                 f"{self.episodes[episode_id].next_request}: must be a replica from 0 to {self.num_replicas - 1}"
             )
         objective = self.scenario.objective
-        _step(self.fleet, self.episodes, actions, self.num_replicas, self.max_requests,
-              objective.ttft_weight, objective.latency_weight,
-              self.request, self.replicas, self.rewards, self.finished)  # fmt: skip
+        _step(
+            self.fleet,
+            self.episodes,
+            actions,
+            self.num_replicas,
+            self.max_requests,
+            objective.ttft_weight,
+            objective.latency_weight,
+            self.request,
+            self.replicas,
+            self.rewards,
+            self.finished,
+        )
 
     def legal_actions(self) -> np.ndarray:
         """bool (K, slots): True where a replica may be chosen."""
@@ -109,68 +128,114 @@ class RoutingEpisodes:
         return slice(first, first + num_requests)
 
 
-@jit
-def _observe(fleet, episodes, episode_id, gap_s, num_replicas, max_requests, request, replicas):
-    episode = episodes[episode_id]
+@kernel
+def _observe(
+    fleet: Fleet,
+    episode_id: int,
+    episode: np.record,
+    gap_s: float,
+    num_replicas: int,
+    max_requests: int,
+    request: np.ndarray,
+    replicas: np.ndarray,
+) -> None:
+    """Writes what the agent sees: `request` (REQUEST_FEATURES,) and `replicas` (slots, REPLICA_FEATURES)."""
     for replica in range(num_replicas):
-        write_replica_row(fleet, episode_id * num_replicas + replica, episode.now_s, replicas[episode_id, replica])
+        write_replica_row(fleet, episode_id * num_replicas + replica, episode.now_s, replicas[replica])
     if episode.next_request < episode.num_requests:
-        request_id = episode_id * max_requests + episode.next_request
-        write_request_row(fleet, request_id, gap_s, request[episode_id])
+        write_request_row(fleet, episode_id * max_requests + episode.next_request, gap_s, request)
     else:
-        request[episode_id] = 0.0
+        request[:] = 0.0
+
+
+@kernel
+def _route(
+    fleet: Fleet,
+    episode_id: int,
+    episode: np.record,
+    action: int,
+    num_replicas: int,
+    max_requests: int,
+) -> float:
+    """Sends the episode's next request to replica `action` and advances the fleet to the one after it.
+
+    Returns the seconds between the two; after the last request the fleet runs until all have finished.
+    """
+    first_replica = episode_id * num_replicas
+    request_id = episode_id * max_requests + episode.next_request
+    submit(fleet, first_replica + action, request_id)
+    episode.next_request += 1
+    gap_s, until_s = 0.0, np.inf
+    if episode.next_request < episode.num_requests:
+        until_s = fleet.requests[request_id + 1].arrival_s
+        gap_s = until_s - episode.now_s
+        episode.now_s = until_s
+    for replica_id in range(first_replica, first_replica + num_replicas):
+        advance(fleet, replica_id, until_s)
+    return gap_s
+
+
+@kernel
+def _cost_s(
+    fleet: Fleet, episode_id: int, now_s: float, num_replicas: int, ttft_weight: float, latency_weight: float
+) -> float:
+    """The episode's cost so far, see reward.py."""
+    ttft_offset_s, latency_offset_s = 0.0, 0.0
+    num_before_first_token, num_unfinished = 0, 0
+    for replica_id in range(episode_id * num_replicas, (episode_id + 1) * num_replicas):
+        replica = fleet.replicas[replica_id]
+        ttft_offset_s += replica.ttft_offset_s
+        latency_offset_s += replica.latency_offset_s
+        num_before_first_token += replica.num_before_first_token
+        num_unfinished += replica.num_unfinished
+    return cost_so_far(
+        ttft_offset_s,
+        num_before_first_token,
+        latency_offset_s,
+        num_unfinished,
+        now_s,
+        ttft_weight,
+        latency_weight,
+    )
+
+
+@jit
+def _begin(fleet, episodes, episode_id, num_replicas, max_requests, request, replicas):
+    _observe(fleet, episode_id, episodes[episode_id], 0.0, num_replicas, max_requests, request, replicas)
 
 
 @jit
 def _step(
-    fleet,
-    episodes,
-    actions,
-    num_replicas,
-    max_requests,
-    ttft_weight,
-    latency_weight,
-    request,
-    replicas,
-    rewards,
-    finished,
-):
+    fleet: Fleet,
+    episodes: np.ndarray,
+    actions: np.ndarray,
+    num_replicas: int,
+    max_requests: int,
+    ttft_weight: float,
+    latency_weight: float,
+    request: np.ndarray,
+    replicas: np.ndarray,
+    rewards: np.ndarray,
+    finished: np.ndarray,
+) -> None:
+    """One decision in every episode that is not finished."""
     for episode_id in range(episodes.shape[0]):
         rewards[episode_id] = 0.0
         if finished[episode_id]:
             continue
         episode = episodes[episode_id]
-        first_replica = episode_id * num_replicas
-        request_id = episode_id * max_requests + episode.next_request
-        submit(fleet, first_replica + actions[episode_id], request_id)
-        episode.next_request += 1
-        gap_s = 0.0
-        if episode.next_request < episode.num_requests:
-            arrival_s = fleet.requests[request_id + 1].arrival_s
-            gap_s = arrival_s - episode.now_s
-            episode.now_s = arrival_s
-            until_s = arrival_s
-        else:
-            finished[episode_id] = True
-            until_s = np.inf
-        ttft_offset_s, latency_offset_s = 0.0, 0.0
-        num_before_first_token, num_unfinished = 0, 0
-        for replica_id in range(first_replica, first_replica + num_replicas):
-            advance(fleet, replica_id, until_s)
-            replica = fleet.replicas[replica_id]
-            ttft_offset_s += replica.ttft_offset_s
-            latency_offset_s += replica.latency_offset_s
-            num_before_first_token += replica.num_before_first_token
-            num_unfinished += replica.num_unfinished
-        cost_s = cost_so_far(
-            ttft_offset_s,
-            num_before_first_token,
-            latency_offset_s,
-            num_unfinished,
-            episode.now_s,
-            ttft_weight,
-            latency_weight,
-        )
+        gap_s = _route(fleet, episode_id, episode, actions[episode_id], num_replicas, max_requests)
+        finished[episode_id] = episode.next_request == episode.num_requests
+        cost_s = _cost_s(fleet, episode_id, episode.now_s, num_replicas, ttft_weight, latency_weight)
         rewards[episode_id] = episode.cost_s - cost_s
         episode.cost_s = cost_s
-        _observe(fleet, episodes, episode_id, gap_s, num_replicas, max_requests, request, replicas)
+        _observe(
+            fleet,
+            episode_id,
+            episode,
+            gap_s,
+            num_replicas,
+            max_requests,
+            request[episode_id],
+            replicas[episode_id],
+        )

@@ -15,10 +15,10 @@ reward of a decision is minus its growth until the next decision; the undiscount
 -0.75
 """
 
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import kernel
 
 
-@jit
+@kernel
 def cost_so_far(
     ttft_offset_s: float,
     num_before_first_token: int,
