@@ -1,0 +1,91 @@
+"""Degenerate scenarios are textbook queues, whose waits have closed forms.
+
+One iteration takes `STEP_S` whatever is in it and a request has one prompt token, so a request with o
+output tokens takes o iterations: constant o gives deterministic service, geometric o with a large mean
+nearly exponential. `max_num_seqs` is the number of servers. An arrival waits for the iteration in flight, half a
+step in the mean, which is far below the tolerance.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+from servegym.agents.heuristics import make_router
+from servegym.costmodels.iteration import linear_iteration_cost
+from servegym.envs.sim.llm.router import Router, compiled_router
+from servegym.envs.sim.llm.simulate import Results, simulate
+from servegym.envs.sim.llm.state import Engine
+from servegym.envs.sim.llm.view import RUNNING, WAITING
+from servegym.envs.workloads import ConstantLengths, GeometricLengths, generate
+
+pytestmark = pytest.mark.compiled
+
+MEAN_OUTPUT_TOKENS = 400
+STEP_S = 1.0 / MEAN_OUTPUT_TOKENS  # so that the mean service time is 1 s
+CONSTANT = ConstantLengths(1, MEAN_OUTPUT_TOKENS)
+GEOMETRIC = GeometricLengths(1, MEAN_OUTPUT_TOKENS)
+
+
+def run(load, servers, lengths, router, num_requests, num_replicas=1) -> Results:
+    """A fleet of `num_replicas` queues with `servers` servers each, at utilisation `load`."""
+    engine = Engine(max_num_batched_tokens=1000, max_num_seqs=servers, num_kv_blocks=10**7)
+    cost = linear_iteration_cost(max_num_batched_tokens=1000, max_num_seqs=servers, overhead_s=STEP_S)
+    rate_rps = load * servers * num_replicas
+    workload = generate("poisson", rate_rps, 1.0, num_requests, lengths, np.random.SeedSequence(1))
+    return simulate(workload, router, num_replicas=num_replicas, engine=engine, cost=cost)
+
+
+def mean_wait_s(results: Results) -> float:
+    """Mean time from arrival to the start of service."""
+    return float(np.mean(results.scheduled_s - results.arrival_s))
+
+
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_m_m_1(load: float) -> None:
+    """Mean wait rho / (1 - rho) services."""
+    results = run(load, 1, GEOMETRIC, make_router("round_robin"), 1_500_000)
+    assert mean_wait_s(results) == pytest.approx(load / (1 - load), rel=0.02)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_m_d_1(load: float) -> None:
+    """Mean wait rho / (2 (1 - rho)) services (Pollaczek-Khinchine)."""
+    results = run(load, 1, CONSTANT, make_router("round_robin"), 1_000_000)
+    assert mean_wait_s(results) == pytest.approx(load / (2 * (1 - load)), rel=0.02)
+
+
+def test_m_m_c() -> None:
+    """Mean wait C(c, a) / (c - a) services with Erlang's C formula."""
+    servers, load = 4, 0.85
+    offered = servers * load
+    top = offered**servers / math.factorial(servers) / (1 - load)
+    wait_probability = top / (sum(offered**k / math.factorial(k) for k in range(servers)) + top)
+    results = run(load, servers, GEOMETRIC, make_router("round_robin"), 2_000_000)
+    assert mean_wait_s(results) == pytest.approx(wait_probability / (servers - offered), rel=0.02)
+
+
+@compiled_router
+def _count_requests(replicas, request, parameters, memory, random_state):
+    """Adds up the requests an arrival finds on replica 0."""
+    parameters[0] += replicas[0, RUNNING] + replicas[0, WAITING]
+    return 0
+
+
+def test_littles_law() -> None:
+    """What Poisson arrivals find (the time average, PASTA) is rate times mean latency."""
+    counter = Router("counter", _count_requests, np.zeros(1))
+    results = run(0.7, 2, GEOMETRIC, counter, 1_000_000)
+    found = counter.parameters[0] / len(results.arrival_s)
+    rate_rps = len(results.arrival_s) / results.arrival_s[-1]
+    assert found == pytest.approx(rate_rps * np.mean(results.finish_s - results.arrival_s), rel=0.01)
+
+
+def test_jsq_beats_power_of_two_beats_random_when_loaded() -> None:
+    """Mitzenmacher's order of mean waits, with room between."""
+    waits = {
+        name: mean_wait_s(run(0.9, 1, GEOMETRIC, make_router(name), 400_000, num_replicas=8))
+        for name in ("random", "power_of_two", "jsq")
+    }
+    assert waits["jsq"] < 0.7 * waits["power_of_two"] < 0.7 * 0.7 * waits["random"]
+    assert waits["random"] == pytest.approx(9.0, rel=0.1)  # each replica is an M/M/1 queue
