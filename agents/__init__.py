@@ -1,1 +1,1 @@
-""""""
+"""Policies: heuristics, networks, learners, and the artifact that carries them away."""

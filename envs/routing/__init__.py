@@ -1,1 +1,1 @@
-""""""
+"""The routing environment: the agent is the load balancer."""

@@ -5,6 +5,7 @@ Both forms of the environment are thin views of this; it knows nothing of Gymnas
 
 import numpy as np
 
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit, kernel
 from servegym.envs.routing.reward import cost_so_far
 from servegym.envs.scenario import Scenario
@@ -47,6 +48,8 @@ class RoutingEpisodes:
         self.num_replicas = scenario.num_replicas
         self.max_requests = max_requests
         slots = self.num_replicas if slots is None else slots
+        if slots < self.num_replicas:
+            raise InputError(f"slots = {slots}: must be at least the scenario's {self.num_replicas} replicas")
         self.fleet = new_fleet(
             num_episodes * self.num_replicas, num_episodes * max_requests, scenario.engine, scenario.cost
         )

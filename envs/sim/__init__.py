@@ -1,1 +1,1 @@
-""""""
+"""Simulators. Nothing here knows Gymnasium."""

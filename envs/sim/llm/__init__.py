@@ -1,1 +1,1 @@
-""""""
+"""The simulator of LLM serving specified in docs/simulator.md."""

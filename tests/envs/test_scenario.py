@@ -1,0 +1,133 @@
+"""Scenarios: train and test traffic never overlap, rates are as asked, mistakes are named."""
+
+import numpy as np
+import pytest
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.scenario import load_scenario
+from servegym.envs.workloads import read_csv
+
+AZURE = "traces/azure_llm_2023/AzureLLMInferenceTrace_conv.csv.gz"
+
+
+@pytest.fixture
+def trace(tmp_path):
+    """A trace whose requests can be told apart: request i has a prompt of i + 1 tokens."""
+    path = tmp_path / "trace.csv"
+    lines = [f"{i * 0.5},{i + 1},{i % 7 + 1}" for i in range(1000)]
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def from_trace(trace, *overrides: str):
+    """A scenario on that trace; its last 100 s are held out."""
+    return load_scenario(
+        "generated_8xh100",
+        (
+            f"scenario.workload.trace={trace}",
+            "scenario.workload.format=csv",
+            "scenario.workload.test_s=100",
+            "scenario.episode.requests=200",
+            *overrides,
+        ),
+    )
+
+
+def test_training_never_sees_test_requests(trace) -> None:
+    """No request of 200 training episodes is in the test part; together they miss few."""
+    traffic = from_trace(trace).traffic
+    trained, tested = set(), set()
+    for seed in range(200):
+        trained |= set(traffic.train_workload(np.random.SeedSequence(seed)).prompt_tokens.tolist())
+        tested |= set(traffic.test_workload(seed).prompt_tokens.tolist())
+    held_out = {i + 1 for i in range(1000) if i * 0.5 >= 499.5 - 100}
+    assert tested == held_out
+    assert trained <= set(range(1, 1001)) - held_out
+    assert len(trained) > 0.95 * (1000 - len(held_out))
+
+
+@pytest.mark.parametrize("rate_rps", [5.0, 80.0])
+@pytest.mark.parametrize("keep", [0.5, 1.0])
+def test_rate_is_as_asked(trace, rate_rps: float, keep: float) -> None:
+    traffic = from_trace(
+        trace,
+        f"scenario.workload.rate_rps={rate_rps}",
+        f"scenario.workload.keep={keep}",
+        "scenario.episode.rate_spread=0.0",
+    ).traffic
+    rates = [traffic.train_workload(np.random.SeedSequence(seed)).rate_rps for seed in range(20)]
+    assert np.mean(rates) == pytest.approx(rate_rps, rel=0.05)
+    rates = [traffic.test_workload(seed).rate_rps for seed in range(20)]
+    assert np.mean(rates) == pytest.approx(rate_rps, rel=0.05)
+
+
+def test_training_rates_spread(trace) -> None:
+    traffic = from_trace(trace, "scenario.workload.keep=1.0", "scenario.episode.rate_spread=0.5").traffic
+    rates = [traffic.train_workload(np.random.SeedSequence(seed)).rate_rps for seed in range(200)]
+    assert min(rates) == pytest.approx(0.5 * 160, rel=0.05)
+    assert max(rates) == pytest.approx(1.5 * 160, rel=0.05)
+
+
+def test_generated_train_and_test_traffic_differ() -> None:
+    """Seed s of training and seed s of testing are different streams of the generator."""
+    traffic = load_scenario("generated_8xh100").traffic
+    train = traffic.train_workload(np.random.SeedSequence(0))
+    test = traffic.test_workload(0)
+    assert not np.array_equal(train.prompt_tokens[:100], test.prompt_tokens[:100])
+
+
+def test_predictions_have_the_stated_error(trace) -> None:
+    traffic = load_scenario("generated_8xh100", ("scenario.workload.prediction_error=0.3",)).traffic
+    workload = traffic.test_workload(0)
+    error = np.abs(workload.predicted_output_tokens / workload.output_tokens - 1)
+    assert np.mean(error) == pytest.approx(0.3, abs=0.02)
+
+
+def test_the_generator_stands_in_where_the_trace_is_missing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SERVEGYM_DATA", str(tmp_path))
+    scenario = load_scenario("azure_conv_8xh100")
+    assert scenario.traffic.source == "generator fitted to azure_conv_2023"
+    with pytest.raises(InputError, match=r"workload.trace = traces/.*: no such file.*SERVEGYM_DATA"):
+        load_scenario("azure_conv_8xh100", ("scenario.workload.fitted=null",))
+
+
+def test_the_real_trace_is_replayed_where_it_is(real_data) -> None:
+    real_data(AZURE)
+    scenario = load_scenario("azure_conv_8xh100")
+    assert scenario.traffic.source == "trace AzureLLMInferenceTrace_conv.csv.gz"
+    assert scenario.traffic.test_workload(0).rate_rps == pytest.approx(160 * 4.76 / 5.93, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scenario.workload.keep=0", r"workload.keep = 0.0: must be in \(0, 1\]"),
+        ("scenario.workload.rate_rps=-1", "workload.rate_rps = -1.0: must be positive"),
+        ("scenario.workload.arrivals=weekly", "workload.arrivals = weekly: must be poisson or gamma"),
+        ("scenario.fleet.gpu=h900", "fleet.gpu = h900: must be one of a100_sxm, h100_sxm"),
+        ("scenario.fleet.model=gpt", "fleet.model = gpt: must be one of llama_2_7b"),
+        ("scenario.fleet.replicas=0", "fleet.replicas = 0: must be from 1 to 4096"),
+        ("scenario.engine.max_num_seqs=5000", "engine.max_num_seqs"),
+        ("scenario.objective.ttft_weight=-1", "objective.ttft_weight = -1.0: must be at least 0"),
+        ("scenario.episode.requests=0", "episode.requests = 0: must be at least 1"),
+        ("scenario.costmodel.kind=guess", "costmodel.kind = guess: must be roofline"),
+        ("scenario.fleet.replica=4", "replica"),
+        ("scenario.fleet.replicas=many", "replicas"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        load_scenario("generated_8xh100", (override,))
+    assert "\n" not in str(error.value)
+
+
+def test_a_request_beyond_the_kv_cache_names_its_line(trace) -> None:
+    assert read_csv(trace).num_requests == 1000
+    with pytest.raises(InputError, match=r"trace.csv, line \d+: request \d+ with \d+ prompt"):
+        from_trace(trace, "scenario.engine.num_kv_blocks=20")
+
+
+def test_more_episode_requests_than_the_trace_has(trace) -> None:
+    scenario = from_trace(trace, "scenario.episode.requests=900")
+    with pytest.raises(InputError, match="episode.requests = 900: must be at most"):
+        scenario.traffic.train_workload(np.random.SeedSequence(0))
