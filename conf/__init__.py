@@ -1,1 +1,1 @@
-""""""
+"""Hydra configuration: YAML only, one group per concept, one file per choice."""

@@ -1,1 +1,1 @@
-""""""
+"""The console command, one file per subcommand."""

@@ -1,0 +1,199 @@
+"""`servegym bench`: how fast the simulator and the environments are on this machine, on one core."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING, DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from servegym.agents.heuristics import make_router
+from servegym.costmodels.errors import InputError
+from servegym.envs.routing.vector import RoutingVectorEnv
+from servegym.envs.scenario import Scenario, ScenarioConfig
+from servegym.envs.sim.llm.simulate import simulate
+from servegym.envs.workloads import Workload
+from servegym.experiments.configs import build_scenario, read_config
+from servegym.experiments.provenance import provenance
+
+ENVIRONMENT = "servegym/Routing-v0"
+
+FIRST_CALL = """
+import os, time
+started = time.perf_counter()
+os.environ["NUMBA_CACHE_DIR"] = {cache!r}
+from servegym.agents.heuristics import make_router
+from servegym.envs.scenario import load_scenario
+from servegym.envs.sim.llm.simulate import simulate
+scenario = load_scenario("generated_8xh100")
+workload = scenario.traffic.test_workload(0).take(slice(100))
+simulate(workload, make_router("round_robin"), num_replicas=8, engine=scenario.engine, cost=scenario.cost)
+print(time.perf_counter() - started)
+"""
+
+
+@dataclass
+class BenchConfig:
+    """Schema of `conf/bench.yaml`."""
+
+    what: str = MISSING
+    scenario: ScenarioConfig = MISSING
+    replicas: list[int] = MISSING
+    rate_rps_per_replica: float = MISSING
+    requests: int = MISSING
+    num_envs: int = MISSING
+    steps: int = MISSING
+    passes: int = MISSING
+    first_call: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("requests", "num_envs", "steps", "passes"):
+            value = getattr(self, key)
+            if value != MISSING and value < 1:
+                raise InputError(f"{key} = {value}: must be at least 1")
+        if self.rate_rps_per_replica != MISSING and not self.rate_rps_per_replica > 0:
+            raise InputError(f"rate_rps_per_replica = {self.rate_rps_per_replica}: must be positive")
+        if self.replicas != MISSING and not (self.replicas and min(self.replicas) >= 1):
+            raise InputError(f"replicas = {self.replicas}: must be numbers of at least 1")
+
+
+def bench(config: DictConfig) -> dict[str, Any]:
+    """Measures what `what` names; rates are medians over passes, per second of processor time."""
+    settings = read_config(config, BenchConfig)
+    if settings.what not in BENCHES:
+        raise InputError(f"bench {settings.what}: must be one of {', '.join(BENCHES)}")
+    scenario = build_scenario(settings.scenario)
+    return {
+        "what": settings.what,
+        "workload_source": scenario.traffic.source,
+        **BENCHES[settings.what](scenario, settings),
+        **provenance(),
+    }
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints the rates as a table."""
+    console = Console(soft_wrap=True)
+    if answer["what"] == "env":
+        table = Table(
+            "environment", "environments a call", "decisions/s", title="One core, observations written"
+        )
+        for environment, rate in answer["decisions_per_s"].items():
+            table.add_row(environment, str(answer["num_envs"]), f"{rate:,.0f}")
+    else:
+        table = Table("router", "replicas", "requests/s", title="One core, results recorded")
+        for replicas, rate in answer["requests_per_s"].items():
+            table.add_row("round_robin", replicas, f"{rate:,.0f}")
+        for replicas, rate in answer["least_outstanding_tokens_requests_per_s"].items():
+            table.add_row("least_outstanding_tokens", replicas, f"{rate:,.0f}")
+    console.print(table)
+    if answer.get("compile_s") is not None:
+        console.print(
+            f"First results after {answer['compile_s']:.1f} s with everything to compile, "
+            f"{answer['load_s']:.1f} s from cache"
+        )
+    console.print(f"Requests: {answer['workload_source']}. {answer['cpu']}")
+
+
+def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
+    """Requests per second by number of replicas, at the same load for each replica."""
+    round_robin = {
+        str(num): _requests_per_s(scenario, settings, "round_robin", num) for num in settings.replicas
+    }
+    looking = {
+        str(num): _requests_per_s(scenario, settings, "least_outstanding_tokens", num)
+        for num in settings.replicas
+        if num == scenario.num_replicas
+    }
+    return {
+        "requests_per_s": round_robin,
+        "least_outstanding_tokens_requests_per_s": looking,
+        "requests": settings.requests,
+        "rate_rps_per_replica": settings.rate_rps_per_replica,
+        **(_first_call() if settings.first_call else {}),
+    }
+
+
+def bench_env(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
+    """Routing decisions per second of the vector environment; episodes end and restart meanwhile."""
+    env = RoutingVectorEnv(settings.num_envs, scenario, copy=False)
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    actions = rng.integers(scenario.num_replicas, size=(settings.steps, settings.num_envs))
+    env.step(actions[0])  # compiles
+
+    def play() -> None:
+        for step in range(settings.steps):
+            env.step(actions[step])
+
+    rate = settings.steps * settings.num_envs / _median_s(play, settings.passes)
+    return {
+        "decisions_per_s": {ENVIRONMENT: rate},
+        "num_envs": settings.num_envs,
+        "replicas": scenario.num_replicas,
+    }
+
+
+BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {
+    "simulator": bench_simulator,
+    "env": bench_env,
+}
+"""What can be measured."""
+
+
+def repeated(workload: Workload, num_requests: int, rate_rps: float) -> Workload:
+    """A workload's requests over and over until there are `num_requests`, at `rate_rps` on average."""
+    times = -(-num_requests // workload.num_requests)
+    period_s = workload.duration_s * (1 + 1 / workload.num_requests)
+    offset_s = np.repeat(np.arange(times) * period_s, workload.num_requests)
+    arrival_s = (np.tile(workload.arrival_s - workload.arrival_s[0], times) + offset_s)[:num_requests]
+    return Workload(
+        f"{workload.name} repeated",
+        arrival_s * (num_requests / rate_rps / arrival_s[-1]),
+        np.tile(workload.prompt_tokens, times)[:num_requests],
+        np.tile(workload.output_tokens, times)[:num_requests],
+    )
+
+
+def _requests_per_s(scenario: Scenario, settings: BenchConfig, router_name: str, num_replicas: int) -> float:
+    rate_rps = settings.rate_rps_per_replica * num_replicas
+    workload = repeated(scenario.traffic.test_workload(0), settings.requests, rate_rps)
+    router = make_router(router_name)
+
+    def play(requests: Workload = workload) -> None:
+        simulate(requests, router, num_replicas=num_replicas, engine=scenario.engine, cost=scenario.cost)
+
+    play(workload.take(slice(100)))  # compiles
+    return settings.requests / _median_s(play, settings.passes)
+
+
+def _median_s(play: Callable[[], None], passes: int) -> float:
+    """Median seconds of processor time of one pass."""
+    seconds = []
+    for _ in range(passes):
+        started = time.process_time()
+        play()
+        seconds.append(time.process_time() - started)
+    return statistics.median(seconds)
+
+
+def _first_call() -> dict[str, float]:
+    """Seconds from the start of a process to its first results, with everything to compile or in cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        script = FIRST_CALL.format(cache=cache)
+        cold, warm = (
+            float(
+                subprocess.run(
+                    [sys.executable, "-c", script], check=True, capture_output=True, text=True
+                ).stdout
+            )
+            for _ in range(2)
+        )
+    return {"compile_s": cold, "load_s": warm}

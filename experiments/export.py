@@ -1,0 +1,48 @@
+"""`servegym export`: the trained router of a run as an artifact that a serving system loads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig
+from rich.console import Console
+
+from servegym.agents.serving.export import export_policy
+from servegym.agents.serving.schema import FILES
+from servegym.experiments.configs import read_config
+from servegym.experiments.run_directory import load_run_policy
+
+
+@dataclass
+class ExportConfig:
+    """Schema of `conf/export.yaml`."""
+
+    run_dir: str = MISSING
+    out: str = MISSING
+
+
+def export(config: DictConfig) -> dict[str, Any]:
+    """Writes policy.onnx, policy.json and golden.npz to `out`, and holds ONNX Runtime to torch on them.
+
+    InputError where the run is incomplete, saying what is missing, or where `out` holds something.
+    """
+    settings = read_config(config, ExportConfig)
+    policy, origin = load_run_policy(Path(settings.run_dir))
+    difference = export_policy(policy.network, origin, Path(settings.out))
+    return {
+        "run_dir": settings.run_dir,
+        "out": settings.out,
+        "files": list(FILES),
+        "num_replicas": policy.network.num_replicas,
+        "largest_difference": difference,
+    }
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints where the artifact is and how well it was reproduced."""
+    fleet = answer["num_replicas"] or "any number of"
+    console = Console(soft_wrap=True)
+    console.print(f"Exported for {fleet} replicas: {answer['out']} ({', '.join(answer['files'])})")
+    console.print(
+        f"ONNX Runtime reproduces torch: scores differ by {answer['largest_difference']:.1e} at most"
+    )

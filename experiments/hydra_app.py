@@ -1,0 +1,104 @@
+"""Runs one command under Hydra, and turns its answer into JSON or into text for a person.
+
+Command NAME is the file NAME.py beside this one, which holds the function NAME (takes the composed
+configuration, returns a JSON object), its schema NAMEConfig, and `show`, which prints such an
+object for a person. The configuration is conf/NAME.yaml.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import sys
+from typing import Any
+
+import hydra
+import numpy as np
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.scenario_config import CONFIG_MODULE, register_scenario_schema
+from servegym.experiments.config_errors import explain
+
+
+def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
+    """Runs command `name` with Hydra's overrides and flags; returns the exit code.
+
+    Bad input is said in one line on standard error. Any other exception of the command passes through.
+    """
+    if as_json and {"-m", "--multirun"} & set(words):
+        return _refuse("--json is for one job, -m for many; their results are in their folders")
+    if name == "bench" and words and words[0][0].isalpha() and "=" not in words[0]:
+        words = [f"what={words[0]}", *words[1:]]
+    module = importlib.import_module(f"servegym.experiments.{name}")
+    register_scenario_schema()
+    ConfigStore.instance().store(name=f"{name}_schema", node=getattr(module, f"{name.capitalize()}Config"))
+    failure: list[Exception] = []
+
+    # Hydra prints what a job raises in its own way, so the job raises nothing.
+    def job(config: DictConfig) -> None:
+        if failure:  # of an earlier job of this multirun
+            return
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                answer = getattr(module, name)(config)
+        except Exception as error:
+            failure.append(error)
+            return
+        if as_json:
+            print(to_json(answer))
+        else:
+            module.show(answer)
+
+    try:
+        _call_hydra(name, words, job)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(explain(error))
+    except SystemExit as stop:  # Hydra's flags end so, with 0 unless they are misspelt
+        return stop.code if isinstance(stop.code, int) else 2
+    if failure:
+        if not isinstance(failure[0], InputError):
+            raise failure[0]
+        return _refuse(str(failure[0]))
+    return 0
+
+
+def to_json(answer: Any) -> str:
+    """One line of strict JSON: NumPy's numbers as plain ones, null for what is not finite."""
+    return json.dumps(_plain(answer), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _call_hydra(name: str, words: list[str], job: Any) -> None:
+    """`hydra.main` as if it had been started as a program of its own; its exceptions reach us."""
+    arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["servegym", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=name, version_base="1.3")(job)()
+    finally:
+        sys.argv = arguments
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _refuse(message: str) -> int:
+    print(f"servegym: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

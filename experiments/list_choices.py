@@ -1,0 +1,70 @@
+"""`servegym list`: the names that other commands take."""
+
+import inspect
+import sys
+from typing import Any
+
+import gymnasium as gym
+from rich.console import Console
+
+import servegym.envs  # noqa: F401  (registers the environments)
+from servegym.agents.heuristics import ROUTERS
+from servegym.costmodels.specs import GPUS, MODELS
+from servegym.envs.scenario_config import list_group
+from servegym.experiments.hydra_app import to_json
+
+USE = {
+    "scenarios": "scenario=NAME",
+    "routers": "router=NAME router.PARAMETER=VALUE",
+    "agents": "agent=NAME",
+    "workloads": "workload@scenario.workload=NAME",
+    "fleets": "fleet@scenario.fleet=NAME",
+    "objectives": "objective@scenario.objective=NAME",
+    "gpus": "scenario.fleet.gpu=NAME",
+    "models": "scenario.fleet.model=NAME",
+    "environments": 'gymnasium.make("servegym.envs:NAME")',
+}
+"""How each kind of name is given."""
+
+
+def run_list(words: list[str], as_json: bool) -> int:
+    """The command; it takes no arguments."""
+    if words and words != ["--help"]:
+        print(f"servegym: error: list takes no arguments but --json, not {' '.join(words)}", file=sys.stderr)
+        return 2
+    found = choices()
+    if as_json:
+        print(to_json(found))
+        return 0
+    console = Console(soft_wrap=True, highlight=False)
+    for kind, names in found.items():
+        console.print(f"[bold]{kind}[/bold]  [dim]{USE[kind]}[/dim]")
+        for name in names:
+            console.print(f"  {_with_parameters(name, names[name]) if isinstance(names, dict) else name}")
+    return 0
+
+
+def choices() -> dict[str, Any]:
+    """Names by kind; each router with the defaults of its parameters."""
+    routers = {name: _defaults(make) for name, make in ROUTERS.items()}
+    environments = sorted(name for name in gym.registry if name.startswith("servegym/"))
+    return {
+        "scenarios": list_group("scenario"),
+        "routers": routers,
+        "agents": list_group("agent"),
+        "workloads": list_group("workload"),
+        "fleets": list_group("fleet"),
+        "objectives": list_group("objective"),
+        "gpus": sorted(GPUS),
+        "models": sorted(MODELS),
+        "environments": environments,
+    }
+
+
+def _defaults(make: Any) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+
+
+def _with_parameters(name: str, defaults: dict[str, Any]) -> str:
+    parameters = ", ".join(f"{key}={value}" for key, value in defaults.items())
+    return f"{name} ({parameters})" if parameters else name

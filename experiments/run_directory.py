@@ -1,0 +1,111 @@
+"""The run directory: what a training run leaves behind, and reading it again.
+
+config.yaml      the configuration, complete            provenance.json  code, versions, machine, workload
+command.txt      the command as typed                   training.csv     the training curve
+checkpoints/     to go on from after a kill             tensorboard/     the same for TensorBoard
+policy.pt        weights of the trained network         finished.json    written last: the run is complete
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from servegym.agents.networks.build import build_network
+from servegym.agents.networks.network_policy import NetworkPolicy
+from servegym.agents.networks.router_network import RouterNetwork
+from servegym.costmodels.errors import InputError
+from servegym.experiments.config_errors import explain
+from servegym.experiments.train_config import TrainConfig
+
+CONFIG_FILE, COMMAND_FILE, PROVENANCE_FILE = "config.yaml", "command.txt", "provenance.json"
+CURVE_FILE, POLICY_FILE, FINISHED_FILE = "training.csv", "policy.pt", "finished.json"
+TENSORBOARD_FOLDER = "tensorboard"
+
+NEEDED = (CONFIG_FILE, PROVENANCE_FILE, POLICY_FILE, FINISHED_FILE)
+"""What a finished run must hold for others to use it."""
+
+WHEREABOUTS = ("run_dir", "resume")
+"""Keys that may differ between a run and its continuation."""
+
+
+def load_run_policy(run_dir: Path) -> tuple[NetworkPolicy, dict[str, Any]]:
+    """The trained policy of a finished run, and its provenance (JSON values).
+
+    InputError that says what is missing where the run directory is incomplete.
+    """
+    _require_finished(run_dir)
+    config = load_run_config(run_dir)
+    network = load_network(run_dir, config)
+    description = json.loads((run_dir / PROVENANCE_FILE).read_text())
+    finished = json.loads((run_dir / FINISHED_FILE).read_text())
+    return NetworkPolicy(network, name=f"ppo_{config.agent.network}"), {**description, **finished}
+
+
+def load_run_config(run_dir: Path) -> TrainConfig:
+    """The configuration of a run, finished or not. InputError where there is none, or it does not fit."""
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{run_dir} is no run directory: missing {CONFIG_FILE}")
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path)))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{path}: {explain(error)}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def load_network(run_dir: Path, config: TrainConfig) -> RouterNetwork:
+    """The trained network of a run."""
+    agent = config.agent
+    network = build_network(agent.network, config.scenario.fleet.replicas, agent.hidden, agent.layers)
+    path = run_dir / POLICY_FILE
+    try:
+        network.load_state_dict(torch.load(path, weights_only=True))
+    except Exception as error:  # torch raises its own types, one for each way a file can be bad
+        raise InputError(f"{path}: does not hold the weights of agent.network = {agent.network}") from error
+    return network
+
+
+def save_config(config: TrainConfig, run_dir: Path) -> None:
+    """Writes `config.yaml`."""
+    write_text(run_dir / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+
+
+def differing_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Dotted names of what differs between two runs, apart from where they are."""
+    before, after = _flat(asdict(old)), _flat(asdict(new))
+    return [key for key in before if before[key] != after[key] and key not in WHEREABOUTS]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _require_finished(run_dir: Path) -> None:
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir}: no such run directory; make it with servegym train run_dir={run_dir}")
+    missing = [name for name in NEEDED if not (run_dir / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{run_dir} is incomplete: missing {', '.join(missing)}; "
+            f"finish it with servegym train run_dir={run_dir} resume=true"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

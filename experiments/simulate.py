@@ -1,0 +1,126 @@
+"""`servegym simulate`: one router on one workload, every request's times written down."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import MISSING, DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.metrics import latency_s, summarise, tpot_s, ttft_s
+from servegym.envs.routing.stream import EpisodeStream
+from servegym.envs.scenario import ScenarioConfig
+from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.sim.llm.simulate import simulate as run_simulator
+from servegym.experiments.configs import build_router, build_scenario, read_config
+from servegym.experiments.hydra_app import to_json
+from servegym.experiments.provenance import versions
+
+REQUESTS_FILE, METRICS_FILE = "requests.parquet", "metrics.json"
+
+
+@dataclass
+class SimulateConfig:
+    """Schema of `conf/simulate.yaml`."""
+
+    scenario: ScenarioConfig = MISSING
+    router: Any = MISSING
+    split: str = "test"
+    seed: int = 0
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed = {self.seed}: must be at least 0")
+
+
+def simulate(config: DictConfig) -> dict[str, Any]:
+    """Simulates a workload under a router; writes `requests.parquet` and `metrics.json` to `out`.
+
+    The workload is the test workload of `seed`, or with `split=train` that seed's first training episode.
+    Returns what `metrics.json` holds, and `out`.
+    """
+    settings = read_config(config, SimulateConfig)
+    out = Path(settings.out)
+    _check_out(out)
+    router = build_router(settings.router)
+    scenario = build_scenario(settings.scenario)
+    stream = EpisodeStream(scenario, settings.split)
+    stream.restart(settings.seed)
+    results = run_simulator(
+        stream.next_workload(),
+        router,
+        num_replicas=scenario.num_replicas,
+        engine=scenario.engine,
+        cost=scenario.cost,
+        seed=settings.seed,
+    )
+    answer = {
+        "scenario": scenario.name,
+        "workload_source": scenario.traffic.source,
+        "split": settings.split,
+        "router": settings.router,
+        "num_replicas": scenario.num_replicas,
+        "seed": settings.seed,
+        "metrics": summarise(results),
+        "versions": versions(),
+    }
+    _write(out, results, answer)
+    return {**answer, "out": str(out)}
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints the metrics as a table."""
+    table = Table(title=f"{answer['router']['name']} on {answer['scenario']}, seed {answer['seed']}")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in answer["metrics"].items():
+        table.add_row(name, f"{value:,.0f}" if name == "num_requests" else f"{value:,.4g}")
+    console = Console()
+    console.print(table)
+    console.print(f"Requests: {answer['workload_source']}. Written: {answer['out']}", soft_wrap=True)
+
+
+def requests_table(results: Results) -> pa.Table:
+    """A row per request: the fields of `Results`, ttft_s, tpot_s (null for one output token), latency_s."""
+    columns = {field.name: pa.array(getattr(results, field.name)) for field in fields(results)}
+    tpot = tpot_s(results)
+    columns["ttft_s"] = pa.array(ttft_s(results))
+    columns["tpot_s"] = pa.array(tpot, mask=np.isnan(tpot))
+    columns["latency_s"] = pa.array(latency_s(results))
+    return pa.table(columns)
+
+
+def _check_out(out: Path) -> None:
+    """An earlier result may be replaced, nothing else."""
+    if out.exists() and not (
+        out.is_dir() and {path.name for path in out.iterdir()} <= {REQUESTS_FILE, METRICS_FILE}
+    ):
+        raise InputError(
+            f"out = {out}: exists and is no result of simulate; must be a folder to make or to replace"
+        )
+
+
+def _write(out: Path, results: Results, answer: dict[str, Any]) -> None:
+    """The folder appears complete or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        pq.write_table(requests_table(results), partial / REQUESTS_FILE)
+        metrics = json.dumps(json.loads(to_json(answer)), indent=2)
+        (partial / METRICS_FILE).write_text(metrics + "\n")
+        partial.chmod(0o755)  # temporary folders are private
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

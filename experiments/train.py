@@ -1,0 +1,157 @@
+"""`servegym train`: trains a router into a run directory, and goes on there after a kill."""
+
+import csv
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from stable_baselines3 import PPO
+
+from servegym.agents.learners.checkpoint import checkpoints
+from servegym.agents.learners.ppo import build_ppo
+from servegym.agents.learners.ppo import resume as resume_learning
+from servegym.agents.learners.ppo import train as learn
+from servegym.agents.learners.vec_env import SB3VecEnv
+from servegym.costmodels.errors import InputError
+from servegym.envs.routing.vector import RoutingVectorEnv
+from servegym.envs.scenario import Scenario
+from servegym.experiments import run_directory as files
+from servegym.experiments.configs import build_scenario, read_config
+from servegym.experiments.provenance import provenance
+from servegym.experiments.train_config import TrainConfig
+from servegym.experiments.training_curve import TrainingCurve
+
+__all__ = ["TrainConfig", "show", "train"]
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Trains what the configuration says, or what is left of it in its run directory.
+
+    InputError where the run directory holds another run, naming the keys that differ. A finished run is
+    reported and not repeated.
+    """
+    settings = _settings(config)
+    run_dir = Path(settings.run_dir)
+    if (run_dir / files.FINISHED_FILE).is_file():
+        return _answer(settings, "finished before")
+    scenario = build_scenario(settings.scenario)
+    vec_env = SB3VecEnv(RoutingVectorEnv(settings.num_envs, scenario, copy=False))
+    resumed = bool(checkpoints(run_dir))
+    tensorboard = run_dir / files.TENSORBOARD_FOLDER
+    try:
+        if not resumed:  # refuses bad values before it writes anything
+            model = build_ppo(settings.agent, vec_env, settings.seed, tensorboard)
+        _prepare(run_dir, settings, scenario)
+    except OSError as error:
+        raise InputError(f"run_dir = {run_dir}: cannot be written ({error.strerror})") from error
+    _say(scenario, settings, resumed)
+    started = time.monotonic()
+    curve = [TrainingCurve(run_dir / files.CURVE_FILE)]
+    if resumed:
+        model = resume_learning(run_dir, vec_env, curve, tensorboard)
+    else:
+        learn(model, settings.total_steps, run_dir, curve, settings.checkpoint_steps)
+    _finish(run_dir, model, time.monotonic() - started)
+    return _answer(settings, "resumed" if resumed else "trained")
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints what came out and what to do next."""
+    run_dir = answer["run_dir"]
+    console = Console(soft_wrap=True)
+    line = f"{answer['status'].capitalize()}: {run_dir}, {answer['steps']:,} decisions, seed {answer['seed']}"
+    if answer["training"]:
+        line += f"; mean TTFT in the last training episodes {answer['training']['mean_ttft_s'] * 1e3:.1f} ms"
+    console.print(line)
+    console.print(f"Next: servegym evaluate run_dir={run_dir}; servegym export run_dir={run_dir}")
+
+
+def _settings(config: DictConfig) -> TrainConfig:
+    """What is to be trained: the configuration composed, held against the one in the run directory."""
+    if config.resume:
+        return _settings_to_resume(config)
+    settings = read_config(config, TrainConfig)
+    run_dir = Path(settings.run_dir)
+    if (run_dir / files.CONFIG_FILE).is_file():
+        differing = files.differing_keys(files.load_run_config(run_dir), settings)
+        if differing:
+            raise InputError(
+                f"run_dir = {run_dir}: holds another run, which differs in {', '.join(differing)}; "
+                "choose another run_dir, or go on with that run by resume=true"
+            )
+    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise InputError(
+            f"run_dir = {run_dir}: exists and is no run directory; must be a new folder or a run's"
+        )
+    return settings
+
+
+def _settings_to_resume(config: DictConfig) -> TrainConfig:
+    """The run directory's own configuration; nothing else may be given beside it."""
+    given = [word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    others = [key for key in given if key not in files.WHEREABOUTS]
+    if others:
+        raise InputError(f"resume=true takes everything from run_dir: leave out {', '.join(others)}")
+    if "run_dir" not in given:
+        raise InputError("resume=true: no value for run_dir, the folder of the run to go on with")
+    settings = files.load_run_config(Path(config.run_dir))
+    settings.run_dir = config.run_dir  # it may have been moved
+    return settings
+
+
+def _prepare(run_dir: Path, settings: TrainConfig, scenario: Scenario) -> None:
+    """Makes the run directory and writes down what the run is, at its first start."""
+    command = "servegym train " + " ".join(map(shlex.quote, HydraConfig.get().overrides.task))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / files.COMMAND_FILE).open("a") as file:
+        file.write(command.strip() + "\n")
+    if not (run_dir / files.PROVENANCE_FILE).is_file():
+        origin = {
+            "scenario": scenario.name,
+            "workload_source": scenario.traffic.source,
+            "network": settings.agent.network,
+            "seed": settings.seed,
+            **provenance(),
+        }
+        files.write_text(run_dir / files.PROVENANCE_FILE, json.dumps(origin, indent=2) + "\n")
+    if not (run_dir / files.CONFIG_FILE).is_file():
+        files.save_config(settings, run_dir)
+
+
+def _say(scenario: Scenario, settings: TrainConfig, resumed: bool) -> None:
+    doing = "Going on with" if resumed else "Training"
+    print(
+        f"{doing} {settings.agent.network} on {scenario.name} ({scenario.traffic.source}), "
+        f"{settings.total_steps:,} decisions in {settings.num_envs} environments, into {settings.run_dir}",
+        file=sys.stderr,
+    )
+
+
+def _finish(run_dir: Path, model: PPO, elapsed_s: float) -> None:
+    """Writes the trained network, and then that the run is complete."""
+    partial = run_dir / f".{files.POLICY_FILE}.partial"
+    torch.save(model.policy.network.state_dict(), partial)  # type: ignore[union-attr]
+    partial.replace(run_dir / files.POLICY_FILE)
+    finished = {"steps": model.num_timesteps, "elapsed_s": round(elapsed_s, 3)}
+    files.write_text(run_dir / files.FINISHED_FILE, json.dumps(finished) + "\n")
+
+
+def _answer(settings: TrainConfig, status: str) -> dict[str, Any]:
+    run_dir = Path(settings.run_dir)
+    origin = json.loads((run_dir / files.PROVENANCE_FILE).read_text())
+    with (run_dir / files.CURVE_FILE).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        "status": status,
+        "run_dir": str(run_dir),
+        **json.loads((run_dir / files.FINISHED_FILE).read_text()),
+        **{key: origin[key] for key in ("scenario", "workload_source", "network", "seed")},
+        "training": {key: float(value) for key, value in rows[-1].items()} if rows else None,
+    }
