@@ -280,6 +280,7 @@ def _require_shards(model: ModelSpec, tensor_parallel: int) -> None:
 
 # --- Evaluation: compiled, called for every event of the simulator --------------------------------------
 
+
 @kernel
 def _segment(knots: Floats, x: float) -> int:
     """The last segment that starts at or below `x` (the first where none does); 0 for one knot."""

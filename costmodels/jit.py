@@ -1,4 +1,4 @@
-"""`jit` and `kernel`: the two ways this project compiles functions for the simulator.
+"""`jit` and `kernel`: the ways this project compiles functions for the simulator.
 
 Numba caches machine code per file and notices when that file changes, but not when a function that it
 calls in another file does. Importing this module therefore compares the sources with a stamp left by
@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -47,22 +47,25 @@ def _clear_stale_code() -> None:
 
 _clear_stale_code()
 
-if TYPE_CHECKING:  # numba's own types lose the signature of what they decorate
-    Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-    @overload
-    def jit(function: Function, /) -> Function: ...
-    @overload
-    def jit(signature: Any = ..., /, **options: Any) -> Callable[[Function], Function]: ...
-    def jit(*_: Any, **__: Any) -> Any:
-        """Decorator: compiled without the interpreter, cached on disk, other threads may run meanwhile."""
+_njit = functools.partial(numba.njit, cache=True, nogil=True)
 
-    kernel = jit
+
+def jit(function: Function) -> Function:
+    """Decorator: compiled without the interpreter, cached on disk, other threads may run meanwhile."""
+    return cast(Function, _njit(function))
+
+
+def jit_for(signature: Any) -> Callable[[Function], Function]:
+    """`jit` for one signature (a numba type), known before the first call."""
+    return cast(Callable[[Function], Function], _njit(signature))
+
+
+def kernel(function: Function) -> Function:
     """Decorator for what compiled code calls in its inner loop, and nothing else.
 
     Inlined by LLVM, and without reference counts: the caller's arrays outlive the call. Passing the
     simulator's state by value and counting references to its arrays would take most of its time.
     """
-else:
-    jit = functools.partial(numba.njit, cache=True, nogil=True)
-    kernel = functools.partial(jit, forceinline=True, _nrt=False)
+    return cast(Function, _njit(forceinline=True, _nrt=False)(function))

@@ -1,5 +1,8 @@
 """What users of a serving system feel, from the results of a simulation."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,7 +28,7 @@ def tpot_s(results: Results) -> Seconds:
     return (results.finish_s - results.first_token_s) / gaps
 
 
-SUMMARIES = {
+SUMMARIES: dict[str, tuple[Callable[[Results], Seconds], Callable[[Seconds], Any]]] = {
     "mean_ttft_s": (ttft_s, np.nanmean),
     "p50_ttft_s": (ttft_s, lambda values: np.nanpercentile(values, 50)),
     "p99_ttft_s": (ttft_s, lambda values: np.nanpercentile(values, 99)),

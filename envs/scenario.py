@@ -54,7 +54,9 @@ class WorkloadConfig:
             _require(self.rate_rps > 0, "workload.rate_rps", self.rate_rps, "positive")
         _require(self.test_s > 0, "workload.test_s", self.test_s, "positive")
         _require(0 < self.keep <= 1, "workload.keep", self.keep, "in (0, 1]")
-        _require(self.arrivals in ("poisson", "gamma"), "workload.arrivals", self.arrivals, "poisson or gamma")
+        _require(
+            self.arrivals in ("poisson", "gamma"), "workload.arrivals", self.arrivals, "poisson or gamma"
+        )
         error = self.prediction_error
         _require(error is None or error >= 0, "workload.prediction_error", error, "null or at least 0")
 
@@ -204,7 +206,8 @@ class Traffic:
         kept = np.flatnonzero(rng.random(available) < self.config.keep)
         if len(kept) < wanted:
             raise InputError(
-                f"episode.requests = {wanted}: must be at most the {len(kept)} requests kept of the training part"
+                f"episode.requests = {wanted}: must be at most the {len(kept)} requests "
+                "kept of the training part"
             )
         first = rng.integers(len(kept) - wanted + 1)
         stretch = self._train.take(kept[first : first + wanted])

@@ -5,12 +5,12 @@ Also known as least outstanding requests. Ties go to the lowest number.
 
 import numpy as np
 
-from servegym.envs.sim.llm.router import Router, compiled_router
+from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
 
 
 @compiled_router
-def choose(replicas, request, parameters, memory, random_state):
+def choose(replicas: Array, request: Array, parameters: Array, memory: Array, random_state: Array) -> int:
     """The available replica with the least RUNNING + WAITING."""
     best, least = -1, np.inf
     for replica in range(replicas.shape[0]):

@@ -5,12 +5,12 @@ Tokens of a request are its prompt and what it has generated so far. Ties go to 
 
 import numpy as np
 
-from servegym.envs.sim.llm.router import Router, compiled_router
+from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, OUTSTANDING_TOKENS
 
 
 @compiled_router
-def choose(replicas, request, parameters, memory, random_state):
+def choose(replicas: Array, request: Array, parameters: Array, memory: Array, random_state: Array) -> int:
     """The available replica with the least OUTSTANDING_TOKENS."""
     best, least = -1, np.inf
     for replica in range(replicas.shape[0]):

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from servegym.envs.sim.llm.router import Router, compiled_router
+from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, KV_TOTAL_BLOCKS, KV_USED_BLOCKS
 
 
 @compiled_router
-def choose(replicas, request, parameters, memory, random_state):
+def choose(replicas: Array, request: Array, parameters: Array, memory: Array, random_state: Array) -> int:
     """The available replica with the least KV_USED_BLOCKS / KV_TOTAL_BLOCKS."""
     best, least = -1, np.inf
     for replica in range(replicas.shape[0]):

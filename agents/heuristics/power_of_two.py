@@ -7,12 +7,12 @@ is his and Ray Serve's default. The d draws are without replacement; ties go to 
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.sim.llm.router import Router, compiled_router, next_uniform
+from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
 
 
 @compiled_router
-def choose(replicas, request, parameters, memory, random_state):
+def choose(replicas: Array, request: Array, parameters: Array, memory: Array, random_state: Array) -> int:
     """The least loaded of `parameters[0]` available replicas drawn without replacement."""
     num_replicas = replicas.shape[0]
     available = 0

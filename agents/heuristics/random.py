@@ -1,11 +1,11 @@
 """Random: any available replica with equal probability."""
 
-from servegym.envs.sim.llm.router import Router, compiled_router, next_uniform
+from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import AVAILABLE
 
 
 @compiled_router
-def choose(replicas, request, parameters, memory, random_state):
+def choose(replicas: Array, request: Array, parameters: Array, memory: Array, random_state: Array) -> int:
     """A uniformly random available replica."""
     available = 0
     for replica in range(replicas.shape[0]):

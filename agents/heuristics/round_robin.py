@@ -1,11 +1,11 @@
 """Round robin: the next available replica in turn."""
 
-from servegym.envs.sim.llm.router import Router, compiled_router
+from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE
 
 
 @compiled_router
-def choose(replicas, request, parameters, memory, random_state):
+def choose(replicas: Array, request: Array, parameters: Array, memory: Array, random_state: Array) -> int:
     """The first available replica from where the last turn ended."""
     num_replicas = replicas.shape[0]
     start = int(memory[0])

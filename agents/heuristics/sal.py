@@ -15,7 +15,7 @@ finished a request, nothing is known of its release rate: a lack of memory then 
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.sim.llm.router import Router, compiled_router
+from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
     KV_RELEASED_PER_ITERATION,
@@ -30,7 +30,7 @@ TERMS = ("max", "sum", "compute", "memory")
 
 
 @compiled_router
-def choose(replicas, request, parameters, memory, random_state):
+def choose(replicas: Array, request: Array, parameters: Array, memory: Array, random_state: Array) -> int:
     """The available replica with the least load; parameters: token budget, block size, index in TERMS."""
     budget, block_size, terms = parameters[0], parameters[1], int(parameters[2])
     best, least, fewest = -1, np.inf, np.inf
@@ -61,7 +61,9 @@ def choose(replicas, request, parameters, memory, random_state):
 def sal(token_budget: int = 2048, block_size: int = 16, terms: str = "max") -> Router:
     """SAL in our reading. `token_budget` and `block_size` are the engine's; `terms` one of TERMS."""
     if token_budget < 1 or block_size < 1:
-        raise InputError(f"router.token_budget, block_size = {token_budget}, {block_size}: must be at least 1")
+        raise InputError(
+            f"router.token_budget, block_size = {token_budget}, {block_size}: both must be above 0"
+        )
     if terms not in TERMS:
         raise InputError(f"router.terms = {terms}: must be one of {', '.join(TERMS)}")
     return Router("sal", choose, np.array([token_budget, block_size, TERMS.index(terms)], np.float64))

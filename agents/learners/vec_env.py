@@ -1,6 +1,5 @@
 """The native vector environment as a Stable-Baselines3 `VecEnv`, without a Python loop over environments."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +77,6 @@ class SB3VecEnv(VecEnv):
         """Whether the vector environment has the attribute."""
         return hasattr(self.env, attr_name)
 
-    def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> Sequence[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
         """Never: there are no wrappers inside a native batch."""
         return [False for _ in self._get_indices(indices)]

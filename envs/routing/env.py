@@ -1,6 +1,6 @@
 """`servegym/Routing-v0`: the agent is the load balancer."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -47,7 +47,7 @@ class RoutingEnv(gym.Env[Observation, np.int64]):
     True
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata = {"render_modes": []}
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class RoutingEnv(gym.Env[Observation, np.int64]):
         self._stream = EpisodeStream(self.scenario, split)
         self._episodes = RoutingEpisodes(self.scenario, 1, self._stream.max_requests, slots)
         num_slots = self._episodes.replicas.shape[1]
-        self.observation_space = observation_space(num_slots)
+        self.observation_space: gym.Space[Observation] = observation_space(num_slots)
         self.action_space = gym.spaces.Discrete(num_slots)
 
     def reset(

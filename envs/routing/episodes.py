@@ -98,7 +98,8 @@ class RoutingEpisodes:
             episode_id = int(np.argmin(legal))
             raise ValueError(
                 f"action {actions[episode_id]} in environment {episode_id}, decision "
-                f"{self.episodes[episode_id].next_request}: must be a replica from 0 to {self.num_replicas - 1}"
+                f"{self.episodes[episode_id].next_request}: must be a replica from 0 to "
+                f"{self.num_replicas - 1}"
             )
         objective = self.scenario.objective
         _step(
@@ -203,7 +204,16 @@ def _cost_s(
 
 
 @jit
-def _begin(fleet, episodes, episode_id, num_replicas, max_requests, request, replicas):
+def _begin(
+    fleet: Fleet,
+    episodes: np.ndarray,
+    episode_id: int,
+    num_replicas: int,
+    max_requests: int,
+    request: np.ndarray,
+    replicas: np.ndarray,
+) -> None:
+    """The first observation of an episode."""
     _observe(fleet, episode_id, episodes[episode_id], 0.0, num_replicas, max_requests, request, replicas)
 
 

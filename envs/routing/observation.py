@@ -4,10 +4,12 @@ A graph in fixed-size arrays: one request node, one node per replica, an edge fr
 replica with `available` = 1. Raw units; networks normalise inside. Only what a real router can know:
 the true output length is not in it.
 
-    request   float32 (REQUEST_FEATURES,)          prompt_tokens, predicted_output_tokens (0: no predictor), gap_s
+    request   float32 (REQUEST_FEATURES,)          prompt_tokens, predicted_output_tokens (or 0), gap_s
     replicas  float32 (slots, REPLICA_FEATURES)    one row per replica slot, see docs/simulator.md;
                                                    rows of slots without a replica are 0
 """
+
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +19,7 @@ from servegym.envs.sim.llm.view import REPLICA_FEATURES, REQUEST_FEATURES
 Observation = dict[str, np.ndarray]
 
 
-def observation_space(slots: int) -> gym.spaces.Dict:
+def observation_space(slots: int) -> gym.Space[Any]:
     """The space of one episode's observation, for `slots` replica slots."""
     return gym.spaces.Dict(
         {

@@ -1,6 +1,6 @@
 """The native vector form of `servegym/Routing-v0`: one call advances every episode."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,7 +24,10 @@ class RoutingVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     same episodes as a single one with seed s + k, to the bit.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata = {
+        "render_modes": [],
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
 
     def __init__(
         self,
@@ -79,13 +82,13 @@ class RoutingVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         """The infos of the episodes that ended, which are begun anew."""
         final_obs = np.full(self.num_envs, None, object)
         metrics = np.full(self.num_envs, None, object)
-        for episode_id in np.flatnonzero(finished):
+        for episode_id in np.flatnonzero(finished).tolist():
             final_obs[episode_id] = {
                 "request": self._episodes.request[episode_id].copy(),
                 "replicas": self._episodes.replicas[episode_id].copy(),
             }
             metrics[episode_id] = summarise(self._episodes.results(episode_id))
-            self._begin(int(episode_id))
+            self._begin(episode_id)
         final_info = {"episode_metrics": metrics, "_episode_metrics": finished}
         return {
             "final_obs": final_obs,

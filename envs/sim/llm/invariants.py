@@ -37,14 +37,13 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
     assert blocks == replica.kv_used_blocks, "KV blocks in use differ from those the running requests hold"
     assert context == replica.context_offset + decodes * replica.iteration, "decode context tokens differ"
 
-    waiting, waiting_tokens = 0, 0
+    waiting_tokens = 0
     request_id = replica.waiting_first
     for _ in range(replica.num_waiting):
         request = fleet.requests[request_id]
         waiting_tokens += request.prompt_tokens + request.generated
         prompts += request.prompt_tokens
         predicted += request.predicted_tokens
-        waiting += 1
         request_id = request.next
     assert waiting_tokens == replica.waiting_tokens, "tokens in the waiting queue differ"
     assert prompts == replica.prompt_tokens, "prompt tokens are lost or made up"

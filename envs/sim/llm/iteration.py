@@ -105,7 +105,9 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
             else:
                 replica.partial_computed_next = computed + chunk
 
-    while not preempted and budget > 0 and replica.num_waiting > 0 and replica.num_running < fleet.max_num_seqs:
+    while (
+        not preempted and budget > 0 and replica.num_waiting > 0 and replica.num_running < fleet.max_num_seqs
+    ):
         request_id = replica.waiting_first
         known = known_tokens(fleet, request_id)
         chunk = min(known, budget)

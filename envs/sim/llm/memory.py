@@ -10,7 +10,7 @@ from servegym.envs.sim.llm.state import Fleet
 
 
 @kernel
-def blocks_for(tokens, block_size):
+def blocks_for(tokens: int, block_size: int) -> int:
     """Blocks that hold `tokens` KV entries."""
     return (tokens + block_size - 1) // block_size
 

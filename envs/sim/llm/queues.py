@@ -1,5 +1,7 @@
 """The three orders a replica keeps: waiting queue, running list, and the heap of completions."""
 
+import numpy as np
+
 from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
@@ -101,13 +103,13 @@ def _sift_down(heap, size, position, key):
 
 
 @kernel
-def push_due(heap, size, due_iteration, request_id):
+def push_due(heap: np.ndarray, size: int, due_iteration: int, request_id: int) -> None:
     """Adds a completion to a heap (int64, `size` entries in use)."""
     _sift_up(heap, size, (due_iteration << REQUEST_BITS) | request_id)
 
 
 @kernel
-def pop_due(heap, size):
+def pop_due(heap: np.ndarray, size: int) -> int:
     """Removes the earliest completion from a heap of `size` entries; returns its request."""
     request_id = heap[0] & REQUEST_MASK
     _sift_down(heap, size - 1, 0, heap[size - 1])
@@ -115,7 +117,7 @@ def pop_due(heap, size):
 
 
 @kernel
-def remove_due(heap, size, request_id):
+def remove_due(heap: np.ndarray, size: int, request_id: int) -> None:
     """Removes the completion of one request from a heap of `size` entries."""
     position = 0
     while heap[position] & REQUEST_MASK != request_id:

@@ -9,11 +9,15 @@ random_state: uint64 (1,), for `next_uniform`. The replica it returns must have 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import types
 
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import jit, jit_for
+
+Array = npt.NDArray[Any]
 
 CHOOSE = types.int64(
     types.float64[:, ::1], types.float64[::1], types.float64[::1], types.float64[::1], types.uint64[::1]
@@ -23,7 +27,7 @@ CHOOSE = types.int64(
 ChoosePointer = types.FunctionType(CHOOSE)
 """Type of a pointer to such a function, for the signatures of those who call it."""
 
-compiled_router = jit(CHOOSE)
+compiled_router = jit_for(CHOOSE)
 """Decorator that compiles a `choose` function."""
 
 
@@ -49,7 +53,7 @@ class Router:
 
 
 @jit
-def next_uniform(random_state):
+def next_uniform(random_state: Array) -> float:
     """Draws from [0, 1) and moves `random_state` (uint64 (1,)) on.
 
     SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
@@ -59,7 +63,7 @@ def next_uniform(random_state):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)) * (1.0 / (1 << 53))
+    return float((z >> np.uint64(11)) * (1.0 / (1 << 53)))
 
 
 def random_state(seed: np.random.SeedSequence) -> np.ndarray:

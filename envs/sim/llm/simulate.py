@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba import types
 
 from servegym.costmodels.iteration import IterationCost
-from servegym.costmodels.jit import jit
+from servegym.costmodels.jit import jit_for
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
@@ -32,14 +33,14 @@ class Results:
     float64 (N,); prompt_tokens, output_tokens: int (N,); preemptions: int (N,).
     """
 
-    arrival_s: np.ndarray
-    prompt_tokens: np.ndarray
-    output_tokens: np.ndarray
-    replica: np.ndarray
-    scheduled_s: np.ndarray
-    first_token_s: np.ndarray
-    finish_s: np.ndarray
-    preemptions: np.ndarray
+    arrival_s: npt.NDArray[np.float64]
+    prompt_tokens: npt.NDArray[np.int32]
+    output_tokens: npt.NDArray[np.int32]
+    replica: npt.NDArray[np.int64]
+    scheduled_s: npt.NDArray[np.float64]
+    first_token_s: npt.NDArray[np.float64]
+    finish_s: npt.NDArray[np.float64]
+    preemptions: npt.NDArray[np.uint16]
 
     @classmethod
     def of(cls, fleet: Fleet, request_ids: slice, first_replica: int = 0) -> "Results":
@@ -121,7 +122,7 @@ def _run(fleet, choose, parameters, memory, random, looks, debug):
 def _run_of_type(fleet_type: types.Type) -> Callable[..., None]:
     arrays = (types.float64[::1], types.float64[::1], types.uint64[::1])
     signature = types.void(fleet_type, ChoosePointer, *arrays, types.boolean, types.boolean)
-    return jit(signature)(_run)
+    return jit_for(signature)(_run)
 
 
 def _compiled_run(fleet: Fleet) -> Callable[..., None]:

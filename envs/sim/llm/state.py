@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iteration import IterationCost
 
 NOBODY = -1
 """Where a request id is expected and there is none."""
@@ -95,6 +95,9 @@ class Engine:
             )
 
 
+_REQUEST_IDS = ("running_first", "running_last", "waiting_first", "waiting_last", "joining_first", "partial")
+
+
 class Fleet(NamedTuple):
     """Everything the compiled simulator works on.
 
@@ -136,7 +139,7 @@ def new_fleet(num_replicas: int, num_requests: int, engine: Engine, cost: Iterat
 def clear(fleet: Fleet, replica_ids: slice) -> None:
     """Makes these replicas idle and empty at time 0."""
     fleet.replicas[replica_ids] = np.zeros((), REPLICA)
-    for field in ("running_first", "running_last", "waiting_first", "waiting_last", "joining_first", "partial"):
+    for field in _REQUEST_IDS:
         fleet.replicas[field][replica_ids] = NOBODY
     fleet.block_phase[replica_ids] = 0
 

@@ -53,7 +53,8 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     row[AVAILABLE] = 1.0
     row[RUNNING] = replica.num_running
     row[WAITING] = replica.num_waiting
-    row[QUEUED_PREFILL_TOKENS] = replica.waiting_tokens + replica.partial_tokens - replica.partial_computed_next
+    partial_left = replica.partial_tokens - replica.partial_computed_next
+    row[QUEUED_PREFILL_TOKENS] = replica.waiting_tokens + partial_left
     row[OUTSTANDING_TOKENS] = replica.prompt_tokens + replica.generated_tokens
     row[DECODE_CONTEXT_TOKENS] = replica.context_offset + replica.num_decodes * replica.iteration
     row[KV_USED_BLOCKS] = replica.kv_used_blocks

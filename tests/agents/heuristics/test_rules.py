@@ -10,26 +10,23 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.router import Router, random_state
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
-    KV_RELEASED_PER_ITERATION,
     KV_TOTAL_BLOCKS,
-    KV_USED_BLOCKS,
-    OUTSTANDING_TOKENS,
     PROMPT_TOKENS,
-    QUEUED_PREFILL_TOKENS,
+    REPLICA_COLUMNS,
     REPLICA_FEATURES,
     REQUEST_FEATURES,
-    RUNNING,
-    WAITING,
 )
+
+COLUMN = {name: column for column, (name, _) in enumerate(REPLICA_COLUMNS)}
 
 
 def fleet(num_replicas: int, **columns: list[float]) -> np.ndarray:
-    """Rows of available replicas with some columns given by their (lower-case) names."""
+    """Rows of available replicas with some columns given by name."""
     rows = np.zeros((num_replicas, REPLICA_FEATURES))
     rows[:, AVAILABLE] = 1.0
     rows[:, KV_TOTAL_BLOCKS] = 100.0
     for name, values in columns.items():
-        rows[:, globals()[name.upper()]] = values
+        rows[:, COLUMN[name]] = values
     return rows
 
 
@@ -142,7 +139,7 @@ def test_policy_form_gives_each_episode_its_own_memory() -> None:
         ("power_of_two", {"d": 0}, "router.d = 0: must be at least 1"),
         ("power_of_two", {"k": 3}, "router power_of_two: .*unexpected keyword argument 'k'"),
         ("sal", {"terms": "both"}, "router.terms = both: must be one of max, sum, compute, memory"),
-        ("sal", {"token_budget": 0}, "router.token_budget, block_size = 0, 16: must be at least 1"),
+        ("sal", {"token_budget": 0}, "router.token_budget, block_size = 0, 16: both must be above 0"),
     ],
 )
 def test_mistakes_are_named(name: str, parameters: dict, message: str) -> None:

@@ -64,7 +64,11 @@ def test_reward_is_worse_under_congestion() -> None:
         )
         turn = iter(range(10**6))
         totals.append(
-            play(RoutingEnv(load_scenario("generated_8xh100", overrides)), 0, lambda _, turn=turn: next(turn) % 3)[0]
+            play(
+                RoutingEnv(load_scenario("generated_8xh100", overrides)),
+                0,
+                lambda _, turn=turn: next(turn) % 3,
+            )[0]
         )
     assert totals[1] < 1.5 * totals[0] < 0
 

@@ -13,7 +13,7 @@ SMALL = load_scenario("generated_8xh100", ("scenario.episode.requests=40", "scen
 
 @pytest.mark.parametrize("num_envs", [1, 3, 7])
 def test_equal_to_single_environments(num_envs: int) -> None:
-    """Observations, rewards and ends of environment k with seed s are those of a single one with seed s + k."""
+    """Environment k with seed s gives what a single one with seed s + k gives."""
     seed, num_steps = 0, 100  # two and a half episodes
     actions = np.random.default_rng(5).integers(0, 3, (num_steps, 7))
     vector = RoutingVectorEnv(num_envs, SMALL)

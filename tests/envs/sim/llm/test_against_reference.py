@@ -30,7 +30,9 @@ def random_cost(rng: np.random.Generator, engine: Engine) -> IterationCost:
         prefill_chunk_knots=np.sort(rng.choice(np.arange(1.0, 40.0), num_chunks, replace=False)),
         prefill_history_knots=np.sort(rng.choice(np.arange(0.0, 60.0), num_histories, replace=False)),
         prefill_s_per_pair=rng.random((num_chunks, num_histories)) * 0.01,
-        decode_kv_knots=np.append(0.0, np.sort(rng.choice(np.arange(1.0, 200.0), num_knots - 1, replace=False))),
+        decode_kv_knots=np.append(
+            0.0, np.sort(rng.choice(np.arange(1.0, 200.0), num_knots - 1, replace=False))
+        ),
         # growing along a row, so that no iteration gets a negative time beyond the last knot
         decode_attention_s=np.cumsum(attention, axis=1),
     )
@@ -56,7 +58,7 @@ def dyadic_cost(engine: Engine) -> IterationCost:
 
 
 def random_case(seed: int, ties: bool) -> tuple[Workload, Engine, IterationCost, int, list[int]]:
-    """A small workload, fleet and routing decisions; KV blocks just enough for the largest request or more."""
+    """A small workload, fleet and decisions; KV blocks for the largest request, or some more."""
     rng = np.random.default_rng(seed)
     num_requests = int(rng.integers(1, 30))
     block_size = int(rng.choice([1, 2, 4, 16]))

@@ -2,8 +2,8 @@
 
 One iteration takes `STEP_S` whatever is in it and a request has one prompt token, so a request with o
 output tokens takes o iterations: constant o gives deterministic service, geometric o with a large mean
-nearly exponential. `max_num_seqs` is the number of servers. An arrival waits for the iteration in flight, half a
-step in the mean, which is far below the tolerance.
+nearly exponential. `max_num_seqs` is the number of servers. An arrival waits for the iteration in flight,
+half a step in the mean, which is far below the tolerance.
 """
 
 import math

@@ -32,9 +32,7 @@ def test_a_run_by_hand() -> None:
 
 def test_router_that_chooses_no_replica_is_refused() -> None:
     with pytest.raises(ValueError, match="does not exist"):
-        simulate(
-            WORKLOAD, Router("bad", lambda *_: 1, looks=False), num_replicas=1, engine=ENGINE, cost=COST
-        )
+        simulate(WORKLOAD, Router("bad", lambda *_: 1, looks=False), num_replicas=1, engine=ENGINE, cost=COST)
 
 
 def test_request_larger_than_the_kv_cache_is_refused() -> None:
