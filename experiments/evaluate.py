@@ -1,0 +1,176 @@
+"""`servegym evaluate`: policies compared pairwise on the same requests over several seeds."""
+
+import csv
+import os
+import shlex
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+from rich.console import Console
+from tqdm import tqdm
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.scenario import ScenarioConfig
+from servegym.experiments.comparison import Evaluation, Rows
+from servegym.experiments.configs import build_scenario, read_config
+from servegym.experiments.contenders import contender, kind_of, scenario_of_run
+from servegym.experiments.plots import PLOTS, draw_plots
+from servegym.experiments.provenance import versions
+from servegym.experiments.report import Report, write_report
+from servegym.experiments.statistics import FEWEST_SEEDS
+from servegym.experiments.tables import tables
+
+TABLE_WIDTH = 118
+"""Characters for the tables where no terminal says how wide it is."""
+
+FILES = ("results.csv", "summary.csv", "comparisons.csv", "report.html", *PLOTS)
+"""What an evaluation writes."""
+
+
+@dataclass
+class EvaluateConfig:
+    """Schema of `conf/evaluate.yaml`."""
+
+    scenario: ScenarioConfig | None = MISSING  # missing: the one the only run was trained on
+    policies: list[str] = MISSING
+    run_dir: str | None = None
+    seeds: Any = MISSING  # a number of seeds, or a list of them
+    baseline: str = MISSING
+    out: str | None = None
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Runs every policy on the same test workloads and writes tables, plots and a report to `out`.
+
+    Returns scenario, workload_source, seeds, baseline, of each policy each metric's iqm, low and high, the
+    comparisons, and the paths `report` and `out`. InputError for anything that cannot be evaluated,
+    before the first simulation.
+    """
+    if OmegaConf.is_missing(config, "scenario"):
+        config = config.copy()
+        config.scenario = None
+    settings = read_config(config, EvaluateConfig)
+    seeds = _seeds(settings.seeds)
+    kinds = _kinds(settings)
+    runs = [name for name, kind in kinds.items() if kind == "run"]
+    scenario = build_scenario(_scenario(settings, runs))
+    out = _out(settings, runs, scenario.name)
+    contenders = [contender(name, kind, scenario) for name, kind in kinds.items()]
+    workloads = [scenario.traffic.test_workload(seed) for seed in seeds]
+    results = {}
+    progress = tqdm(contenders, bar_format="{desc}{bar:20} {n_fmt}/{total_fmt} policies, {elapsed}")
+    for each in progress:
+        progress.set_description(each.name)
+        results[each.name] = each.route(workloads, seeds)
+    evaluation = Evaluation(seeds, settings.baseline, results)
+    learned = [name for name, kind in kinds.items() if kind != "router"]
+    report = Report(
+        scenario,
+        evaluation,
+        {each.name: each.description for each in contenders},
+        learned,
+        _command(),
+        versions(),
+    )
+    _write(out, report)
+    return {
+        "scenario": scenario.name,
+        "workload_source": scenario.traffic.source,
+        **evaluation.findings(),
+        "report": str(out / "report.html"),
+        "out": str(out),
+    }
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints the tables."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = TABLE_WIDTH
+    console.print(f"\n{answer['scenario']}, {answer['workload_source']}, {len(answer['seeds'])} seeds\n")
+    for table in tables(answer):
+        console.print(table.as_rich(), "")
+    console.print(f"Report: {answer['report']}", soft_wrap=True)
+
+
+def _seeds(given: object) -> list[int]:
+    seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise InputError(
+            f"seeds = {given}: must be a number of seeds, or a list of whole numbers of at least 0"
+        )
+    if len(seeds) < FEWEST_SEEDS or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds = {given}: must be at least {FEWEST_SEEDS} different ones")
+    return seeds
+
+
+def _kinds(settings: EvaluateConfig) -> dict[str, str]:
+    """What each policy is, in order: the baseline first unless it is listed, `run_dir` last."""
+    names = list(settings.policies)
+    if settings.baseline not in (*names, settings.run_dir):
+        names.insert(0, settings.baseline)
+    kinds = {name: kind_of(name) for name in names}
+    if settings.run_dir is not None:
+        names.append(settings.run_dir)
+        kinds[settings.run_dir] = "run"
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"policies: {name} is given twice")
+    return kinds
+
+
+def _scenario(settings: EvaluateConfig, runs: list[str]) -> ScenarioConfig:
+    if settings.scenario is not None:
+        return settings.scenario
+    if len(runs) != 1:
+        raise InputError(
+            f"scenario: no choice made, and {len(runs)} training runs among the policies to take it from; "
+            "give scenario=NAME (servegym list shows the names) or exactly one run"
+        )
+    return scenario_of_run(runs[0])
+
+
+def _out(settings: EvaluateConfig, runs: list[str], scenario_name: str) -> Path:
+    """Where to write; an earlier evaluation may be replaced, nothing else."""
+    if settings.out is not None:
+        out = Path(settings.out)
+    else:
+        out = Path(runs[0]) / "evaluation" if runs else Path("runs/evaluate") / scenario_name
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(FILES)):
+        raise InputError(f"out = {out}: exists and is no evaluation; must be a folder to make or to replace")
+    return out
+
+
+def _command() -> str:
+    """What was typed, if Hydra has read it."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ["..."]
+    return shlex.join(["servegym", "evaluate", *words])
+
+
+def _write(out: Path, report: Report) -> None:
+    """The folder appears complete or not at all."""
+    evaluation = report.evaluation
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        _write_csv(partial / "results.csv", evaluation.result_rows())
+        _write_csv(partial / "summary.csv", evaluation.summary_rows())
+        _write_csv(partial / "comparisons.csv", evaluation.comparison_rows())
+        captions = draw_plots(evaluation, report.learned, report.scenario.num_replicas, partial)
+        write_report(report, captions, partial)
+        partial.chmod(0o755)  # temporary folders are private
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_csv(path: Path, rows: Rows) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
