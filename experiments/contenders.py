@@ -62,8 +62,11 @@ def contender(name: str, kind: str, scenario: Scenario) -> Contender:
         from servegym.agents.serving.artifact import load_artifact
 
         return _side_by_side(name, "exported, run by ONNX Runtime", load_artifact(Path(name)), scenario)
+    import torch
+
     from servegym.experiments.run_directory import load_run_policy
 
+    torch.set_num_threads(1)  # a second thread made these small products ten times as slow
     policy, provenance = load_run_policy(Path(name))
     _check_disjoint(name, scenario_of_run(name).workload, scenario.config.workload)
     description = f"{policy.name}, trained for {provenance['steps']:,} decisions on {provenance['scenario']}"

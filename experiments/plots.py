@@ -56,7 +56,7 @@ def draw_plots(evaluation: Evaluation, learned: list[str], num_replicas: int, fo
         "ttft_bars.png": f"Mean and P99 time to first token: interquartile mean over {num_seeds} seeds, with "
         "its 95 % interval.",
         "replica_load.png": f"Requests in the system of each replica over time, seed {evaluation.seeds[0]}: "
-        "the more alike the rows, the better the balance.",
+        "the more alike the rows, the more evenly requests are spread.",
     }
     with matplotlib.rc_context(STYLE):
         distribution(evaluation, looks, ttft_s, "time to first token").savefig(folder / "ttft_cdf.png")

@@ -10,6 +10,7 @@ from rich import table as rich_table
 from rich.text import Text
 
 from servegym.experiments.comparison import TIMES
+from servegym.experiments.statistics import ENOUGH_SEEDS
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 SIGNS = {"better": "+", "worse": MINUS, "undecided": "="}
@@ -133,9 +134,15 @@ def _estimates(findings: dict[str, Any]) -> Table:
                 )
             )
         rows.append((policy, cells))
+    num_seeds = len(findings["seeds"])
+    few = (
+        f" {num_seeds} seeds are few: intervals and verdicts claim too much."
+        if num_seeds < ENOUGH_SEEDS
+        else ""
+    )
     return Table(
         "Results",
-        f"Interquartile mean over {len(findings['seeds'])} seeds, below it its 95 % interval; best in bold.",
+        f"Interquartile mean over {num_seeds} seeds, below it its 95 % interval; best in bold.{few}",
         [(unit.heading, unit.unit) for unit in UNITS.values()],
         rows,
     )

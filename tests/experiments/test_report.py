@@ -111,6 +111,7 @@ def test_tables_on_a_terminal() -> None:
     text = capture.get()
     best = UNITS["mean_ttft_s"].show(evaluation.estimates["fast"]["mean_ttft_s"].iqm)
     assert f"* {best}" in text
+    assert "seeds are few" not in text
     assert f"{MINUS}50.0 %" in text
     rows = {
         line.split()[1]: line.split()[2:]
@@ -125,6 +126,11 @@ def test_one_policy_has_nothing_to_be_compared_with() -> None:
     (table,) = tables(toy_evaluation(only=1.0).findings())
     assert [name for name, _ in table.rows] == ["only"]
     assert {cell.style for cell in table.rows[0][1]} == {""}
+
+
+def test_few_seeds_are_owned_up_to() -> None:
+    findings = toy_evaluation(only=1.0).findings() | {"seeds": [0, 1, 2, 3]}
+    assert "4 seeds are few" in tables(findings)[0].caption
 
 
 def test_units_and_numbers_that_are_none() -> None:
