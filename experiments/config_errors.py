@@ -16,7 +16,7 @@ from omegaconf.errors import (
 
 from servegym.envs.scenario_config import list_group
 
-TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """How a person calls OmegaConf's types."""
 
 NOISE = (
@@ -44,7 +44,7 @@ def explain(error: Exception) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         return _unknown_key(str(cause.full_key), cause.parent_node)
     if isinstance(cause, ValidationError):
-        wanted = re.search(r"could not be converted to (\w+)", str(cause))
+        wanted = re.search(r"(?:could not be converted to|is not a valid) (\w+)", str(cause))
         said = f"must be {TYPES[wanted[1]]}" if wanted and wanted[1] in TYPES else _lines(str(cause))[0]
         if cause.value is None and "not Optional" in said:
             said = "must have a value"

@@ -1,0 +1,96 @@
+"""Every YAML file under conf/ is composed, instantiated and stepped."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from servegym.agents.heuristics import ROUTERS
+from servegym.agents.networks.build import build_network
+from servegym.envs.routing.env import RoutingEnv
+from servegym.envs.scenario import load_scenario
+from servegym.envs.scenario_config import compose_scenario, list_group
+from servegym.experiments.cli import COMMANDS
+from servegym.experiments.run_directory import load_run_config, load_run_policy
+from tests.experiments.commands import SHORT_TRAINING, SMALL_SCENARIO, answer_of
+
+CONF = Path(str(files("servegym.conf") / "train.yaml")).parent
+PARTS = ("workload", "fleet", "engine", "costmodel", "objective")
+FEW = ("scenario.episode.requests=8", "scenario.workload.test_s=20")
+
+
+def yaml_of(group: str, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    content.pop("defaults", None)
+    return content
+
+
+def play(*overrides: str, scenario: str = "generated_8xh100") -> RoutingEnv:
+    """Plays one short training episode through, and checks its accounts."""
+    built = load_scenario(scenario, (*FEW, *overrides))
+    env = RoutingEnv(built)
+    env.reset(seed=0)
+    total, terminated, decisions = 0.0, False, 0
+    while not terminated:
+        _, reward, terminated, _, info = env.step(np.int64(decisions % built.num_replicas))
+        total += reward
+        decisions += 1
+    metrics, objective = info["episode_metrics"], built.objective
+    cost_s = (
+        objective.ttft_weight * metrics["mean_ttft_s"] + objective.latency_weight * metrics["mean_latency_s"]
+    )
+    assert decisions == metrics["num_requests"] == 8
+    assert -total == pytest.approx(8 * cost_s)
+    return env
+
+
+def test_no_file_is_left_out() -> None:
+    groups = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert groups == {"scenario", "router", "agent", *PARTS}
+    # The commands' own files are run by the tests of the commands.
+    assert {path.stem for path in CONF.glob("*.yaml")} == {"hydra_quiet", *COMMANDS} - {"list"}
+
+
+@pytest.mark.parametrize("name", list_group("scenario"))
+def test_scenario(folder: Path, name: str) -> None:
+    env = play(scenario=name)
+    assert env.scenario.name == name
+    assert env.scenario.num_replicas == yaml_of("scenario", name)["fleet"]["replicas"]
+
+
+@pytest.mark.parametrize("group, name", [(group, name) for group in PARTS for name in list_group(group)])
+def test_part_of_a_scenario(folder: Path, group: str, name: str) -> None:
+    choice = f"{group}@scenario.{group}={name}"
+    part = getattr(compose_scenario("generated_8xh100", (choice,)), group)
+    for key, value in yaml_of(group, name).items():
+        assert getattr(part, key) == value
+    play(choice)
+
+
+@pytest.mark.parametrize("name", list_group("router"))
+def test_router(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> None:
+    answer = answer_of(capsys, "simulate", *SMALL_SCENARIO, f"router={name}")
+    assert answer["router"]["name"] == name
+    assert set(answer["router"]) == set(yaml_of("router", name))
+    assert answer["metrics"]["num_requests"] > 50
+
+
+def test_there_is_a_file_for_every_router() -> None:
+    assert list_group("router") == sorted(ROUTERS)
+
+
+@pytest.mark.parametrize("name", list_group("agent"))
+def test_agent(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> None:
+    answer = answer_of(capsys, "train", *SMALL_SCENARIO, f"agent={name}", *SHORT_TRAINING, "run_dir=run")
+    assert answer["steps"] == 256
+    agent = load_run_config(Path("run")).agent
+    written = yaml_of("agent", name)
+    shortened = {word.partition("=")[0].removeprefix("agent.") for word in SHORT_TRAINING}
+    assert {key: getattr(agent, key) for key in set(written) - shortened} == {
+        key: value for key, value in written.items() if key not in shortened
+    }
+    policy, _ = load_run_policy(Path("run"))
+    assert type(policy.network) is type(build_network(written["network"], 2, 8, 2))

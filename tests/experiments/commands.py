@@ -1,0 +1,55 @@
+"""Runs the console command inside the test process, on scenarios small enough for plain Python."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servegym.experiments.cli import main
+
+FEW_REQUESTS = ("scenario.workload.test_s=20", "scenario.episode.requests=32")  # about 100 test requests
+
+SMALL_SCENARIO = (
+    "scenario=generated_8xh100",
+    "scenario.fleet.replicas=2",
+    "scenario.workload.rate_rps=30",
+    *FEW_REQUESTS,
+)
+
+SHORT_TRAINING = (
+    "agent.hidden=8",
+    "agent.n_steps=16",
+    "agent.batch_size=32",
+    "num_envs=4",
+    "total_steps=256",
+    "checkpoint_steps=64",
+)
+
+SMALL_TRAINING = (*SMALL_SCENARIO, "agent=ppo_gnn", *SHORT_TRAINING)
+
+SHORT_BENCH = ("requests=200", "steps=20", "passes=1", "replicas=[1,2]", "num_envs=4", "first_call=false")
+
+
+def answer_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """What a command prints with --json, which must be one object on one line and nothing else."""
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    answer = json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert isinstance(answer, dict)
+    return answer
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a command says about bad input; it must have ended with 2 and written nothing."""
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    capsys.readouterr()
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("servegym: error: ")
+    assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+    return captured.err.removeprefix("servegym: error: ").strip()

@@ -1,0 +1,153 @@
+"""The command itself: usage, names, `--json`, Hydra's flags, how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from servegym.agents.heuristics import ROUTERS
+from servegym.envs.scenario import load_scenario
+from servegym.experiments import simulate
+from servegym.experiments.cli import COMMANDS, main
+from servegym.experiments.hydra_app import to_json
+from tests.experiments.commands import SHORT_BENCH, SMALL_SCENARIO, answer_of, error_of
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_usage_shows_an_example_of_every_command(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 0
+    usage = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert command.example.split()[0] == name
+        assert f"servegym {command.example}\n" in usage
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("servegym 0.")
+
+
+def test_misspelt_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert "did you mean evaluate?" in error_of(capsys, "evalute")
+    assert "simulate" in error_of(capsys, "xyz")
+
+
+def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    names = answer_of(capsys, "list")
+    assert set(names["routers"]) == set(ROUTERS)
+    assert names["routers"]["power_of_two"] == {"d": 2}
+    assert set(names["agents"]) == {"ppo_gnn", "ppo_mlp"}
+    assert names["environments"] == ["servegym/Routing-v0"]
+    for kind in ("gpus", "models", "workloads", "fleets", "objectives"):
+        assert names[kind]
+    for scenario in names["scenarios"]:
+        assert load_scenario(scenario).name == scenario
+
+
+def test_list_for_people_shows_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert "power_of_two (d=2)" in capsys.readouterr().out
+    assert main(["list", "routers"]) == 2
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "list"])
+def test_help_of_a_command_is_hydras(capsys: pytest.CaptureFixture[str], folder: Path, command: str) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"servegym {command}" in shown
+    assert "Configuration groups" in shown
+    assert list(folder.iterdir()) == []
+
+
+def test_configuration_is_shown_without_running(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert main(["simulate", *SMALL_SCENARIO, "router=power_of_two", "--cfg", "job"]) == 0
+    shown = capsys.readouterr().out
+    assert "  d: 2\n" in shown
+    assert "replicas: 2\n" in shown
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("servegym ", set(COMMANDS)),
+        ("servegym ev", {"evaluate"}),
+        ("servegym simulate router=power", {"router=power_of_two"}),
+        ("servegym train agent=ppo_", {"agent=ppo_gnn", "agent=ppo_mlp"}),
+    ],
+)
+def test_completion(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, expected: set[str]
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    assert main(["-sc", "query=bash"]) == 0
+    assert set(capsys.readouterr().out.split()) == expected
+
+
+def test_multirun_runs_every_combination(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert main(["simulate", *SMALL_SCENARIO, "router=jsq,random", "seed=0,1", "-m"]) == 0
+    assert {path.name for path in (folder / "runs/simulate").iterdir()} == {
+        f"generated_8xh100-{router}-seed{seed}" for router in ("jsq", "random") for seed in (0, 1)
+    }
+    assert "--json" in error_of(capsys, "simulate", *SMALL_SCENARIO, "seed=0,1", "-m", "--json")
+
+
+def test_hydra_writes_nothing_of_its_own(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    answer_of(capsys, "simulate", *SMALL_SCENARIO, "out=here")
+    assert {path.name for path in folder.iterdir()} == {"here"}
+
+
+def test_interrupt_ends_with_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulate, "run_simulator", interrupted)
+    assert main(["simulate", *SMALL_SCENARIO]) == 130
+    assert capsys.readouterr().err == "servegym: interrupted\n"
+
+
+def test_a_bug_is_not_dressed_as_bad_input(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(simulate, "run_simulator", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        main(["simulate", *SMALL_SCENARIO])
+
+
+def test_json_has_null_for_what_is_not_finite() -> None:
+    assert json.loads(to_json({"a": [float("nan"), float("inf"), 1.5], "b": None})) == {
+        "a": [None, None, 1.5],
+        "b": None,
+    }
+
+
+def test_notes_of_a_command_go_to_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    wanted = simulate.summarise
+
+    def talkative(results: simulate.Results) -> dict[str, float]:
+        print("chatter")
+        return wanted(results)
+
+    monkeypatch.setattr(simulate, "summarise", talkative)
+    answer_of(capsys, "simulate", *SMALL_SCENARIO)
+
+
+@pytest.mark.compiled
+def test_from_a_shell(folder: Path) -> None:
+    """The one test of a process of its own: exit codes and streams are real ones."""
+    command = [sys.executable, "-m", "servegym.experiments.cli", "bench"]
+    done = subprocess.run([*command, "env", *SHORT_BENCH, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["decisions_per_s"]["servegym/Routing-v0"] > 0
+    done = subprocess.run([*command, "nothing"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "servegym: error: bench nothing: must be one of simulator, env\n"

@@ -1,0 +1,94 @@
+"""Every `servegym` command in README, docs, Makefile and the usage is run, made smaller where it is long."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from servegym.experiments.cli import COMMANDS, main
+from tests.experiments.commands import FEW_REQUESTS, SHORT_BENCH, SHORT_TRAINING
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")), ROOT / "Makefile"]
+
+REDUCTIONS = {"train": SHORT_TRAINING, "bench": (*SHORT_BENCH, *FEW_REQUESTS), "evaluate": ("seeds=3",)}
+"""What is added to a documented command."""
+
+RUNS_NOTHING = {"--help", "--cfg", "--info", "--hydra-help", "resume=true"}
+"""Words of commands to which nothing can be added."""
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The words after `servegym` of all commands in fenced blocks of Markdown, in order."""
+    blocks = re.findall(r"^( *)```\w*\n(.*?)^\1```", text, flags=re.MULTILINE | re.DOTALL)
+    return commands_of("\n".join(block for _, block in blocks))
+
+
+def commands_of(script: str) -> list[list[str]]:
+    """The words after `servegym` of all commands of a script, in order."""
+    lines = script.replace("\\\n", " ").splitlines()
+    matches = (re.match(r"\s*(?:\$ |\$\(BIN\)/)?servegym(?: (.*))?$", line) for line in lines)
+    return [shlex.split(match[1] or "", comments=True) for match in matches if match]
+
+
+def reduced(words: list[str]) -> list[str]:
+    """The same command on less."""
+    if not words or words[0] not in COMMANDS or RUNS_NOTHING & set(words):
+        return words
+    few = FEW_REQUESTS if any(word.startswith("scenario=") for word in words) else ()
+    return [*words, *few, *REDUCTIONS.get(words[0], ())]
+
+
+def documented(path: Path) -> list[list[str]]:
+    return (commands_in if path.suffix == ".md" else commands_of)(path.read_text())
+
+
+def run_all(commands: list[list[str]]) -> None:
+    """In order and in one folder: later commands use what earlier ones wrote."""
+    for words in commands:
+        for name in re.findall(r"=(\S+\.csv)", " ".join(words)):
+            rows = [f"{second},{200 + second},20" for second in range(60)]
+            Path(name).write_text("\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens", *rows]))
+        assert main(reduced(words)) == 0, " ".join(words)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.compiled
+def test_documented(folder: Path, document: Path) -> None:
+    run_all(documented(document))
+
+
+@pytest.mark.compiled
+def test_examples_of_the_usage(folder: Path) -> None:
+    run_all([command.example.split() for command in COMMANDS.values()])
+    assert (folder / "runs/demo/evaluation/report.html").is_file()
+    assert (folder / "runs/demo/export/policy.onnx").is_file()
+
+
+def test_demo_and_bench_are_found_in_the_makefile() -> None:
+    found = documented(ROOT / "Makefile")
+    assert [words[0] for words in found] == ["train", "evaluate", "export", "bench", "bench"]
+
+
+def test_commands_are_found_in_markdown() -> None:
+    text = """
+Type `servegym list`.
+```bash
+# a comment
+servegym simulate scenario=a \\
+    router=jsq  # the shortest queue
+cd elsewhere
+$ servegym
+```
+1. Then
+   ```
+   servegym evaluate 'policies=[jsq, random]'
+   ```
+servegym not a command
+"""
+    assert commands_in(text) == [
+        ["simulate", "scenario=a", "router=jsq"],
+        [],
+        ["evaluate", "policies=[jsq, random]"],
+    ]

@@ -1,0 +1,195 @@
+"""`servegym train` and `export`: run directories, resuming, refusals."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from servegym.agents.learners.checkpoint import checkpoints
+from servegym.agents.serving.artifact import load_artifact
+from servegym.experiments.cli import main
+from servegym.experiments.run_directory import load_run_config, load_run_policy
+from tests.experiments.commands import SHORT_TRAINING, SMALL_SCENARIO, SMALL_TRAINING, answer_of, error_of
+
+TRAIN = ("train", *SMALL_TRAINING, "run_dir=run")
+
+
+def curve(run_dir: Path) -> list[dict[str, float]]:
+    with (run_dir / "training.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run_dir / "policy.pt", weights_only=True)
+    return state
+
+
+@pytest.fixture
+def run_dir(capsys: pytest.CaptureFixture[str], folder: Path) -> Path:
+    """A short training run, finished."""
+    assert main(TRAIN) == 0
+    return folder / "run"
+
+
+def test_run_directory_says_what_the_run_is(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
+    names = (
+        "config.yaml command.txt provenance.json checkpoints tensorboard training.csv policy.pt finished.json"
+    )
+    assert {path.name for path in run_dir.iterdir()} == set(names.split())
+    config = load_run_config(run_dir)
+    assert (config.scenario.fleet.replicas, config.agent.hidden, config.seed) == (2, 8, 0)
+    assert (run_dir / "command.txt").read_text() == f"servegym {' '.join(TRAIN)}\n"
+    origin = json.loads((run_dir / "provenance.json").read_text())
+    assert origin["seed"] == 0
+    assert origin["workload_source"] == "generator fitted to azure_conv_2023"
+    assert origin["versions"]["torch"] == torch.__version__
+    assert any(path.stat().st_size > 0 for path in (run_dir / "tensorboard").iterdir())
+    rows = curve(run_dir)
+    assert [row["steps"] for row in rows] == [128, 256]  # 4 environments, episodes of 32 requests
+    for row in rows:
+        assert row["episodes"] == 4
+        assert row["mean_return"] == pytest.approx(-32 * row["mean_ttft_s"], rel=1e-4)
+
+
+def test_the_policy_is_the_trained_one(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
+    policy, origin = load_run_policy(run_dir)
+    assert (policy.name, origin["steps"], origin["scenario"]) == ("ppo_gnn", 256, "generated_8xh100")
+    answer_of(capsys, *TRAIN[:-1], "run_dir=other", "total_steps=64")
+    trained, untrained = weights(run_dir), weights(run_dir.parent / "other")
+    assert any(not torch.equal(trained[key], untrained[key]) for key in trained)
+    for key, value in policy.network.state_dict().items():
+        assert torch.equal(value, trained[key])
+
+
+def test_the_same_seed_gives_the_same_policy(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
+    answer_of(capsys, *TRAIN[:-1], "run_dir=same")
+    answer_of(capsys, *TRAIN[:-1], "run_dir=other", "seed=1")
+    same, other = weights(run_dir.parent / "same"), weights(run_dir.parent / "other")
+    for key, value in weights(run_dir).items():
+        assert torch.equal(value, same[key])
+    assert any(not torch.equal(value, other[key]) for key, value in weights(run_dir).items())
+
+
+def test_a_finished_run_is_reported_and_not_repeated(
+    capsys: pytest.CaptureFixture[str], run_dir: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    for words in (TRAIN, ("train", "run_dir=run", "resume=true")):
+        answer = answer_of(capsys, *words)
+        assert (answer["status"], answer["steps"]) == ("finished before", 256)
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_another_configuration_is_refused_by_its_keys(
+    capsys: pytest.CaptureFixture[str], run_dir: Path
+) -> None:
+    message = error_of(capsys, *TRAIN, "agent.gamma=0.9", "scenario.workload.rate_rps=31")
+    assert "run_dir = run: holds another run" in message
+    assert "differs in scenario.workload.rate_rps, agent.gamma;" in message
+    assert "leave out seed" in error_of(capsys, "train", "run_dir=run", "resume=true", "seed=0")
+
+
+def test_a_folder_of_other_things_is_refused(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run/thesis.txt").write_text("precious")
+    assert "run_dir = run: exists and is no run directory" in error_of(capsys, *TRAIN)
+
+
+@pytest.mark.compiled
+def test_a_killed_run_goes_on(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    words = [*TRAIN, "total_steps=6000", "checkpoint_steps=512"]
+    process = subprocess.Popen([sys.executable, "-m", "servegym.experiments.cli", *words])
+    deadline = time.monotonic() + 60
+    while len(checkpoints(folder / "run")) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = int(checkpoints(folder / "run")[-1].name.removeprefix("step_"))
+    assert 0 < reached < 6000
+    before = [row for row in curve(folder / "run") if row["steps"] <= reached]
+    message = error_of(capsys, "export", "run_dir=run")
+    assert "run is incomplete: missing policy.pt, finished.json;" in message
+    assert "servegym train run_dir=run resume=true" in message
+
+    answer = answer_of(capsys, "train", "run_dir=run", "resume=true")
+    assert (answer["status"], answer["steps"]) == ("resumed", 6016)  # whole updates of 64
+    rows = curve(folder / "run")
+    assert rows[: len(before)] == before
+    steps = [row["steps"] for row in rows]
+    assert steps == sorted(set(steps))
+    assert steps[-1] > 5_900
+    commands = (folder / "run/command.txt").read_text().splitlines()
+    assert commands[1:] == ["servegym train run_dir=run resume=true"]
+    assert answer_of(capsys, *words)["status"] == "finished before"
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(
+    capsys: pytest.CaptureFixture[str], run_dir: Path
+) -> None:
+    trained = weights(run_dir)
+    for name in ("policy.pt", "finished.json"):
+        (run_dir / name).unlink()
+    shutil.rmtree(run_dir / "checkpoints")
+    assert answer_of(capsys, *TRAIN)["status"] == "trained"
+    for key, value in weights(run_dir).items():
+        assert torch.equal(value, trained[key])
+    assert [row["steps"] for row in curve(run_dir)] == [128, 256]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "provenance.json", "policy.pt", "finished.json"])
+def test_incomplete_run_is_refused_by_what_is_missing(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, name: str
+) -> None:
+    (run_dir / name).unlink()
+    assert f"run is incomplete: missing {name};" in error_of(capsys, "export", "run_dir=run")
+
+
+def test_broken_files_are_refused_by_name(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "policy.pt").write_bytes(b"no weights")
+    assert "run/policy.pt: does not hold the weights" in error_of(capsys, "export", "run_dir=run")
+    for text, part in (
+        (config.replace("hidden:", "hiden:"), "agent.hiden: no such key; did you mean agent.hidden?"),
+        (config.replace("seed: 0", "seed: zero"), "seed = zero: must be a whole number"),
+        ("[", "not YAML"),
+    ):
+        (run_dir / "config.yaml").write_text(text)
+        message = error_of(capsys, "export", "run_dir=run")
+        assert message.startswith("run/config.yaml: ")
+        assert part in message
+
+
+def test_export_writes_the_trained_policy(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
+    answer = answer_of(capsys, "export", "run_dir=run", "out=artifact")
+    assert answer["num_replicas"] is None
+    assert answer["largest_difference"] < 1e-4
+    exported = load_artifact(run_dir.parent / "artifact")
+    policy, _ = load_run_policy(run_dir)
+    golden = np.load(run_dir.parent / "artifact" / "golden.npz")
+    observation = {"request": golden["request_4"], "replicas": golden["replicas_4"]}
+    logits, _ = policy.network(*(torch.from_numpy(observation[key]) for key in ("request", "replicas")))
+    scores = exported.scores(**observation)
+    np.testing.assert_allclose(scores, logits.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert exported.description["provenance"]["scenario"] == "generated_8xh100"
+    assert exported.description["provenance"]["steps"] == 256
+    assert "artifact: exists" in error_of(capsys, "export", "run_dir=run", "out=artifact")
+    assert main(["export", "run_dir=run"]) == 0
+    assert "any number of replicas: run/export" in capsys.readouterr().out
+
+
+def test_default_run_directory_is_named_after_what_is_trained(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    answer = answer_of(capsys, "train", *SMALL_SCENARIO, "agent=ppo_mlp", *SHORT_TRAINING)
+    assert answer["run_dir"] == "runs/train/generated_8xh100-ppo_mlp-seed0"
+    assert answer["network"] == "mlp"
