@@ -17,8 +17,8 @@ class SB3VecEnv(VecEnv):
     """
 
     def __init__(self, env: RoutingVectorEnv) -> None:
+        self.env = env  # before the base class asks it for its render mode
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
-        self.env = env
         self._actions = np.zeros(env.num_envs, np.int64)
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, np.int64)

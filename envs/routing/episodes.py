@@ -66,7 +66,7 @@ class RoutingEpisodes:
         clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
         load_requests(
             self.fleet,
-            self._request_ids(episode_id, workload.num_requests),
+            episode_id * self.max_requests,
             workload.arrival_s,
             workload.prompt_tokens,
             workload.output_tokens,

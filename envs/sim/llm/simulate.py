@@ -10,7 +10,7 @@ import numpy.typing as npt
 from numba import types
 
 from servegym.costmodels.iteration import IterationCost
-from servegym.costmodels.jit import jit_for
+from servegym.costmodels.jit import jit, jit_for
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
@@ -34,21 +34,48 @@ class Results:
     """
 
     arrival_s: npt.NDArray[np.float64]
-    prompt_tokens: npt.NDArray[np.int32]
-    output_tokens: npt.NDArray[np.int32]
+    prompt_tokens: npt.NDArray[np.int64]
+    output_tokens: npt.NDArray[np.int64]
     replica: npt.NDArray[np.int64]
     scheduled_s: npt.NDArray[np.float64]
     first_token_s: npt.NDArray[np.float64]
     finish_s: npt.NDArray[np.float64]
-    preemptions: npt.NDArray[np.uint16]
+    preemptions: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, fleet: Fleet, request_ids: slice, first_replica: int = 0) -> "Results":
         """Copies the results of some requests; replicas are numbered from `first_replica`."""
-        slots = fleet.requests[request_ids]
-        columns = {name: np.array(slots[name]) for name in cls.__dataclass_fields__}
-        columns["replica"] = columns["replica"].astype(np.int64) - first_replica
-        return cls(**columns)
+        count = request_ids.stop - request_ids.start
+        times = np.empty((4, count))
+        counts = np.empty((4, count), np.int64)
+        _read_results(fleet.requests[request_ids], first_replica, times, counts)
+        arrival_s, scheduled_s, first_token_s, finish_s = times
+        prompt_tokens, output_tokens, replica, preemptions = counts
+        return cls(
+            arrival_s,
+            prompt_tokens,
+            output_tokens,
+            replica,
+            scheduled_s,
+            first_token_s,
+            finish_s,
+            preemptions,
+        )
+
+
+@jit
+def _read_results(requests: np.ndarray, first_replica: int, times: np.ndarray, counts: np.ndarray) -> None:
+    """Copies N requests into columns in one pass: times (4, N), counts (4, N)."""
+    for i in range(requests.shape[0]):
+        request = requests[i]
+        times[0, i] = request.arrival_s
+        times[1, i] = request.scheduled_s
+        times[2, i] = request.first_token_s
+        times[3, i] = request.finish_s
+        counts[0, i] = request.prompt_tokens
+        counts[1, i] = request.output_tokens
+        counts[2, i] = request.replica - first_replica
+        counts[3, i] = request.preemptions
 
 
 def simulate(
@@ -71,7 +98,7 @@ def simulate(
     fleet = new_fleet(num_replicas, workload.num_requests, engine, cost)
     load_requests(
         fleet,
-        slice(None),
+        0,
         workload.arrival_s,
         workload.prompt_tokens,
         workload.output_tokens,
@@ -87,7 +114,7 @@ def simulate(
         router.looks,
         debug,
     )
-    return Results.of(fleet, slice(None))
+    return Results.of(fleet, slice(0, workload.num_requests))
 
 
 def _run(fleet, choose, parameters, memory, random, looks, debug):

@@ -11,6 +11,7 @@ import numpy as np
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import IterationCost
+from servegym.costmodels.jit import jit
 
 NOBODY = -1
 """Where a request id is expected and there is none."""
@@ -146,18 +147,38 @@ def clear(fleet: Fleet, replica_ids: slice) -> None:
 
 def load_requests(
     fleet: Fleet,
-    request_ids: slice,
+    first: int,
     arrival_s: np.ndarray,
     prompt_tokens: np.ndarray,
     output_tokens: np.ndarray,
     predicted_output_tokens: np.ndarray | None,
 ) -> None:
-    """Writes requests that have not been routed yet into the slots `request_ids`."""
-    slots = fleet.requests[request_ids]
-    slots.fill(np.zeros((), REQUEST))
-    slots["arrival_s"] = arrival_s
-    slots["prompt_tokens"] = prompt_tokens
-    slots["output_tokens"] = output_tokens
-    slots["predicted_tokens"] = 0 if predicted_output_tokens is None else predicted_output_tokens
-    for field in ("scheduled_s", "first_token_s", "finish_s"):
-        slots[field] = np.nan
+    """Writes requests that have not been routed yet into the slots from `first` on."""
+    predicted = _NO_PREDICTIONS if predicted_output_tokens is None else predicted_output_tokens
+    _write_requests(fleet.requests, first, arrival_s, prompt_tokens, output_tokens, predicted)
+
+
+_NO_PREDICTIONS = np.zeros(0, np.int32)
+
+
+@jit
+def _write_requests(
+    requests: np.ndarray,
+    first: int,
+    arrival_s: np.ndarray,
+    prompt_tokens: np.ndarray,
+    output_tokens: np.ndarray,
+    predicted_output_tokens: np.ndarray,
+) -> None:
+    """One pass: every slot is one cache line."""
+    for i in range(arrival_s.size):
+        request = requests[first + i]
+        request.arrival_s = arrival_s[i]
+        request.scheduled_s = np.nan
+        request.first_token_s = np.nan
+        request.finish_s = np.nan
+        request.prompt_tokens = prompt_tokens[i]
+        request.output_tokens = output_tokens[i]
+        request.predicted_tokens = predicted_output_tokens[i] if predicted_output_tokens.size > 0 else 0
+        request.generated = 0
+        request.preemptions = 0
