@@ -1,5 +1,6 @@
 """Every YAML file under conf/ is composed, instantiated and stepped."""
 
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from servegym.agents.heuristics import ROUTERS
+from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.scenario import load_scenario
@@ -88,6 +90,7 @@ def test_agent(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> N
     assert answer["steps"] == 256
     agent = load_run_config(Path("run")).agent
     written = yaml_of("agent", name)
+    assert written == asdict(PPOConfig(network=written["network"]))  # tuned in one place, told in both
     shortened = {word.partition("=")[0].removeprefix("agent.") for word in SHORT_TRAINING}
     assert {key: getattr(agent, key) for key in set(written) - shortened} == {
         key: value for key, value in written.items() if key not in shortened
