@@ -1,65 +1,115 @@
-"""Hydra's side of scenarios: the schema it checks YAML against, and composing one by name."""
+"""The schema of `conf/scenario/*.yaml`: everything but the policy.
 
-from importlib.resources import files
+Plain dataclasses, since OmegaConf makes frozen ones read-only for Hydra itself; nobody writes to them after
+composition. Values out of range raise InputError when they are read.
+"""
 
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario import (
-    CostModelConfig,
-    EngineConfig,
-    FleetConfig,
-    ObjectiveConfig,
-    ScenarioConfig,
-    WorkloadConfig,
-)
-
-CONFIG_MODULE = "servegym.conf"
 
 
-def register_scenario_schema() -> None:
-    """Makes the dataclasses known to Hydra as `schema` of their groups. Idempotent."""
-    store = ConfigStore.instance()
-    for group, schema in (
-        ("scenario", ScenarioConfig),
-        ("workload", WorkloadConfig),
-        ("fleet", FleetConfig),
-        ("engine", EngineConfig),
-        ("costmodel", CostModelConfig),
-        ("objective", ObjectiveConfig),
-    ):
-        store.store(group=group, name="schema", node=schema)
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Raises InputError `key = value: must be allowed` unless the condition holds."""
+    if not condition:
+        raise InputError(f"{key} = {value}: must be {allowed}")
 
 
-def to_scenario_config(node: DictConfig) -> ScenarioConfig:
-    """Turns a composed `scenario` node into its dataclass; InputError for missing or bad values."""
-    missing = sorted(OmegaConf.missing_keys(node))
-    if missing:
-        raise InputError(f"scenario: no value for {', '.join(missing)}")
-    config = OmegaConf.to_object(node)
-    assert isinstance(config, ScenarioConfig)
-    return config
+@dataclass
+class WorkloadConfig:
+    """Which requests come, and when.
+
+    A trace is scaled to `rate_rps` by compressing its time and keeping each request with probability
+    `keep`, which is what differs between seeds. The factor comes from the training part alone.
+    """
+
+    trace: str | None = None  # file, or path inside the data folder; null: always generate
+    format: str = "azure"  # of the trace: azure, csv
+    fitted: str | None = None  # parameters of the generator used where the trace is not at hand
+    arrivals: str = "gamma"  # of the generator: poisson, gamma
+    rate_rps: float = MISSING  # mean requests per second
+    test_s: float = 1200.0  # seconds at the end of the trace kept for testing
+    keep: float = 0.9
+    prediction_error: float | None = None  # mean relative error of predicted output lengths; null: none
+
+    def __post_init__(self) -> None:
+        if self.rate_rps != MISSING:
+            require(self.rate_rps > 0, "workload.rate_rps", self.rate_rps, "positive")
+        require(self.test_s > 0, "workload.test_s", self.test_s, "positive")
+        require(0 < self.keep <= 1, "workload.keep", self.keep, "in (0, 1]")
+        require(self.arrivals in ("poisson", "gamma"), "workload.arrivals", self.arrivals, "poisson or gamma")
+        error = self.prediction_error
+        require(error is None or error >= 0, "workload.prediction_error", error, "null or at least 0")
 
 
-def compose_scenario(name: str, overrides: tuple[str, ...] = ()) -> ScenarioConfig:
-    """The configuration `conf/scenario/<name>.yaml` with Hydra overrides."""
-    register_scenario_schema()
-    known = list_group("scenario")
-    if name not in known:
-        raise InputError(f"scenario = {name}: must be one of {', '.join(known)}")
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        try:
-            config = compose(overrides=[f"+scenario={name}", *overrides])
-        except (ConfigCompositionException, OmegaConfBaseException) as error:
-            raise InputError(f"scenario {name}: {str(error).splitlines()[0]}") from error
-    return to_scenario_config(config.scenario)
+@dataclass
+class FleetConfig:
+    """Equal replicas: one model on one kind of GPU."""
+
+    replicas: int = MISSING
+    gpu: str = MISSING  # preset in costmodels/specs.py
+    model: str = MISSING  # preset in costmodels/specs.py
+    tensor_parallel: int = 1  # GPUs per replica
+    memory_fraction: float = 0.9  # of GPU memory for weights and KV cache
 
 
-def list_group(group: str) -> list[str]:
-    """Names of the choices in a group of `conf/`."""
-    folder = files(CONFIG_MODULE) / group
-    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+@dataclass
+class EngineConfig:
+    """Limits of each replica's engine, under vLLM's names."""
+
+    max_num_batched_tokens: int = MISSING
+    max_num_seqs: int = MISSING
+    block_size: int = 16
+    num_kv_blocks: int | None = None  # null: what fits into the GPU's memory
+
+
+@dataclass
+class CostModelConfig:
+    """How long an iteration takes."""
+
+    kind: str = "roofline"
+    cpu_overhead_s: float = 0.0005  # per iteration: scheduling, input preparation, output processing
+
+    def __post_init__(self) -> None:
+        require(self.kind == "roofline", "costmodel.kind", self.kind, "roofline")
+        require(self.cpu_overhead_s >= 0, "costmodel.cpu_overhead_s", self.cpu_overhead_s, "at least 0")
+
+
+@dataclass
+class ObjectiveConfig:
+    """What the reward adds up (seconds), see envs/routing/reward.py."""
+
+    ttft_weight: float = MISSING
+    latency_weight: float = MISSING
+
+    def __post_init__(self) -> None:
+        for key in ("ttft_weight", "latency_weight"):
+            value = getattr(self, key)
+            require(value == MISSING or value >= 0, f"objective.{key}", value, "at least 0")
+
+
+@dataclass
+class EpisodeConfig:
+    """Training episodes: stretches of the training part, starting anywhere."""
+
+    requests: int = 1024
+    rate_spread: float = 0.2  # each episode's rate is scaled by a factor in [1 - spread, 1 + spread]
+
+    def __post_init__(self) -> None:
+        require(self.requests >= 1, "episode.requests", self.requests, "at least 1")
+        require(0 <= self.rate_spread < 1, "episode.rate_spread", self.rate_spread, "in [0, 1)")
+
+
+@dataclass
+class ScenarioConfig:
+    """Schema of `conf/scenario/*.yaml`."""
+
+    name: str = MISSING
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    costmodel: CostModelConfig = field(default_factory=CostModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    episode: EpisodeConfig = field(default_factory=EpisodeConfig)

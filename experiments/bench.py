@@ -17,10 +17,11 @@ from rich.table import Table
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
 from servegym.envs.routing.vector import RoutingVectorEnv
-from servegym.envs.scenario import Scenario, ScenarioConfig
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario_config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
-from servegym.experiments.configs import build_scenario, read_config
+from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
 
 ENVIRONMENT = "servegym/Routing-v0"
@@ -69,7 +70,7 @@ def bench(config: DictConfig) -> dict[str, Any]:
     settings = read_config(config, BenchConfig)
     if settings.what not in BENCHES:
         raise InputError(f"bench {settings.what}: must be one of {', '.join(BENCHES)}")
-    scenario = build_scenario(settings.scenario)
+    scenario = Scenario(settings.scenario)
     return {
         "what": settings.what,
         "workload_source": scenario.traffic.source,

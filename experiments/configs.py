@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,9 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from servegym.agents.heuristics import ROUTERS, make_router
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario import Scenario, ScenarioConfig
 from servegym.envs.sim.llm.router import Router
-from servegym.envs.workloads import find_data, load_fitted
 from servegym.experiments.config_errors import explain, no_value
 
 Schema = TypeVar("Schema")
@@ -33,22 +30,6 @@ def read_config(config: DictConfig, schema: type[Schema]) -> Schema:
         raise InputError(explain(error)) from error
     assert isinstance(settings, schema)
     return settings
-
-
-def build_scenario(config: ScenarioConfig) -> Scenario:
-    """The scenario, built: traces read, values checked against each other.
-
-    A generator stands in only for the trace it was fitted to, so a misspelt file is an error.
-    """
-    workload = config.workload
-    if workload.trace is not None and workload.fitted is not None:
-        name = Path(workload.trace).name
-        there = Path(workload.trace).is_file() or find_data(workload.trace) is not None
-        if not there and name != load_fitted(workload.fitted).provenance["source"]:
-            raise InputError(
-                f"scenario.workload.trace = {workload.trace}: no such file, here or in the data folder"
-            )
-    return Scenario(config)
 
 
 def build_router(parameters: dict[str, object]) -> Router:

@@ -13,8 +13,9 @@ from servegym.agents.heuristics import ROUTERS, make_router
 from servegym.agents.policy import Policy
 from servegym.agents.serving.schema import FILES
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario import Scenario, ScenarioConfig, WorkloadConfig
-from servegym.envs.scenario_config import CONFIG_MODULE
+from servegym.envs.compose import CONFIG_MODULE
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario_config import ScenarioConfig, WorkloadConfig
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES

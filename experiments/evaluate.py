@@ -15,9 +15,10 @@ from rich.console import Console
 from tqdm import tqdm
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario import ScenarioConfig
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario_config import ScenarioConfig
 from servegym.experiments.comparison import Evaluation, Rows
-from servegym.experiments.configs import build_scenario, read_config
+from servegym.experiments.configs import read_config
 from servegym.experiments.contenders import contender, kind_of, scenario_of_run
 from servegym.experiments.plots import PLOTS, draw_plots
 from servegym.experiments.provenance import versions
@@ -58,7 +59,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     seeds = _seeds(settings.seeds)
     kinds = _kinds(settings)
     runs = [name for name, kind in kinds.items() if kind == "run"]
-    scenario = build_scenario(_scenario(settings, runs))
+    scenario = Scenario(_scenario(settings, runs))
     out = _out(settings, runs, scenario.name)
     contenders = [contender(name, kind, scenario) for name, kind in kinds.items()]
     workloads = [scenario.traffic.test_workload(seed) for seed in seeds]

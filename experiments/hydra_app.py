@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario_config import CONFIG_MODULE, register_scenario_schema
+from servegym.envs.compose import CONFIG_MODULE, register_scenario_schema
 from servegym.experiments.config_errors import explain
 
 

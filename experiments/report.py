@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from servegym.costmodels.specs import GPUS, MODELS
-from servegym.envs.scenario import Scenario, WorkloadConfig
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario_config import WorkloadConfig
 from servegym.experiments.comparison import Evaluation
 from servegym.experiments.tables import UNITS, WINS, interval, percent, tables
 

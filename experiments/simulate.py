@@ -18,10 +18,11 @@ from rich.table import Table
 from servegym.costmodels.errors import InputError
 from servegym.envs.metrics import latency_s, summarise, tpot_s, ttft_s
 from servegym.envs.routing.stream import EpisodeStream
-from servegym.envs.scenario import ScenarioConfig
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario_config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.simulate import simulate as run_simulator
-from servegym.experiments.configs import build_router, build_scenario, read_config
+from servegym.experiments.configs import build_router, read_config
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
 
@@ -53,7 +54,7 @@ def simulate(config: DictConfig) -> dict[str, Any]:
     out = Path(settings.out)
     _check_out(out)
     router = build_router(settings.router)
-    scenario = build_scenario(settings.scenario)
+    scenario = Scenario(settings.scenario)
     stream = EpisodeStream(scenario, settings.split)
     stream.restart(settings.seed)
     results = run_simulator(

@@ -23,7 +23,7 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.experiments import run_directory as files
-from servegym.experiments.configs import build_scenario, read_config
+from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
 from servegym.experiments.train_config import TrainConfig
 from servegym.experiments.training_curve import TrainingCurve
@@ -41,7 +41,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(settings.run_dir)
     if (run_dir / files.FINISHED_FILE).is_file():
         return _answer(settings, "finished before")
-    scenario = build_scenario(settings.scenario)
+    scenario = Scenario(settings.scenario)
     vec_env = SB3VecEnv(RoutingVectorEnv(settings.num_envs, scenario, copy=False))
     resumed = bool(checkpoints(run_dir))
     tensorboard = run_dir / files.TENSORBOARD_FOLDER

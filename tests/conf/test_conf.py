@@ -12,9 +12,9 @@ import yaml
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
+from servegym.envs.compose import compose_scenario, list_group
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.scenario import load_scenario
-from servegym.envs.scenario_config import compose_scenario, list_group
 from servegym.experiments.cli import COMMANDS
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 from tests.experiments.commands import SHORT_TRAINING, SMALL_SCENARIO, answer_of

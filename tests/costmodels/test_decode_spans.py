@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.iteration import (
     IterationCost,
     decode_attention_seconds,
     decode_iterations_within,
     decode_seconds,
     decode_span_seconds,
-    linear_iteration_cost,
     validate_iteration_cost,
 )
 

@@ -3,22 +3,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from servegym.costmodels import (
-    GPUS,
-    MODELS,
-    InputError,
-    Roofline,
-    compile_iteration_cost,
-    kv_capacity_blocks,
-    linear_iteration_cost,
-    validate_iteration_cost,
-)
+from servegym.costmodels.compile import compile_iteration_cost, kv_capacity_blocks, linear_iteration_cost
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import (
     decode_attention_seconds,
     decode_seconds,
     prefill_attention_seconds,
     step_seconds,
+    validate_iteration_cost,
 )
+from servegym.costmodels.roofline import Roofline
+from servegym.costmodels.specs import GPUS, MODELS
 
 H100, A100 = GPUS["h100_sxm"], GPUS["a100_sxm"]
 LLAMA_8B, LLAMA_7B = MODELS["llama_3_1_8b"], MODELS["llama_2_7b"]

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from servegym.costmodels import GPUS, InputError, Roofline
+from servegym.costmodels.errors import InputError
+from servegym.costmodels.roofline import Roofline
+from servegym.costmodels.specs import GPUS
 
 H100 = GPUS["h100_sxm"]
 IDEAL = Roofline(

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from servegym.costmodels import GPUS, MODELS, InputError, gpu_spec, model_spec
+from servegym.costmodels.errors import InputError
+from servegym.costmodels.specs import GPUS, MODELS, gpu_spec, model_spec
 
 
 @pytest.mark.parametrize(

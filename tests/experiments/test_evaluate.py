@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
 from servegym.costmodels.errors import InputError
+from servegym.envs.compose import compose_scenario
 from servegym.envs.scenario import load_scenario
-from servegym.envs.scenario_config import compose_scenario
 from servegym.experiments import evaluate as command
 from servegym.experiments.cli import main
 from servegym.experiments.comparison import METRICS, TIMES, Evaluation

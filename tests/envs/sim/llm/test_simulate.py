@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from servegym.agents.heuristics import make_router
+from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import linear_iteration_cost
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.router import Router, next_uniform, random_state

@@ -1,0 +1,133 @@
+"""Traffic: the requests of a scenario, training episodes and test workloads that share none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.scenario_config import EpisodeConfig, WorkloadConfig
+from servegym.envs.sim.llm.state import Engine
+from servegym.envs.workloads import (
+    FittedWorkload,
+    Workload,
+    find_data,
+    generate,
+    load_fitted,
+    noisy_predictions,
+    read_trace,
+    split,
+)
+
+_TEST = 1  # spawn key of test traffic; training episodes are spawned from seeds without one
+
+
+def _trace_path(config: WorkloadConfig) -> Path | None:
+    """The trace's file, or None where the generator stands in for it.
+
+    A generator stands in only for the trace that it was fitted to, so a misspelt file is an error.
+    """
+    if config.trace is None:
+        if config.fitted is None:
+            raise InputError("workload.trace and workload.fitted are both null: one of them must be given")
+        return None
+    path = Path(config.trace)
+    found = path if path.is_file() else find_data(config.trace)
+    if found is not None:
+        return found
+    if config.fitted is None or path.name != load_fitted(config.fitted).provenance["source"]:
+        raise InputError(
+            f"workload.trace = {config.trace}: no such file, here or in the data folder "
+            "(SERVEGYM_DATA, else ../shared/data), and no generator was fitted to it"
+        )
+    return None
+
+
+class Traffic:
+    """The requests of a scenario: training episodes and test workloads that share none.
+
+    `source` says where they come from: the trace's file, or the generator's fitted parameters.
+    """
+
+    def __init__(self, config: WorkloadConfig, episode: EpisodeConfig) -> None:
+        self.config = config
+        self.episode = episode
+        path = _trace_path(config)
+        self._train: Workload | None = None
+        self._test: Workload | None = None
+        self._fitted: FittedWorkload | None = None
+        if path is not None:
+            self.source = f"trace {path.name}"
+            self._train, self._test = split(read_trace(path, config.format), config.test_s)
+            self._compression = config.rate_rps / (self._train.rate_rps * config.keep)
+        else:
+            assert config.fitted is not None  # _trace_path has seen to it
+            self.source = f"generator fitted to {config.fitted}"
+            self._fitted = load_fitted(config.fitted)
+
+    def train_workload(self, seed: np.random.SeedSequence) -> Workload:
+        """One training episode of `episode.requests` requests, its first arrival at 0."""
+        traffic_seed, prediction_seed = seed.spawn(2)
+        rng = np.random.default_rng(traffic_seed)
+        spread = self.episode.rate_spread
+        rate_factor = rng.uniform(1 - spread, 1 + spread)
+        if self._train is None:
+            workload = self._generate(self.episode.requests, rate_factor, traffic_seed)
+        else:
+            workload = self._stretch_of_training_part(rate_factor, rng)
+        return self._with_predictions(workload, prediction_seed)
+
+    def test_workload(self, seed: int) -> Workload:
+        """The test part, thinned (or generated) with this seed."""
+        test_seed = np.random.SeedSequence(seed, spawn_key=(_TEST,))
+        traffic_seed, prediction_seed = test_seed.spawn(2)
+        if self._test is None:
+            workload = self._generate(self._num_generated_for_test(), 1.0, traffic_seed)
+        else:
+            rng = np.random.default_rng(traffic_seed)
+            workload = self._test.thin(self.config.keep, rng).scale_rate(self._compression)
+        return self._with_predictions(workload, prediction_seed)
+
+    def max_requests(self, split: str) -> int:
+        """The most requests an episode of `split` ("train" or "test") can have."""
+        if split == "train":
+            return self.episode.requests
+        return self._num_generated_for_test() if self._test is None else self._test.num_requests
+
+    def _num_generated_for_test(self) -> int:
+        assert self._fitted is not None
+        return max(1, round(self.config.test_s * self._fitted.rate_rps * self.config.keep))
+
+    def check_fits(self, engine: Engine) -> None:
+        """Raises InputError where a request of the trace could never fit into the KV cache."""
+        for part in (self._train, self._test):
+            if part is not None:
+                part.check_fits(engine.num_kv_blocks, engine.block_size)
+
+    def _generate(self, num_requests: int, rate_factor: float, seed: np.random.SeedSequence) -> Workload:
+        assert self._fitted is not None
+        cv = self._fitted.interarrival_cv if self.config.arrivals == "gamma" else 1.0
+        rate_rps = self.config.rate_rps * rate_factor
+        return generate(self.config.arrivals, rate_rps, cv, num_requests, self._fitted.lengths, seed)
+
+    def _stretch_of_training_part(self, rate_factor: float, rng: np.random.Generator) -> Workload:
+        """`episode.requests` requests kept from a stretch that starts anywhere."""
+        assert self._train is not None
+        wanted, available = self.episode.requests, self._train.num_requests
+        kept = np.flatnonzero(rng.random(available) < self.config.keep)
+        if len(kept) < wanted:
+            raise InputError(
+                f"episode.requests = {wanted}: must be at most the {len(kept)} requests "
+                "kept of the training part"
+            )
+        first = rng.integers(len(kept) - wanted + 1)
+        stretch = self._train.take(kept[first : first + wanted])
+        elapsed_s = stretch.arrival_s - stretch.arrival_s[0]
+        return replace(stretch, arrival_s=elapsed_s / (self._compression * rate_factor))
+
+    def _with_predictions(self, workload: Workload, seed: np.random.SeedSequence) -> Workload:
+        error = self.config.prediction_error
+        if error is None:
+            return workload
+        rng = np.random.default_rng(seed)
+        return workload.with_predictions(noisy_predictions(workload.output_tokens, error, rng))
