@@ -15,9 +15,11 @@ class Scenario:
         self.config = config
         self.name = config.name
         fleet = config.fleet
-        require(fleet.gpu in GPUS, "fleet.gpu", fleet.gpu, "one of " + ", ".join(sorted(GPUS)))
-        require(fleet.model in MODELS, "fleet.model", fleet.model, "one of " + ", ".join(sorted(MODELS)))
-        require(1 <= fleet.replicas <= 4096, "fleet.replicas", fleet.replicas, "from 1 to 4096")
+        require(fleet.gpu in GPUS, "scenario.fleet.gpu", fleet.gpu, "one of " + ", ".join(sorted(GPUS)))
+        require(
+            fleet.model in MODELS, "scenario.fleet.model", fleet.model, "one of " + ", ".join(sorted(MODELS))
+        )
+        require(1 <= fleet.replicas <= 4096, "scenario.fleet.replicas", fleet.replicas, "from 1 to 4096")
         gpu, model = GPUS[fleet.gpu], MODELS[fleet.model]
         num_kv_blocks = config.engine.num_kv_blocks
         if num_kv_blocks is None:
@@ -43,6 +45,11 @@ class Scenario:
             max_kv_tokens=num_kv_blocks * self.engine.block_size,
             cpu_overhead_s=config.costmodel.cpu_overhead_s,
         )
+        budget = self.engine.max_num_batched_tokens
+        full_iteration_s = (
+            self.cost.overhead_s + self.cost.linear_s[budget] + self.cost.communication_s[budget]
+        )
+        self.prefill_s_per_token = float(full_iteration_s / budget)
         self.num_replicas = fleet.replicas
         self.objective = config.objective
         self.traffic = Traffic(config.workload, config.episode)

@@ -36,12 +36,19 @@ class WorkloadConfig:
 
     def __post_init__(self) -> None:
         if self.rate_rps != MISSING:
-            require(self.rate_rps > 0, "workload.rate_rps", self.rate_rps, "positive")
-        require(self.test_s > 0, "workload.test_s", self.test_s, "positive")
-        require(0 < self.keep <= 1, "workload.keep", self.keep, "in (0, 1]")
-        require(self.arrivals in ("poisson", "gamma"), "workload.arrivals", self.arrivals, "poisson or gamma")
+            require(self.rate_rps > 0, "scenario.workload.rate_rps", self.rate_rps, "positive")
+        require(self.test_s > 0, "scenario.workload.test_s", self.test_s, "positive")
+        require(0 < self.keep <= 1, "scenario.workload.keep", self.keep, "in (0, 1]")
+        require(
+            self.arrivals in ("poisson", "gamma"),
+            "scenario.workload.arrivals",
+            self.arrivals,
+            "poisson or gamma",
+        )
         error = self.prediction_error
-        require(error is None or error >= 0, "workload.prediction_error", error, "null or at least 0")
+        require(
+            error is None or error >= 0, "scenario.workload.prediction_error", error, "null or at least 0"
+        )
 
 
 @dataclass
@@ -73,8 +80,10 @@ class CostModelConfig:
     cpu_overhead_s: float = 0.0005  # per iteration: scheduling, input preparation, output processing
 
     def __post_init__(self) -> None:
-        require(self.kind == "roofline", "costmodel.kind", self.kind, "roofline")
-        require(self.cpu_overhead_s >= 0, "costmodel.cpu_overhead_s", self.cpu_overhead_s, "at least 0")
+        require(self.kind == "roofline", "scenario.costmodel.kind", self.kind, "roofline")
+        require(
+            self.cpu_overhead_s >= 0, "scenario.costmodel.cpu_overhead_s", self.cpu_overhead_s, "at least 0"
+        )
 
 
 @dataclass
@@ -83,11 +92,12 @@ class ObjectiveConfig:
 
     ttft_weight: float = MISSING
     latency_weight: float = MISSING
+    charge_expected_wait: bool = True  # pay for a wait when it begins; the return is the same
 
     def __post_init__(self) -> None:
         for key in ("ttft_weight", "latency_weight"):
             value = getattr(self, key)
-            require(value == MISSING or value >= 0, f"objective.{key}", value, "at least 0")
+            require(value == MISSING or value >= 0, f"scenario.objective.{key}", value, "at least 0")
 
 
 @dataclass
@@ -98,8 +108,8 @@ class EpisodeConfig:
     rate_spread: float = 0.2  # each episode's rate is scaled by a factor in [1 - spread, 1 + spread]
 
     def __post_init__(self) -> None:
-        require(self.requests >= 1, "episode.requests", self.requests, "at least 1")
-        require(0 <= self.rate_spread < 1, "episode.rate_spread", self.rate_spread, "in [0, 1)")
+        require(self.requests >= 1, "scenario.episode.requests", self.requests, "at least 1")
+        require(0 <= self.rate_spread < 1, "scenario.episode.rate_spread", self.rate_spread, "in [0, 1)")
 
 
 @dataclass

@@ -29,7 +29,9 @@ def _trace_path(config: WorkloadConfig) -> Path | None:
     """
     if config.trace is None:
         if config.fitted is None:
-            raise InputError("workload.trace and workload.fitted are both null: one of them must be given")
+            raise InputError(
+                "scenario.workload.trace and workload.fitted are both null: one of them must be given"
+            )
         return None
     path = Path(config.trace)
     found = path if path.is_file() else find_data(config.trace)
@@ -37,7 +39,7 @@ def _trace_path(config: WorkloadConfig) -> Path | None:
         return found
     if config.fitted is None or path.name != load_fitted(config.fitted).provenance["source"]:
         raise InputError(
-            f"workload.trace = {config.trace}: no such file, here or in the data folder "
+            f"scenario.workload.trace = {config.trace}: no such file, here or in the data folder "
             "(SERVEGYM_DATA, else ../shared/data), and no generator was fitted to it"
         )
     return None
@@ -117,7 +119,7 @@ class Traffic:
         kept = np.flatnonzero(rng.random(available) < self.config.keep)
         if len(kept) < wanted:
             raise InputError(
-                f"episode.requests = {wanted}: must be at most the {len(kept)} requests "
+                f"scenario.episode.requests = {wanted}: must be at most the {len(kept)} requests "
                 "kept of the training part"
             )
         first = rng.integers(len(kept) - wanted + 1)

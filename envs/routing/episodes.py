@@ -7,15 +7,16 @@ import numpy as np
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit, kernel
-from servegym.envs.routing.reward import cost_so_far
+from servegym.envs.routing.reward import cost_so_far, expected_wait_s
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.state import Fleet, clear, load_requests, new_fleet
+from servegym.envs.sim.llm.state import NOBODY, Fleet, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
     REPLICA_FEATURES,
     REQUEST_FEATURES,
+    queued_prefill_tokens,
     write_replica_row,
     write_request_row,
 )
@@ -47,6 +48,8 @@ class RoutingEpisodes:
         self.num_episodes = num_episodes
         self.num_replicas = scenario.num_replicas
         self.max_requests = max_requests
+        charge = scenario.objective.charge_expected_wait
+        self._prefill_s_per_token = scenario.prefill_s_per_token if charge else 0.0
         slots = self.num_replicas if slots is None else slots
         if slots < self.num_replicas:
             raise InputError(f"slots = {slots}: must be at least the scenario's {self.num_replicas} replicas")
@@ -110,6 +113,7 @@ class RoutingEpisodes:
             self.max_requests,
             objective.ttft_weight,
             objective.latency_weight,
+            self._prefill_s_per_token,
             self.request,
             self.replicas,
             self.rewards,
@@ -181,18 +185,35 @@ def _route(
 
 @kernel
 def _cost_s(
-    fleet: Fleet, episode_id: int, now_s: float, num_replicas: int, ttft_weight: float, latency_weight: float
+    fleet: Fleet,
+    episode_id: int,
+    now_s: float,
+    num_replicas: int,
+    ttft_weight: float,
+    latency_weight: float,
+    prefill_s_per_token: float,
 ) -> float:
-    """The episode's cost so far, see reward.py."""
+    """The cost so far, see reward.py; with expected waits where `prefill_s_per_token` is above 0."""
     ttft_offset_s, latency_offset_s = 0.0, 0.0
     num_before_first_token, num_unfinished = 0, 0
+    expected_s = 0.0
     for replica_id in range(episode_id * num_replicas, (episode_id + 1) * num_replicas):
         replica = fleet.replicas[replica_id]
         ttft_offset_s += replica.ttft_offset_s
         latency_offset_s += replica.latency_offset_s
         num_before_first_token += replica.num_before_first_token
         num_unfinished += replica.num_unfinished
-    return cost_so_far(
+        num_queued = replica.num_waiting + (replica.partial != NOBODY)
+        if prefill_s_per_token > 0 and num_queued + replica.num_joining > 0:
+            expected_s += expected_wait_s(
+                replica.clock_s - now_s if replica.in_flight else 0.0,
+                replica.num_joining,
+                num_queued,
+                queued_prefill_tokens(replica),
+                prefill_s_per_token,
+            )
+    expected_s *= ttft_weight + latency_weight
+    return expected_s + cost_so_far(
         ttft_offset_s,
         num_before_first_token,
         latency_offset_s,
@@ -226,6 +247,7 @@ def _step(
     max_requests: int,
     ttft_weight: float,
     latency_weight: float,
+    prefill_s_per_token: float,
     request: np.ndarray,
     replicas: np.ndarray,
     rewards: np.ndarray,
@@ -239,7 +261,15 @@ def _step(
         episode = episodes[episode_id]
         gap_s = _route(fleet, episode_id, episode, actions[episode_id], num_replicas, max_requests)
         finished[episode_id] = episode.next_request == episode.num_requests
-        cost_s = _cost_s(fleet, episode_id, episode.now_s, num_replicas, ttft_weight, latency_weight)
+        cost_s = _cost_s(
+            fleet,
+            episode_id,
+            episode.now_s,
+            num_replicas,
+            ttft_weight,
+            latency_weight,
+            prefill_s_per_token,
+        )
         rewards[episode_id] = episode.cost_s - cost_s
         episode.cost_s = cost_s
         _observe(

@@ -13,6 +13,16 @@ reward of a decision is minus its growth until the next decision; the undiscount
 >>> after = cost_so_far(-2.25, 2, -2.25, 2, now_s=1.5, ttft_weight=1.0, latency_weight=0.0)
 >>> before - after
 -0.75
+
+A wait that begins with a decision is paid for over hundreds of later ones, and a discount would forgive
+most of it. So the objective may charge expected waits when they begin (`charge_expected_wait`): the cost then
+includes, at any instant, the wait still expected of the requests without a first token. This is
+shaping by a potential (Ng, Harada and Russell, ICML 1999) which is 0 when nobody waits, at the start and
+at the end of an episode, so the undiscounted return stays the same.
+
+>>> # nothing in flight, 2 requests wait with 1000 and 500 tokens at 1 ms a token: about (1.0 + 1.5) s
+>>> expected_wait_s(0.0, 0, 2, 1500, 0.001)
+2.25
 """
 
 from servegym.costmodels.jit import kernel
@@ -36,3 +46,17 @@ def cost_so_far(
     ttft_s = ttft_offset_s + num_before_first_token * now_s
     latency_s = latency_offset_s + num_unfinished * now_s
     return ttft_weight * ttft_s + latency_weight * latency_s
+
+
+@kernel
+def expected_wait_s(
+    iteration_left_s: float, num_joining: int, num_queued: int, queued_tokens: int, prefill_s_per_token: float
+) -> float:
+    """Seconds that the requests of a replica without a first token have still to wait, about, in total.
+
+    The iteration in flight ends in `iteration_left_s` and completes `num_joining` prefills. `num_queued`
+    requests then share `queued_tokens` of prefill, first come first served: taken as equal, they wait for
+    1, 2, ... of `num_queued` parts.
+    """
+    in_flight_s = (num_joining + num_queued) * iteration_left_s
+    return in_flight_s + 0.5 * (num_queued + 1) * queued_tokens * prefill_s_per_token

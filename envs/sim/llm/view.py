@@ -47,14 +47,20 @@ PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S = range(REQUEST_FEATURES)
 
 
 @kernel
+def queued_prefill_tokens(replica: np.record) -> int:
+    """Tokens that a replica has still to prefill after the iteration in flight."""
+    partial_left: int = replica.partial_tokens - replica.partial_computed_next
+    return replica.waiting_tokens + partial_left
+
+
+@kernel
 def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarray) -> None:
     """Fills `row` (REPLICA_FEATURES,) with replica `replica_id`, already advanced to `now_s`."""
     replica = fleet.replicas[replica_id]
     row[AVAILABLE] = 1.0
     row[RUNNING] = replica.num_running
     row[WAITING] = replica.num_waiting
-    partial_left = replica.partial_tokens - replica.partial_computed_next
-    row[QUEUED_PREFILL_TOKENS] = replica.waiting_tokens + partial_left
+    row[QUEUED_PREFILL_TOKENS] = queued_prefill_tokens(replica)
     row[OUTSTANDING_TOKENS] = replica.prompt_tokens + replica.generated_tokens
     row[DECODE_CONTEXT_TOKENS] = replica.context_offset + replica.num_decodes * replica.iteration
     row[KV_USED_BLOCKS] = replica.kv_used_blocks

@@ -43,10 +43,15 @@ def test_passes_the_checker_of_stable_baselines3() -> None:
     assert all("unconventional shape" in str(warning.message) for warning in advice)
 
 
+@pytest.mark.parametrize("charge", ["true", "false"])
 @pytest.mark.parametrize("objective", ["ttft", "latency"])
-def test_return_is_minus_the_metric(objective: str) -> None:
-    """The undiscounted return is minus the sum of TTFT (or latency) of the episode."""
-    overrides = ("scenario.episode.requests=60", f"objective@scenario.objective={objective}")
+def test_return_is_minus_the_metric(objective: str, charge: str) -> None:
+    """The undiscounted return is minus the sum of TTFT (or latency) of the episode, shaped or not."""
+    overrides = (
+        "scenario.episode.requests=60",
+        f"objective@scenario.objective={objective}",
+        f"scenario.objective.charge_expected_wait={charge}",
+    )
     env = RoutingEnv(load_scenario("generated_8xh100", overrides))
     total, metrics = play(env, 0, lambda observation: 0)
     expected = metrics[f"mean_{objective}_s"] * metrics["num_requests"]
@@ -71,6 +76,17 @@ def test_reward_is_worse_under_congestion() -> None:
             )[0]
         )
     assert totals[1] < 1.5 * totals[0] < 0
+
+
+def test_expected_waits_are_charged_when_they_begin() -> None:
+    """Piling requests on one replica costs at once when charged, and only with time when not."""
+    first_rewards = []
+    for charge in ("true", "false"):
+        overrides = (f"scenario.objective.charge_expected_wait={charge}", "scenario.fleet.replicas=3")
+        env = RoutingEnv(load_scenario("generated_8xh100", overrides))
+        env.reset(seed=0)
+        first_rewards.append(sum(float(env.step(np.int64(0))[1]) for _ in range(20)))
+    assert first_rewards[0] < 2 * first_rewards[1] < 0
 
 
 def test_no_observation_holds_the_true_output_length() -> None:
