@@ -1,10 +1,7 @@
 """`servegym evaluate`: policies compared pairwise on the same requests over several seeds."""
 
 import csv
-import os
 import shlex
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from tqdm import tqdm
 
+from servegym.agents.output_folder import check_replaceable, output_folder
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import ScenarioConfig
@@ -142,8 +140,7 @@ def _out(settings: EvaluateConfig, runs: list[str], scenario_name: str) -> Path:
         out = Path(settings.out)
     else:
         out = Path(runs[0]) / "evaluation" if runs else Path("runs/evaluate") / scenario_name
-    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(FILES)):
-        raise InputError(f"out = {out}: exists and is no evaluation; must be a folder to make or to replace")
+    check_replaceable(out, FILES)
     return out
 
 
@@ -154,22 +151,13 @@ def _command() -> str:
 
 
 def _write(out: Path, report: Report) -> None:
-    """The folder appears complete or not at all."""
     evaluation = report.evaluation
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        _write_csv(partial / "results.csv", evaluation.result_rows())
-        _write_csv(partial / "summary.csv", evaluation.summary_rows())
-        _write_csv(partial / "comparisons.csv", evaluation.comparison_rows())
-        captions = draw_plots(evaluation, report.learned, report.scenario.num_replicas, partial)
-        write_report(report, captions, partial)
-        partial.chmod(0o755)  # temporary folders are private
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with output_folder(out, FILES) as folder:
+        _write_csv(folder / "results.csv", evaluation.result_rows())
+        _write_csv(folder / "summary.csv", evaluation.summary_rows())
+        _write_csv(folder / "comparisons.csv", evaluation.comparison_rows())
+        captions = draw_plots(evaluation, report.learned, report.scenario.num_replicas, folder)
+        write_report(report, captions, folder)
 
 
 def _write_csv(path: Path, rows: Rows) -> None:

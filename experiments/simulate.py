@@ -1,9 +1,6 @@
 """`servegym simulate`: one router on one workload, every request's times written down."""
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from servegym.agents.output_folder import check_replaceable, output_folder
 from servegym.costmodels.errors import InputError
 from servegym.envs.metrics import latency_s, summarise, tpot_s, ttft_s
 from servegym.envs.routing.stream import EpisodeStream
@@ -26,7 +24,7 @@ from servegym.experiments.configs import build_router, read_config
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
 
-REQUESTS_FILE, METRICS_FILE = "requests.parquet", "metrics.json"
+FILES = REQUESTS_FILE, METRICS_FILE = "requests.parquet", "metrics.json"
 
 
 @dataclass
@@ -52,7 +50,7 @@ def simulate(config: DictConfig) -> dict[str, Any]:
     """
     settings = read_config(config, SimulateConfig)
     out = Path(settings.out)
-    _check_out(out)
+    check_replaceable(out, FILES)
     router = build_router(settings.router)
     scenario = Scenario(settings.scenario)
     stream = EpisodeStream(scenario, settings.split)
@@ -101,27 +99,8 @@ def requests_table(results: Results) -> pa.Table:
     return pa.table(columns)
 
 
-def _check_out(out: Path) -> None:
-    """An earlier result may be replaced, nothing else."""
-    if out.exists() and not (
-        out.is_dir() and {path.name for path in out.iterdir()} <= {REQUESTS_FILE, METRICS_FILE}
-    ):
-        raise InputError(
-            f"out = {out}: exists and is no result of simulate; must be a folder to make or to replace"
-        )
-
-
 def _write(out: Path, results: Results, answer: dict[str, Any]) -> None:
-    """The folder appears complete or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        pq.write_table(requests_table(results), partial / REQUESTS_FILE)
+    with output_folder(out, FILES) as folder:
+        pq.write_table(requests_table(results), folder / REQUESTS_FILE)
         metrics = json.dumps(json.loads(to_json(answer)), indent=2)
-        (partial / METRICS_FILE).write_text(metrics + "\n")
-        partial.chmod(0o755)  # temporary folders are private
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (folder / METRICS_FILE).write_text(metrics + "\n")

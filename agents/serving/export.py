@@ -6,9 +6,6 @@ import importlib.util
 import io
 import json
 import logging
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +17,12 @@ from torch import Tensor, nn
 
 from servegym.agents.networks.normalise import replica_normalisation, request_normalisation
 from servegym.agents.networks.router_network import ILLEGAL_LOGIT, RouterNetwork
+from servegym.agents.output_folder import output_folder
 from servegym.agents.serving.artifact import check_golden, load_artifact, sha256
 from servegym.agents.serving.golden import FLEET_SIZES, golden_observation
 from servegym.agents.serving.schema import (
     DESCRIPTION_FILE,
+    FILES,
     GOLDEN_FILE,
     GRAPH_FILE,
     LEVEL,
@@ -38,27 +37,18 @@ def export_policy(network: RouterNetwork, run_info: dict[str, Any], out_dir: Pat
 
     `run_info` is the provenance beside the version of servegym: scenario, seed, training steps, results
     (JSON values). The folder appears complete or not at all. Returns the largest difference between
-    ONNX Runtime and torch. InputError where `out_dir` is taken, an export package is missing, or
+    ONNX Runtime and torch. InputError where `out_dir` holds something else, an export package is missing, or
     the two disagree.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"{package} is not installed: pip install 'servegym[serving]'")
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise InputError(f"{out_dir}: exists and is not an empty directory; export to another one")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    try:
-        _write_graph(network, partial / GRAPH_FILE)
-        description = _describe(network, run_info, sha256(partial / GRAPH_FILE))
-        (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
-        _write_golden(network, partial / GOLDEN_FILE)
-        difference = check_golden(load_artifact(partial), partial)
-        partial.chmod(0o755)  # temporary folders are private
-        os.replace(partial, out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return difference
+    with output_folder(out_dir, FILES) as folder:
+        _write_graph(network, folder / GRAPH_FILE)
+        description = _describe(network, run_info, sha256(folder / GRAPH_FILE))
+        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+        _write_golden(network, folder / GOLDEN_FILE)
+        return check_golden(load_artifact(folder), folder)
 
 
 class _Scores(nn.Module):

@@ -182,6 +182,7 @@ def test_export_writes_the_trained_policy(capsys: pytest.CaptureFixture[str], ru
     np.testing.assert_allclose(scores, logits.detach().numpy(), rtol=1e-4, atol=1e-5)
     assert exported.description["provenance"]["scenario"] == "generated_8xh100"
     assert exported.description["provenance"]["steps"] == 256
+    (Path("artifact") / "notes.txt").write_text("mine")
     assert "artifact: exists" in error_of(capsys, "export", "run_dir=run", "out=artifact")
     assert main(["export", "run_dir=run"]) == 0
     assert "any number of replicas: run/export" in capsys.readouterr().out

@@ -137,9 +137,16 @@ def test_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_refuses_a_directory_in_use(gnn: tuple[RouterNetwork, Path]) -> None:
-    with pytest.raises(InputError, match="exists and is not an empty directory"):
-        export_policy(gnn[0], {}, gnn[1])
+def test_export_replaces_an_earlier_artifact_and_nothing_else(tmp_path: Path) -> None:
+    network, out = lively(RouterMLP(4, hidden=8)), tmp_path / "policy"
+    export_policy(network, {"seed": 1}, out)
+    export_policy(network, {"seed": 2}, out)
+    assert load_artifact(out).description["provenance"]["seed"] == 2
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and holds something else"):
+        export_policy(network, {"seed": 3}, out)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
