@@ -22,7 +22,7 @@ class PPOConfig:
     n_steps: int = 128  # decisions per environment between updates
     batch_size: int = 2048  # decisions per minibatch; divides n_steps times the number of environments
     n_epochs: int = 4  # passes over the decisions of an update
-    gamma: float = 0.95  # discount per decision; a choice is felt for about as long as a prefill queue lasts
+    gamma: float = 0.9  # discount per decision; a choice is felt for about as long as a prefill queue lasts
     gae_lambda: float = 0.95  # generalised advantage estimation
     clip_range: float = 0.2  # how far the ratio of probabilities may move in one update
     ent_coef: float = 0.001  # weight of the entropy bonus

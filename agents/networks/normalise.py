@@ -18,7 +18,7 @@ from servegym.envs.sim.llm.view import (
     REQUEST_COLUMNS,
 )
 
-UNITS = {"0 or 1": 1.0, "requests": 4.0, "tokens": 256.0, "blocks": 1024.0, "s": 0.01}
+UNITS = {"0 or 1": 1.0, "requests": 4.0, "tokens": 256.0, "blocks": 1024.0, "s": 0.03}
 """What counts as one, by the unit of the column: near the smallest difference that matters to a router."""
 
 KV_SHARE_UNIT = 0.1
