@@ -62,7 +62,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     contenders = [contender(name, kind, scenario) for name, kind in kinds.items()]
     workloads = [scenario.traffic.test_workload(seed) for seed in seeds]
     results = {}
-    progress = tqdm(contenders, bar_format="{desc}{bar:20} {n_fmt}/{total_fmt} policies, {elapsed}")
+    progress = tqdm(
+        contenders, bar_format="{desc}{bar:20} {n_fmt}/{total_fmt} policies, {elapsed}", disable=None
+    )
     for each in progress:
         progress.set_description(each.name)
         results[each.name] = each.route(workloads, seeds)
