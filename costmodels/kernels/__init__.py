@@ -1,0 +1,1 @@
+"""Timings of GPU kernels: one schema, and readers of the formats in which others publish theirs."""
