@@ -71,7 +71,8 @@ class KernelTimings:
         names = OPERATORS[self.operator]
         if set(self.shapes) != set(names):
             raise InputError(
-                f"{self.source or self.operator}: dimensions {', '.join(self.shapes)}, must be {', '.join(names)}"
+                f"{self.source or self.operator}: dimensions {', '.join(self.shapes)}, "
+                f"must be {', '.join(names)}"
             )
         legal = np.isfinite(self.seconds) & (self.seconds > 0)
         if not legal.all():
