@@ -92,7 +92,7 @@ def test_a_finished_run_is_reported_and_not_repeated(
 def test_another_configuration_is_refused_by_its_keys(
     capsys: pytest.CaptureFixture[str], run_dir: Path
 ) -> None:
-    message = error_of(capsys, *TRAIN, "agent.gamma=0.9", "scenario.workload.rate_rps=31")
+    message = error_of(capsys, *TRAIN, "agent.gamma=0.5", "scenario.workload.rate_rps=31")
     assert "run_dir = run: holds another run" in message
     assert "differs in scenario.workload.rate_rps, agent.gamma;" in message
     assert "leave out seed" in error_of(capsys, "train", "run_dir=run", "resume=true", "seed=0")
