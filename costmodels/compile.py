@@ -37,6 +37,7 @@ def linear_iteration_cost(
         prefill_s_per_pair=np.full((1, 1), float(per_prefill_pair_s)),
         decode_kv_knots=np.array([0.0, 1.0]),
         decode_attention_s=np.outer(decodes, [0.0, per_kv_token_s]),
+        mixed_decode_attention_s=np.outer(decodes, [0.0, per_kv_token_s]),
     )
     validate_iteration_cost(cost)
     return cost
@@ -122,6 +123,7 @@ def compile_iteration_cost(
         prefill_s_per_pair=prefill_s / pairs,
         decode_kv_knots=kv_knots,
         decode_attention_s=decode_s,
+        mixed_decode_attention_s=decode_s,
     )
     validate_iteration_cost(cost)
     return cost

@@ -32,7 +32,8 @@ class IterationCost(NamedTuple):
     prefill_history_knots: Floats  # (H,) tokens computed before it
     prefill_s_per_pair: Floats  # (C, H) for each pair of a new token and one it attends to
     decode_kv_knots: Floats  # (K,) KV tokens of all decodes
-    decode_attention_s: Floats  # (M + 1, K) by decodes
+    decode_attention_s: Floats  # (M + 1, K) by decodes, when nothing is prefilled
+    mixed_decode_attention_s: Floats  # (M + 1, K) by decodes, beside prefill chunks
 
 
 def validate_iteration_cost(cost: IterationCost) -> None:
@@ -65,6 +66,7 @@ def validate_iteration_cost(cost: IterationCost) -> None:
         "prefill_s_per_pair": (chunks, histories),
         "decode_kv_knots": (kvs,),
         "decode_attention_s": (seqs, kvs),
+        "mixed_decode_attention_s": (seqs, kvs),
     }
     for name, shape in shapes.items():
         found = np.shape(getattr(cost, name))
@@ -79,16 +81,8 @@ def validate_iteration_cost(cost: IterationCost) -> None:
         if not np.all(np.diff(getattr(cost, name)) > 0):
             raise InputError(f"IterationCost.{name} must increase strictly")
     if kvs > 1:
-        slopes = np.diff(cost.decode_attention_s[1:], axis=1) / np.diff(cost.decode_kv_knots)
-        at_first = cost.decode_attention_s[1:, 0]
-        at_zero = at_first - slopes[:, 0] * cost.decode_kv_knots[0]
-        sinks = (at_zero < -1e-12 * at_first) | (slopes[:, -1] < 0)  # allows for rounding of `at_zero`
-        if sinks.any():
-            row = int(np.flatnonzero(sinks)[0]) + 1
-            raise InputError(
-                f"IterationCost.decode_attention_s row {row} becomes negative before its first or after its "
-                "last knot, must stay at 0 or above"
-            )
+        for name in ("decode_attention_s", "mixed_decode_attention_s"):
+            _require_not_sinking(name, getattr(cost, name), cost.decode_kv_knots)
     sampled = np.minimum.accumulate(cost.lm_head_s + cost.sampler_s)
     least = cost.overhead_s + cost.linear_s + cost.communication_s
     least += sampled[np.minimum(np.arange(tokens), seqs - 1)]
@@ -96,6 +90,20 @@ def validate_iteration_cost(cost: IterationCost) -> None:
     if idle.size:
         raise InputError(
             f"IterationCost.linear_s[{idle[0] + 1}] and its other terms are 0 s, an iteration must take time"
+        )
+
+
+def _require_not_sinking(name: str, table: Floats, knots: Floats) -> None:
+    """Raises `InputError` where the first or last segment, continued, gets below zero."""
+    slopes = np.diff(table[1:], axis=1) / np.diff(knots)
+    at_first = table[1:, 0]
+    at_zero = at_first - slopes[:, 0] * knots[0]
+    sinks = (at_zero < -1e-12 * at_first) | (slopes[:, -1] < 0)  # allows for rounding of `at_zero`
+    if sinks.any():
+        row = int(np.flatnonzero(sinks)[0]) + 1
+        raise InputError(
+            f"IterationCost.{name} row {row} becomes negative before its first or after its "
+            "last knot, must stay at 0 or above"
         )
 
 
@@ -146,26 +154,39 @@ def prefill_attention_seconds(cost: IterationCost, chunk: int, history: int) -> 
 
 @kernel
 def _decode_line(
-    cost: IterationCost, num_decodes: int, segment: int, kv_tokens: float
+    table: Floats, knots: Floats, num_decodes: int, segment: int, kv_tokens: float
 ) -> tuple[float, float]:
     """Decode attention at `kv_tokens` on the line of `segment`, and its slope in seconds a KV token."""
-    start_s = cost.decode_attention_s[num_decodes, segment]
-    if cost.decode_kv_knots.size == 1:
+    start_s = table[num_decodes, segment]
+    if knots.size == 1:
         return start_s, 0.0
-    rise_s = cost.decode_attention_s[num_decodes, segment + 1] - start_s
-    slope = rise_s / (cost.decode_kv_knots[segment + 1] - cost.decode_kv_knots[segment])
-    return start_s + slope * (kv_tokens - cost.decode_kv_knots[segment]), slope
+    rise_s = table[num_decodes, segment + 1] - start_s
+    slope = rise_s / (knots[segment + 1] - knots[segment])
+    return start_s + slope * (kv_tokens - knots[segment]), slope
+
+
+@kernel
+def _decode_attention_seconds(table: Floats, knots: Floats, num_decodes: int, kv_tokens: int) -> float:
+    if num_decodes == 0:
+        return 0.0
+    segment = 0
+    if knots.size > 2:
+        segment = _segment(knots, kv_tokens)
+    return _decode_line(table, knots, num_decodes, segment, kv_tokens)[0]
 
 
 @kernel
 def decode_attention_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int) -> float:
-    """Of all decodes of an iteration, which hold `kv_tokens` together."""
-    if num_decodes == 0:
-        return 0.0
-    segment = 0
-    if cost.decode_kv_knots.size > 2:
-        segment = _segment(cost.decode_kv_knots, kv_tokens)
-    return _decode_line(cost, num_decodes, segment, kv_tokens)[0]
+    """Of all decodes of an iteration that prefills nothing; they hold `kv_tokens` together."""
+    return _decode_attention_seconds(cost.decode_attention_s, cost.decode_kv_knots, num_decodes, kv_tokens)
+
+
+@kernel
+def mixed_decode_attention_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int) -> float:
+    """The same in an iteration with prefill chunks, which engines may serve with another kernel."""
+    return _decode_attention_seconds(
+        cost.mixed_decode_attention_s, cost.decode_kv_knots, num_decodes, kv_tokens
+    )
 
 
 @kernel
@@ -221,7 +242,9 @@ def _walk(
     step_s = step_seconds(cost, num_decodes, num_decodes)
     first_s = growth_s = count = 0.0
     while left > 0.0:
-        attention_s, slope = _decode_line(cost, num_decodes, segment, kv)
+        attention_s, slope = _decode_line(
+            cost.decode_attention_s, cost.decode_kv_knots, num_decodes, segment, kv
+        )
         first_s, growth_s, count = step_s + attention_s, slope * num_decodes, left
         if segment < last:
             to_knot = math.ceil((cost.decode_kv_knots[segment + 1] - kv) / num_decodes)

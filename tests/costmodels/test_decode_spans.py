@@ -44,6 +44,7 @@ def costs(draw) -> IterationCost:
         prefill_s_per_pair=np.zeros((1, 1)),
         decode_kv_knots=knots,
         decode_attention_s=table,
+        mixed_decode_attention_s=np.zeros_like(table),
     )
     validate_iteration_cost(cost)
     return cost

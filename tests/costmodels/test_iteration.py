@@ -217,10 +217,16 @@ def test_numbers_that_are_no_times_are_refused(llama_8b, field):
         ("sampler_s", lambda a: a[1:].copy(), r"sampler_s has shape \(256,\)"),
         ("prefill_s_per_pair", lambda a: a[1:].copy(), "prefill_s_per_pair has shape"),
         ("decode_attention_s", lambda a: a[1:].copy(), r"decode_attention_s has shape \(256, 2\)"),
+        ("mixed_decode_attention_s", lambda a: a[1:].copy(), "mixed_decode_attention_s has shape"),
         ("decode_kv_knots", lambda a: a * 0.0, "decode_kv_knots must increase"),
         ("prefill_chunk_knots", lambda a: a[::-1].copy(), "prefill_chunk_knots must increase"),
         ("prefill_history_knots", lambda a: a * 0.0 + 1.0, "prefill_history_knots must increase"),
         ("decode_attention_s", lambda a: a[:, ::-1].copy(), "row 1 becomes negative"),
+        (
+            "mixed_decode_attention_s",
+            lambda a: a[:, ::-1].copy(),
+            "mixed_decode_attention_s row 1 becomes negative",
+        ),
         ("decode_kv_knots", lambda a: a + 50_000.0, "row 1 becomes negative"),
     ],
 )

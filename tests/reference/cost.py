@@ -20,7 +20,8 @@ def iteration_s(
     for chunk, history in chunks:
         pairs = chunk * history + chunk * (chunk + 1) / 2
         seconds += pairs * prefill_s_per_pair(cost, chunk, history)
-    return seconds + decode_attention_s(cost, num_decodes, kv_tokens)
+    table = cost.mixed_decode_attention_s if chunks else cost.decode_attention_s
+    return seconds + decode_attention_s(cost, table, num_decodes, kv_tokens)
 
 
 def prefill_s_per_pair(cost: Any, chunk: int, history: int) -> float:
@@ -33,12 +34,12 @@ def prefill_s_per_pair(cost: Any, chunk: int, history: int) -> float:
     return (1 - c) * at_low_c + c * at_high_c
 
 
-def decode_attention_s(cost: Any, num_decodes: int, kv_tokens: int) -> float:
-    """Seconds of decode attention: piecewise linear in `kv_tokens`, the outer segments continued."""
+def decode_attention_s(cost: Any, table: Any, num_decodes: int, kv_tokens: int) -> float:
+    """Seconds of decode attention by `table`: piecewise linear in `kv_tokens`, outer segments continued."""
     if num_decodes == 0:
         return 0.0
     knots = [float(knot) for knot in cost.decode_kv_knots]
-    values = [float(value) for value in cost.decode_attention_s[num_decodes]]
+    values = [float(value) for value in table[num_decodes]]
     if len(knots) == 1:
         return values[0]
     segment = 0

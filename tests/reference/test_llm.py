@@ -24,6 +24,7 @@ def cost_of(overhead_s=0.0, token_s=0.0, **fields):
         "prefill_s_per_pair": np.zeros((1, 1)),
         "decode_kv_knots": np.array([0.0]),
         "decode_attention_s": np.zeros((65, 1)),
+        "mixed_decode_attention_s": np.zeros((65, 1)),
     }
     return SimpleNamespace(**{**tables, **fields})
 
@@ -65,11 +66,15 @@ def test_iteration_time_adds_up_every_term():
         lm_head_s=np.arange(65) * 1_000.0,
         sampler_s=np.arange(65) * 10_000.0,
         prefill_s_per_pair=np.array([[0.5]]),
-        decode_attention_s=np.full((65, 1), 0.25),
+        decode_attention_s=np.full((65, 1), 0.125),
+        mixed_decode_attention_s=np.full((65, 1), 0.25),
     )
     # 2 + 1 chunk tokens and 2 decodes: 5 tokens. Pairs: 2*3 + 3 = 9 and 1*0 + 1 = 1. 3 sample.
     seconds = iteration_s(cost, [(2, 3), (1, 0)], num_decodes=2, kv_tokens=10, sampled=3)
     assert seconds == 1 + 50 + 500 + 3_000 + 30_000 + 0.5 * (9 + 1) + 0.25
+    # Without prefill: 2 tokens, 2 sample, and decode attention by the table for it.
+    seconds = iteration_s(cost, [], num_decodes=2, kv_tokens=10, sampled=2)
+    assert seconds == 1 + 20 + 200 + 2_000 + 20_000 + 0.125
 
 
 @pytest.mark.parametrize(
@@ -97,14 +102,15 @@ def test_prefill_is_bilinear_and_constant_beyond_the_knots(chunk, history, expec
 )
 def test_decode_attention_continues_its_outer_segments(kv_tokens, expected):
     table = np.array([[9.0, 9.0, 9.0], [9.0, 9.0, 9.0], [1.0, 2.0, 6.0]])
-    cost = cost_of(decode_kv_knots=np.array([10.0, 20.0, 40.0]), decode_attention_s=table)
-    assert decode_attention_s(cost, 2, kv_tokens) == expected
-    assert decode_attention_s(cost, 0, kv_tokens) == 0
+    cost = cost_of(decode_kv_knots=np.array([10.0, 20.0, 40.0]))
+    assert decode_attention_s(cost, table, 2, kv_tokens) == expected
+    assert decode_attention_s(cost, table, 0, kv_tokens) == 0
 
 
 def test_decode_attention_with_one_knot_is_constant():
-    cost = cost_of(decode_kv_knots=np.array([10.0]), decode_attention_s=np.array([[0.0], [7.0]]))
-    assert [decode_attention_s(cost, 1, kv_tokens) for kv_tokens in (0, 10, 99)] == [7, 7, 7]
+    cost = cost_of(decode_kv_knots=np.array([10.0]))
+    table = np.array([[0.0], [7.0]])
+    assert [decode_attention_s(cost, table, 1, kv_tokens) for kv_tokens in (0, 10, 99)] == [7, 7, 7]
 
 
 # Batches. A log entry is (start, end, tokens, sampled, chunks, decodes, their KV tokens, blocks held).

@@ -3,7 +3,12 @@
 The rules are numbered in docs/simulator.md, "An iteration".
 """
 
-from servegym.costmodels.iteration import decode_attention_seconds, prefill_attention_seconds, step_seconds
+from servegym.costmodels.iteration import (
+    decode_attention_seconds,
+    mixed_decode_attention_seconds,
+    prefill_attention_seconds,
+    step_seconds,
+)
 from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.memory import blocks_for, decode_blocks, iterations_with_blocks
 from servegym.envs.sim.llm.queues import (
@@ -80,11 +85,8 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
         preempted = True
     budget = fleet.max_num_batched_tokens - replica.num_decodes
     sampled = replica.num_decodes
-    seconds = decode_attention_seconds(
-        fleet.cost,
-        replica.num_decodes,
-        replica.context_offset + replica.num_decodes * replica.iteration,
-    )
+    kv_tokens = replica.context_offset + replica.num_decodes * replica.iteration
+    seconds = 0.0
     replica.num_joining = 0
 
     if replica.partial != NOBODY:
@@ -133,6 +135,10 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
             replica.partial_computed_next = chunk
 
     tokens = fleet.max_num_batched_tokens - budget
+    if tokens > replica.num_decodes:
+        seconds += mixed_decode_attention_seconds(fleet.cost, replica.num_decodes, kv_tokens)
+    else:
+        seconds += decode_attention_seconds(fleet.cost, replica.num_decodes, kv_tokens)
     replica.clock_s += seconds + step_seconds(fleet.cost, tokens, sampled)
     replica.in_flight = 1
 

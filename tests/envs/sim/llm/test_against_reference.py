@@ -19,8 +19,9 @@ def random_cost(rng: np.random.Generator, engine: Engine) -> IterationCost:
     """Tables without any structure, as measurements might be: nothing monotone, any number of knots."""
     num_knots, num_chunks, num_histories = rng.integers(1, 5, 3)
     tokens, seqs = engine.max_num_batched_tokens + 1, engine.max_num_seqs + 1
-    attention = rng.random((seqs, num_knots)) * rng.choice([0.0, 0.1, 1.0])
-    attention[0] = 0.0
+    # growing along a row, so that no iteration gets a negative time beyond the last knot
+    attention = np.cumsum(rng.random((2, seqs, num_knots)), axis=2) * rng.choice([0.0, 0.1, 1.0])
+    attention[:, 0] = 0.0
     cost = IterationCost(
         overhead_s=float(rng.random()) + 0.01,
         linear_s=rng.random(tokens),
@@ -33,8 +34,8 @@ def random_cost(rng: np.random.Generator, engine: Engine) -> IterationCost:
         decode_kv_knots=np.append(
             0.0, np.sort(rng.choice(np.arange(1.0, 200.0), num_knots - 1, replace=False))
         ),
-        # growing along a row, so that no iteration gets a negative time beyond the last knot
-        decode_attention_s=np.cumsum(attention, axis=1),
+        decode_attention_s=attention[0],
+        mixed_decode_attention_s=attention[1],
     )
     validate_iteration_cost(cost)
     return cost
@@ -54,6 +55,7 @@ def dyadic_cost(engine: Engine) -> IterationCost:
         prefill_s_per_pair=np.zeros((1, 1)),
         decode_kv_knots=np.array([0.0]),
         decode_attention_s=np.zeros((seqs, 1)),
+        mixed_decode_attention_s=np.full((seqs, 1), 0.25),
     )
 
 
