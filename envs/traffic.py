@@ -19,7 +19,7 @@ from servegym.envs.workloads import (
     split,
 )
 
-_TEST = 1  # spawn key of test traffic; training episodes are spawned from seeds without one
+_TEST = 1  # spawn key of test traffic
 
 
 def _trace_path(config: WorkloadConfig) -> Path | None:
@@ -80,14 +80,22 @@ class Traffic:
         return self._with_predictions(workload, prediction_seed)
 
     def test_workload(self, seed: int) -> Workload:
-        """The test part, thinned (or generated) with this seed."""
+        """The test part, thinned (or generated) with this seed. InputError where thinning leaves nothing."""
+        # Episode 1 of the training stream with this seed draws from children 0 and 1. Thinning may share
+        # one, since it draws no requests; what makes requests up must not.
         test_seed = np.random.SeedSequence(seed, spawn_key=(_TEST,))
-        traffic_seed, prediction_seed = test_seed.spawn(2)
+        thinning_seed, _, generator_seed, prediction_seed = test_seed.spawn(4)
         if self._test is None:
-            workload = self._generate(self._num_generated_for_test(), 1.0, traffic_seed)
+            workload = self._generate(self._num_generated_for_test(), 1.0, generator_seed)
         else:
-            rng = np.random.default_rng(traffic_seed)
+            rng = np.random.default_rng(thinning_seed)
             workload = self._test.thin(self.config.keep, rng).scale_rate(self._compression)
+            if workload.num_requests == 0:
+                raise InputError(
+                    f"scenario.workload.keep = {self.config.keep}: leaves none of the "
+                    f"{self._test.num_requests} test requests with seed {seed}, must leave at least one "
+                    "(a larger keep or test_s does)"
+                )
         return self._with_predictions(workload, prediction_seed)
 
     def max_requests(self, split: str) -> int:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import load_scenario
 from servegym.envs.workloads import read_csv
 
@@ -69,11 +70,31 @@ def test_training_rates_spread(trace) -> None:
 
 
 def test_generated_train_and_test_traffic_differ() -> None:
-    """Seed s of training and seed s of testing are different streams of the generator."""
-    traffic = load_scenario("generated_8xh100").traffic
-    train = traffic.train_workload(np.random.SeedSequence(0))
-    test = traffic.test_workload(0)
-    assert not np.array_equal(train.prompt_tokens[:100], test.prompt_tokens[:100])
+    """No episode of training stream s repeats lengths or predictions of a test workload, s included."""
+    scenario = load_scenario("generated_8xh100", ("scenario.workload.prediction_error=0.3",))
+    tests = [scenario.traffic.test_workload(seed) for seed in range(3)]
+    for seed in range(3):
+        stream = EpisodeStream(scenario, "train")
+        stream.restart(seed)
+        for _ in range(5):
+            train = stream.next_workload()
+            for test in tests:
+                assert np.mean(train.prompt_tokens == test.prompt_tokens[: train.num_requests]) < 0.05
+                noise, other = (
+                    np.log(part.predicted_output_tokens[:1000] / part.output_tokens[:1000])
+                    for part in (train, test)
+                )
+                assert abs(np.corrcoef(noise, other)[0, 1]) < 0.2
+
+
+def test_a_test_part_that_thinning_empties_is_refused(tmp_path) -> None:
+    path = tmp_path / "few.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n10,5,5\n300,5,5\n")
+    traffic = from_trace(path, "scenario.workload.keep=0.01").traffic
+    with pytest.raises(
+        InputError, match="workload.keep = 0.01: leaves none of the 1 test requests with seed 0"
+    ):
+        traffic.test_workload(0)
 
 
 def test_predictions_have_the_stated_error(trace) -> None:
