@@ -21,10 +21,18 @@ def check_replaceable(out: Path, files: Collection[str]) -> None:
 
 @contextmanager
 def output_folder(out: Path, files: Collection[str]) -> Iterator[Path]:
-    """A temporary folder to write `files` into; it becomes `out` at the end, or goes after an error."""
+    """A temporary folder to write `files` into; it becomes `out` at the end, or goes after an error.
+
+    InputError where `out` holds something else or cannot be made.
+    """
     check_replaceable(out, files)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise InputError(
+            f"out = {out}: cannot be made ({error.strerror}); must be a folder that may be written"
+        ) from error
     try:
         yield partial
         partial.chmod(0o755)  # temporary folders are private

@@ -4,17 +4,23 @@ Plain dataclasses, since OmegaConf makes frozen ones read-only for Hydra itself;
 composition. Values out of range raise InputError when they are read.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.workloads.readers import READERS
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raises InputError `key = value: must be allowed` unless the condition holds."""
     if not condition:
         raise InputError(f"{key} = {value}: must be {allowed}")
+
+
+def _require_positive(key: str, value: float) -> None:
+    require(0 < value < math.inf, key, value, "positive and finite")
 
 
 @dataclass
@@ -26,7 +32,7 @@ class WorkloadConfig:
     """
 
     trace: str | None = None  # file, or path inside the data folder; null: always generate
-    format: str = "azure"  # of the trace: azure, csv
+    format: str = "azure"  # of the trace, one of READERS
     fitted: str | None = None  # parameters of the generator used where the trace is not at hand
     arrivals: str = "gamma"  # of the generator: poisson, gamma
     rate_rps: float = MISSING  # mean requests per second
@@ -36,8 +42,11 @@ class WorkloadConfig:
 
     def __post_init__(self) -> None:
         if self.rate_rps != MISSING:
-            require(self.rate_rps > 0, "scenario.workload.rate_rps", self.rate_rps, "positive")
-        require(self.test_s > 0, "scenario.workload.test_s", self.test_s, "positive")
+            _require_positive("scenario.workload.rate_rps", self.rate_rps)
+        _require_positive("scenario.workload.test_s", self.test_s)
+        require(
+            self.format in READERS, "scenario.workload.format", self.format, "one of " + ", ".join(READERS)
+        )
         require(0 < self.keep <= 1, "scenario.workload.keep", self.keep, "in (0, 1]")
         require(
             self.arrivals in ("poisson", "gamma"),
@@ -47,7 +56,10 @@ class WorkloadConfig:
         )
         error = self.prediction_error
         require(
-            error is None or error >= 0, "scenario.workload.prediction_error", error, "null or at least 0"
+            error is None or 0 <= error < 2,
+            "scenario.workload.prediction_error",
+            error,
+            "null, or at least 0 and below 2",
         )
 
 
@@ -82,7 +94,10 @@ class CostModelConfig:
     def __post_init__(self) -> None:
         require(self.kind == "roofline", "scenario.costmodel.kind", self.kind, "roofline")
         require(
-            self.cpu_overhead_s >= 0, "scenario.costmodel.cpu_overhead_s", self.cpu_overhead_s, "at least 0"
+            0 <= self.cpu_overhead_s < math.inf,
+            "scenario.costmodel.cpu_overhead_s",
+            self.cpu_overhead_s,
+            "at least 0 and finite",
         )
 
 
@@ -97,7 +112,8 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         for key in ("ttft_weight", "latency_weight"):
             value = getattr(self, key)
-            require(value == MISSING or value >= 0, f"scenario.objective.{key}", value, "at least 0")
+            if value != MISSING:
+                require(0 <= value < math.inf, f"scenario.objective.{key}", value, "at least 0 and finite")
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The configuration of PPO."""
 
+import math
 from dataclasses import dataclass
 
 from servegym.agents.networks.build import NETWORKS
@@ -34,9 +35,9 @@ class PPOConfig:
         for key in ("hidden", "layers", "n_steps", "batch_size", "n_epochs"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         for key in ("learning_rate", "clip_range", "max_grad_norm"):
-            _require(getattr(self, key) > 0, key, getattr(self, key), "above 0")
+            _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
         for key in ("final_learning_rate", "ent_coef", "vf_coef"):
-            _require(getattr(self, key) >= 0, key, getattr(self, key), "at least 0")
+            _require(0 <= getattr(self, key) < math.inf, key, getattr(self, key), "at least 0 and finite")
         for key in ("gamma", "gae_lambda"):
             _require(0 < getattr(self, key) <= 1, key, getattr(self, key), "above 0 and at most 1")
 

@@ -28,6 +28,7 @@ UNKNOWN_NAMES = [
     ("simulate fleet@scenario.fleet=b200", "fleet = b200: must be one of a100_llama2_7b, h100_llama_8b"),
     ("simulate scenario.fleet.gpu=b200", "fleet.gpu = b200: must be one of a100_sxm, h100_sxm"),
     ("simulate scenario.workload.fitted=nobody", "'nobody', allowed: azure_conv_2023"),
+    ("simulate scenario.workload.format=xls", "workload.format = xls: must be one of azure, csv"),
     ("simulate split=validation", "split = validation: must be one of train, test"),
     ("bench gpu", "bench gpu: must be one of simulator, env"),
 ]
@@ -58,6 +59,14 @@ OUT_OF_RANGE = [
     ("simulate seed=-1", "seed = -1: must be at least 0"),
     ("simulate scenario.fleet.replicas=0", "fleet.replicas = 0: must be from 1"),
     ("simulate scenario.workload.rate_rps=-3", "workload.rate_rps = -3.0: must be positive"),
+    ("simulate scenario.workload.rate_rps=inf", "workload.rate_rps = inf: must be positive and finite"),
+    ("simulate scenario.workload.rate_rps=nan", "workload.rate_rps = nan: must be positive and finite"),
+    ("simulate scenario.workload.test_s=inf", "workload.test_s = inf: must be positive and finite"),
+    ("simulate scenario.workload.prediction_error=2", "prediction_error = 2.0: must be null, or at least 0"),
+    ("simulate scenario.costmodel.cpu_overhead_s=inf", "cpu_overhead_s = inf: must be at least 0 and finite"),
+    ("simulate out=/dev/null/results", "out = /dev/null/results: cannot be made"),
+    ("train agent.learning_rate=inf", "agent.learning_rate = inf: must be above 0 and finite"),
+    ("train scenario.engine.num_kv_blocks=3", "KV blocks of 16 tokens, allowed: at most 3"),
     ("power_of_two router.d=0", "router.d = 0: must be at least 1"),
     ("train seed=-1", "seed = -1: must be at least 0"),
     ("train total_steps=0", "total_steps = 0: must be at least 1"),
@@ -132,6 +141,14 @@ def test_training_reads_the_trace_before_it_writes(capsys: pytest.CaptureFixture
     (folder / "my.csv").write_text(f"{HEADER}\n0,5,5\n30,-7,5\n")
     trace = ("scenario.workload.trace=my.csv", "scenario.workload.format=csv")
     assert "my.csv, line 3" in error_of(capsys, *COMMANDS["train"], *trace)
+
+
+def test_training_needs_long_enough_a_trace_before_it_writes(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    (folder / "my.csv").write_text(f"{HEADER}\n0,5,5\n1,5,5\n30,7,5\n")
+    trace = ("scenario.workload.trace=my.csv", "scenario.workload.format=csv")
+    assert "scenario.episode.requests = 32: must be at most" in error_of(capsys, *COMMANDS["train"], *trace)
 
 
 def test_misspelt_trace_is_not_replaced_by_a_generator(
