@@ -35,6 +35,11 @@ WHEREABOUTS = ("run_dir", "resume")
 """Keys that may differ between a run and its continuation."""
 
 
+def missing_files(run_dir: Path) -> list[str]:
+    """What a run directory lacks of NEEDED; nothing where the run is finished."""
+    return [name for name in NEEDED if not (run_dir / name).is_file()]
+
+
 def load_run_policy(run_dir: Path) -> tuple[NetworkPolicy, dict[str, Any]]:
     """The trained policy of a finished run, and its provenance (JSON values).
 
@@ -96,7 +101,7 @@ def write_text(path: Path, text: str) -> None:
 def _require_finished(run_dir: Path) -> None:
     if not run_dir.is_dir():
         raise InputError(f"{run_dir}: no such run directory; make it with servegym train run_dir={run_dir}")
-    missing = [name for name in NEEDED if not (run_dir / name).is_file()]
+    missing = missing_files(run_dir)
     if missing:
         raise InputError(
             f"{run_dir} is incomplete: missing {', '.join(missing)}; "

@@ -39,7 +39,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     settings = _settings(config)
     run_dir = Path(settings.run_dir)
-    if (run_dir / files.FINISHED_FILE).is_file():
+    if not files.missing_files(run_dir):
         return _answer(settings, "finished before")
     scenario = Scenario(settings.scenario)
     vec_env = SB3VecEnv(RoutingVectorEnv(settings.num_envs, scenario, copy=False))
@@ -147,8 +147,10 @@ def _finish(run_dir: Path, model: PPO, elapsed_s: float) -> None:
 def _answer(settings: TrainConfig, status: str) -> dict[str, Any]:
     run_dir = Path(settings.run_dir)
     origin = json.loads((run_dir / files.PROVENANCE_FILE).read_text())
-    with (run_dir / files.CURVE_FILE).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = []
+    if (run_dir / files.CURVE_FILE).is_file():
+        with (run_dir / files.CURVE_FILE).open(newline="") as file:
+            rows = list(csv.DictReader(file))
     return {
         "status": status,
         "run_dir": str(run_dir),

@@ -154,6 +154,19 @@ def test_incomplete_run_is_refused_by_what_is_missing(
     assert f"run is incomplete: missing {name};" in error_of(capsys, "export", "run_dir=run")
 
 
+@pytest.mark.parametrize("name", ["policy.pt", "provenance.json", "finished.json", "training.csv"])
+def test_what_a_finished_run_has_lost_is_made_again(
+    capsys: pytest.CaptureFixture[str], run_dir: Path, name: str
+) -> None:
+    """As the error about an incomplete run says."""
+    trained = weights(run_dir)
+    (run_dir / name).unlink()
+    assert answer_of(capsys, "train", "run_dir=run", "resume=true")["steps"] == 256
+    again = weights(run_dir)
+    assert all(torch.equal(trained[key], again[key]) for key in trained)
+    answer_of(capsys, "export", "run_dir=run", "out=artifact")
+
+
 def test_broken_files_are_refused_by_name(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
     config = (run_dir / "config.yaml").read_text()
     (run_dir / "policy.pt").write_bytes(b"no weights")
