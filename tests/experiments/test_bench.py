@@ -21,6 +21,13 @@ def test_simulator_is_measured_by_number_of_replicas(
     assert answer["workload_source"].startswith("generator")
 
 
+def test_environments_are_measured_by_name(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    answer = answer_of(capsys, "bench", "env", *SHORT_BENCH, *FEW_REQUESTS)
+    assert set(answer["decisions_per_s"]) == {"servegym/Routing-v0"}
+    assert answer["decisions_per_s"]["servegym/Routing-v0"] > 0
+    assert (answer["num_envs"], answer["replicas"]) == (4, 8)
+
+
 def test_table_names_what_was_measured(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert main(["bench", "env", *SHORT_BENCH, *FEW_REQUESTS]) == 0
     assert "servegym/Routing-v0" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from servegym.agents.heuristics import HeuristicPolicy, make_router
+from servegym.agents.heuristics import ROUTERS, HeuristicPolicy, make_router
 from servegym.costmodels.errors import InputError
 from servegym.envs.checks import check_environment
 from servegym.envs.routing.env import RoutingEnv
@@ -148,7 +148,7 @@ def test_unknown_scenario_and_split_list_the_known_ones() -> None:
         RoutingEnv(SMALL, split="valid")
 
 
-@pytest.mark.parametrize("name", ["random", "round_robin", "jsq", "power_of_two", "sal"])
+@pytest.mark.parametrize("name", ROUTERS)
 def test_policies_decide_as_the_simulator_does(name: str) -> None:
     """A heuristic over the environment's observations decides as in the compiled simulation."""
     env = RoutingEnv(SMALL, split="test")
