@@ -42,7 +42,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     if not files.missing_files(run_dir):
         return _answer(settings, "finished before")
     scenario = Scenario(settings.scenario)
-    vec_env = SB3VecEnv(RoutingVectorEnv(settings.num_envs, scenario, copy=False))
+    vec_env = SB3VecEnv(RoutingVectorEnv(settings.num_envs, scenario))
     vec_env.reset()  # refuses traffic that cannot be had or cannot be served
     resumed = bool(checkpoints(run_dir))
     tensorboard = run_dir / files.TENSORBOARD_FOLDER
