@@ -14,6 +14,7 @@ _DEVICES = {
     "h10080gb": "h100_sxm",
     "h100dgx": "h100_sxm",
     "nvidiah10080gbhbm3": "h100_sxm",
+    "rtxpro6000server": "rtx_pro_6000",
     "rtxpro6000": "rtx_pro_6000",
     "nvidiartxpro6000blackwellserveredition": "rtx_pro_6000",
 }

@@ -38,13 +38,29 @@ class Table:
 
     def text(self, name: str) -> npt.NDArray[np.str_]:
         """A column of words, `<U`; an empty cell is ""."""
-        import pyarrow as pa
+        words, codes = self._codes(name)
+        return words[codes]
 
-        column = self._columns[name].cast(pa.string()).fill_null("")
-        words = column.combine_chunks().dictionary_encode()  # few distinct words, many rows
-        distinct: npt.NDArray[np.str_] = np.array(words.dictionary.to_pylist(), dtype=np.str_)
-        which: npt.NDArray[np.int32] = words.indices.to_numpy()
-        return distinct[which]
+    def groups(self, *names: str) -> list[tuple[tuple[str, ...], npt.NDArray[np.int64]]]:
+        """The distinct words of these columns and the indices of their rows, by first row."""
+        words, codes = zip(*(self._codes(name) for name in names), strict=True)
+        key = np.ravel_multi_index(codes, [len(each) for each in words])
+        first, inverse = np.unique(key, return_index=True, return_inverse=True)[1:]
+        return [
+            (
+                tuple(str(each[code[first[i]]]) for each, code in zip(words, codes, strict=True)),
+                np.flatnonzero(inverse == i),
+            )
+            for i in np.argsort(first)
+        ]
+
+    def refuse(self, name: str, illegal: npt.NDArray[np.bool_], allowed: str) -> None:
+        """InputError naming the first row where `illegal` is True, and what `name` must be."""
+        if illegal.any():
+            i = int(np.argmax(illegal))
+            raise InputError(
+                f"{self.path}, row {i + 1}: {name} is {self._columns[name][i].as_py()}, must be {allowed}"
+            )
 
     def numbers(self, name: str, *, empty: bool = False) -> npt.NDArray[np.float64]:
         """A column of numbers, float64; an empty cell is NaN where `empty` allows it.
@@ -69,21 +85,22 @@ class Table:
         """A column of integers of at least 0, int64. Raises InputError with file, row and value."""
         values = self.numbers(name)
         legal = (values >= 0) & (values <= 2**53) & (values == np.floor(values))
-        if not legal.all():
-            i = int(np.argmin(legal))
-            raise InputError(
-                f"{self.path}, row {i + 1}: {name} is {values[i]:g}, must be an integer of at least 0"
-            )
+        self.refuse(name, ~legal, "an integer of at least 0")
         return values.astype(np.int64)
 
     def seconds(self, name: str, unit_s: float) -> npt.NDArray[np.float64]:
         """A column of times in units of `unit_s` seconds. Raises InputError where not finite and above 0."""
         values = self.numbers(name)
-        legal = np.isfinite(values) & (values > 0)
-        if not legal.all():
-            i = int(np.argmin(legal))
-            raise InputError(f"{self.path}, row {i + 1}: {name} is {values[i]:g}, must be finite and above 0")
+        self.refuse(name, ~(np.isfinite(values) & (values > 0)), "finite and above 0")
         return values * unit_s
+
+    def _codes(self, name: str) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
+        """The distinct words of a column, and which of them each row has."""
+        import pyarrow as pa
+
+        column = self._columns[name].cast(pa.string()).fill_null("")
+        words = column.combine_chunks().dictionary_encode()
+        return np.array(words.dictionary.to_pylist(), np.str_), words.indices.to_numpy().astype(np.int64)
 
     def _number(self, name: str, i: int, cell: Any) -> float | None:
         if cell is None or cell == "":
