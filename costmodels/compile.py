@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import Floats, IterationCost, validate_iteration_cost
+from servegym.costmodels.iteration import IterationCost, validate_iteration_cost
+from servegym.costmodels.knots import geometric_knots
 from servegym.costmodels.roofline import Roofline
 from servegym.costmodels.specs import GpuSpec, ModelSpec
 
@@ -38,6 +39,7 @@ def linear_iteration_cost(
         decode_kv_knots=np.array([0.0, 1.0]),
         decode_attention_s=np.outer(decodes, [0.0, per_kv_token_s]),
         mixed_decode_attention_s=np.outer(decodes, [0.0, per_kv_token_s]),
+        mixed_s_per_pair=0.0,
     )
     validate_iteration_cost(cost)
     return cost
@@ -103,8 +105,8 @@ def compile_iteration_cost(
     lm_head_s[0] = sampler_s[0] = 0.0
 
     # Close enough to meet the bend where compute takes over from memory within about 2 %, else 0.1 %.
-    chunk_knots = _geometric_knots(max_num_batched_tokens, ratio=1.06)
-    history_knots = np.concatenate([[0.0], _geometric_knots(max_kv_tokens, ratio=1.15)])
+    chunk_knots = geometric_knots(max_num_batched_tokens, ratio=1.06)
+    history_knots = np.concatenate([[0.0], geometric_knots(max_kv_tokens, ratio=1.15)])
     chunk, history = chunk_knots[:, None], history_knots[None, :]
     pairs = chunk * history + chunk * (chunk + 1) / 2
     prefill_s = model.num_layers * roofline.prefill_attention_seconds(*attention, chunk, history)
@@ -124,6 +126,7 @@ def compile_iteration_cost(
         decode_kv_knots=kv_knots,
         decode_attention_s=decode_s,
         mixed_decode_attention_s=decode_s,
+        mixed_s_per_pair=0.0,
     )
     validate_iteration_cost(cost)
     return cost
@@ -157,12 +160,6 @@ def kv_capacity_blocks(
             "a GPU would be left for the KV cache, must hold one block or more"
         )
     return blocks
-
-
-def _geometric_knots(last: int, ratio: float) -> Floats:
-    """Whole numbers from 1 to `last`, at most about `ratio` (or 1) apart."""
-    count = 1 + math.ceil(math.log(last) / math.log(ratio))
-    return np.unique(np.rint(np.geomspace(1, last, max(count, 1))))
 
 
 def _require_at_least_one(name: str, value: int) -> None:

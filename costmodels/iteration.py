@@ -34,6 +34,7 @@ class IterationCost(NamedTuple):
     decode_kv_knots: Floats  # (K,) KV tokens of all decodes
     decode_attention_s: Floats  # (M + 1, K) by decodes, when nothing is prefilled
     mixed_decode_attention_s: Floats  # (M + 1, K) by decodes, beside prefill chunks
+    mixed_s_per_pair: float  # for each decode and token of a prefill chunk in the same iteration
 
 
 def validate_iteration_cost(cost: IterationCost) -> None:
@@ -67,6 +68,7 @@ def validate_iteration_cost(cost: IterationCost) -> None:
         "decode_kv_knots": (kvs,),
         "decode_attention_s": (seqs, kvs),
         "mixed_decode_attention_s": (seqs, kvs),
+        "mixed_s_per_pair": (),
     }
     for name, shape in shapes.items():
         found = np.shape(getattr(cost, name))
@@ -182,10 +184,13 @@ def decode_attention_seconds(cost: IterationCost, num_decodes: int, kv_tokens: i
 
 
 @kernel
-def mixed_decode_attention_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int) -> float:
-    """The same in an iteration with prefill chunks, which engines may serve with another kernel."""
-    return _decode_attention_seconds(
-        cost.mixed_decode_attention_s, cost.decode_kv_knots, num_decodes, kv_tokens
+def mixed_decode_attention_seconds(
+    cost: IterationCost, num_decodes: int, kv_tokens: int, prefill_tokens: int
+) -> float:
+    """The same beside `prefill_tokens` of prefill chunks, which engines may serve with another kernel."""
+    return (
+        _decode_attention_seconds(cost.mixed_decode_attention_s, cost.decode_kv_knots, num_decodes, kv_tokens)
+        + cost.mixed_s_per_pair * num_decodes * prefill_tokens
     )
 
 

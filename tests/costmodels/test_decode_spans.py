@@ -45,6 +45,7 @@ def costs(draw) -> IterationCost:
         decode_kv_knots=knots,
         decode_attention_s=table,
         mixed_decode_attention_s=np.zeros_like(table),
+        mixed_s_per_pair=0.0,
     )
     validate_iteration_cost(cost)
     return cost

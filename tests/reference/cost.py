@@ -20,8 +20,10 @@ def iteration_s(
     for chunk, history in chunks:
         pairs = chunk * history + chunk * (chunk + 1) / 2
         seconds += pairs * prefill_s_per_pair(cost, chunk, history)
-    table = cost.mixed_decode_attention_s if chunks else cost.decode_attention_s
-    return seconds + decode_attention_s(cost, table, num_decodes, kv_tokens)
+    if not chunks:
+        return seconds + decode_attention_s(cost, cost.decode_attention_s, num_decodes, kv_tokens)
+    seconds += decode_attention_s(cost, cost.mixed_decode_attention_s, num_decodes, kv_tokens)
+    return seconds + float(cost.mixed_s_per_pair) * num_decodes * (tokens - num_decodes)
 
 
 def prefill_s_per_pair(cost: Any, chunk: int, history: int) -> float:

@@ -135,8 +135,9 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
             replica.partial_computed_next = chunk
 
     tokens = fleet.max_num_batched_tokens - budget
-    if tokens > replica.num_decodes:
-        seconds += mixed_decode_attention_seconds(fleet.cost, replica.num_decodes, kv_tokens)
+    prefill_tokens = tokens - replica.num_decodes
+    if prefill_tokens > 0:
+        seconds += mixed_decode_attention_seconds(fleet.cost, replica.num_decodes, kv_tokens, prefill_tokens)
     else:
         seconds += decode_attention_seconds(fleet.cost, replica.num_decodes, kv_tokens)
     replica.clock_s += seconds + step_seconds(fleet.cost, tokens, sampled)

@@ -36,6 +36,7 @@ def random_cost(rng: np.random.Generator, engine: Engine) -> IterationCost:
         ),
         decode_attention_s=attention[0],
         mixed_decode_attention_s=attention[1],
+        mixed_s_per_pair=float(rng.random()) * 0.01,
     )
     validate_iteration_cost(cost)
     return cost
@@ -56,6 +57,7 @@ def dyadic_cost(engine: Engine) -> IterationCost:
         decode_kv_knots=np.array([0.0]),
         decode_attention_s=np.zeros((seqs, 1)),
         mixed_decode_attention_s=np.full((seqs, 1), 0.25),
+        mixed_s_per_pair=0.25,
     )
 
 
