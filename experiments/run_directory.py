@@ -31,6 +31,9 @@ TENSORBOARD_FOLDER = "tensorboard"
 NEEDED = (CONFIG_FILE, PROVENANCE_FILE, POLICY_FILE, FINISHED_FILE)
 """What a finished run must hold for others to use it."""
 
+FIRST = (TENSORBOARD_FOLDER, COMMAND_FILE, PROVENANCE_FILE)
+"""What a run writes before its configuration, which makes the folder its own."""
+
 WHEREABOUTS = ("run_dir", "resume")
 """Keys that may differ between a run and its continuation."""
 
@@ -38,6 +41,12 @@ WHEREABOUTS = ("run_dir", "resume")
 def missing_files(run_dir: Path) -> list[str]:
     """What a run directory lacks of NEEDED; nothing where the run is finished."""
     return [name for name in NEEDED if not (run_dir / name).is_file()]
+
+
+def may_begin_in(run_dir: Path) -> bool:
+    """Whether a new run may have this folder: it holds nothing, or what a run killed at its start left."""
+    left = {*FIRST, *(_partial(Path(name)).name for name in (PROVENANCE_FILE, CONFIG_FILE))}
+    return not run_dir.exists() or (run_dir.is_dir() and {path.name for path in run_dir.iterdir()} <= left)
 
 
 def load_run_policy(run_dir: Path) -> tuple[NetworkPolicy, dict[str, Any]]:
@@ -93,9 +102,13 @@ def differing_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file that is there as a whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def _require_finished(run_dir: Path) -> None:

@@ -87,7 +87,7 @@ def _settings(config: DictConfig) -> TrainConfig:
                 f"run_dir = {run_dir}: holds another run, which differs in {', '.join(differing)}; "
                 "choose another run_dir, or go on with that run by resume=true"
             )
-    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    elif not files.may_begin_in(run_dir):
         raise InputError(
             f"run_dir = {run_dir}: exists and is no run directory; must be a new folder or a run's"
         )
@@ -113,7 +113,8 @@ def _prepare(run_dir: Path, settings: TrainConfig, scenario: Scenario) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / files.COMMAND_FILE).open("a") as file:
         file.write(command.strip() + "\n")
-    if not (run_dir / files.PROVENANCE_FILE).is_file():
+    begun = (run_dir / files.CONFIG_FILE).is_file()
+    if not begun or not (run_dir / files.PROVENANCE_FILE).is_file():
         origin = {
             "scenario": scenario.name,
             "workload_source": scenario.traffic.source,
@@ -122,7 +123,7 @@ def _prepare(run_dir: Path, settings: TrainConfig, scenario: Scenario) -> None:
             **provenance(),
         }
         files.write_text(run_dir / files.PROVENANCE_FILE, json.dumps(origin, indent=2) + "\n")
-    if not (run_dir / files.CONFIG_FILE).is_file():
+    if not begun:
         files.save_config(settings, run_dir)
 
 

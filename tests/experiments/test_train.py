@@ -146,6 +146,19 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(
     assert [row["steps"] for row in curve(run_dir)] == [128, 256]
 
 
+def test_a_run_killed_while_its_folder_was_made_starts_over(
+    capsys: pytest.CaptureFixture[str], run_dir: Path
+) -> None:
+    left = {"tensorboard", "command.txt", "provenance.json"}
+    for path in run_dir.iterdir():
+        if path.name not in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (run_dir / ".config.yaml.partial").write_text("scen")
+    (run_dir / "provenance.json").write_text("{}")
+    assert answer_of(capsys, *TRAIN)["status"] == "trained"
+    assert load_run_policy(run_dir)[1]["scenario"] == "generated_8xh100"
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "provenance.json", "policy.pt", "finished.json"])
 def test_incomplete_run_is_refused_by_what_is_missing(
     capsys: pytest.CaptureFixture[str], run_dir: Path, name: str
