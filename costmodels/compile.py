@@ -10,6 +10,10 @@ from servegym.costmodels.knots import geometric_knots
 from servegym.costmodels.roofline import Roofline
 from servegym.costmodels.specs import GpuSpec, ModelSpec
 
+CPU_OVERHEAD_S = 0.5e-3
+"""What the engine's CPU work adds to a step: brings Llama-2-7B at batch 1 on H100 to the 6.3 ms a token of
+vLLM 0.11 (inference-sim ground-truth traces)."""
+
 
 def linear_iteration_cost(
     *,
@@ -54,7 +58,7 @@ def compile_iteration_cost(
     max_num_seqs: int,
     max_kv_tokens: int,
     roofline: Roofline | None = None,
-    cpu_overhead_s: float = 0.5e-3,
+    cpu_overhead_s: float = CPU_OVERHEAD_S,
 ) -> IterationCost:
     """The tables of `model` on `tensor_parallel` GPUs of kind `gpu`, from the roofline.
 
@@ -65,8 +69,7 @@ def compile_iteration_cost(
     reads them again, in about 8 kernels. The gathering of logits between GPUs is left out.
 
     `max_kv_tokens` is the longest history and the largest KV total the tables aim at (both are continued
-    beyond). `cpu_overhead_s` is what the engine's CPU work adds to a step; the default brings Llama-2-7B at
-    batch 1 on H100 to the 6.3 ms a token of vLLM 0.11 (inference-sim ground-truth traces).
+    beyond). `cpu_overhead_s` is what the engine's CPU work adds to a step.
     Raises `InputError` for numbers out of range or heads that `tensor_parallel` does not divide.
     """
     _require_limits(max_num_batched_tokens, max_num_seqs)
