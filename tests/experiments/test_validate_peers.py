@@ -1,0 +1,24 @@
+"""The comparison with other simulators: the trace is theirs, and the figures that the report claims hold."""
+
+import pytest
+
+from servegym.experiments.validate_peers import PEERS_MS, show, trace, validate_peers
+
+
+def test_the_trace_is_the_one_the_peers_ran() -> None:
+    workload = trace()
+    assert workload.num_requests == 1000
+    assert workload.arrival_s[0] == 0.0
+    assert workload.duration_s == pytest.approx(253.0, abs=0.05)
+    assert workload.prompt_tokens.mean() == pytest.approx(488.4, abs=0.05)
+    assert workload.output_tokens.sum() == 160_177
+
+
+def test_tpot_and_latency_are_near_the_peers_and_errors_are_to_the_nearer() -> None:
+    answer = validate_peers()
+    for key in ("tpot", "e2e"):
+        assert abs(answer["error_to_nearer"][key]) < 0.07
+    for key, error in answer["error_to_nearer"].items():
+        ours = answer["ours_ms"][key]
+        assert min(abs(ours / peer[key] - 1) for peer in PEERS_MS.values()) == abs(error)
+    show(answer)
