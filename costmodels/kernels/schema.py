@@ -36,6 +36,9 @@ OPERATORS: dict[str, tuple[str, ...]] = {
     "embedding": ("tokens", "width"),
     # from logits to token ids
     "sampling": ("sequences", "vocab"),
+    # a whole decoder layer on one of `tp` GPUs, without all-reduces; `variant` names the model
+    "prefill_layer": ("batch", "tokens", "history", "tp"),
+    "decode_layer": ("batch", "history", "tp"),
     # CPU time of the engine per step
     "cpu_overhead": ("sequences", "gpus"),
 }

@@ -12,7 +12,22 @@ from tests.experiments.commands import FEW_REQUESTS, SHORT_BENCH, SHORT_TRAINING
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")), ROOT / "Makefile"]
 
-REDUCTIONS = {"train": SHORT_TRAINING, "bench": (*SHORT_BENCH, *FEW_REQUESTS), "evaluate": ("seeds=3",)}
+SMALL_PROFILE = (
+    "device=cpu",
+    "tensor_parallel=[8]",
+    "operators=[decode_attention,normalisation,decode_layer]",
+    "grid.tokens=[1]",
+    "grid.sequences=[1,2,4]",
+    "grid.decode_history=[63]",
+    "timing={warmups:0,repeats:1,calls:1}",
+)
+
+REDUCTIONS = {
+    "train": SHORT_TRAINING,
+    "bench": (*SHORT_BENCH, *FEW_REQUESTS),
+    "evaluate": ("seeds=3",),
+    "profile": SMALL_PROFILE,
+}
 """What is added to a documented command."""
 
 RUNS_NOTHING = {"--help", "--cfg", "--info", "--hydra-help", "resume=true"}
