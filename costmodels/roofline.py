@@ -4,14 +4,17 @@ An operator takes `max(FLOPs / (peak * efficiency), bytes / (bandwidth * efficie
 All methods take scalars or arrays, which broadcast, and return seconds of the same shape.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.kernels.schema import OPERATORS
 from servegym.costmodels.specs import DTYPE_BYTES, GpuSpec
+from servegym.costmodels.work import UNITS, Work, work
 
 Numbers = float | NDArray[Any]
 
@@ -113,3 +116,82 @@ class Roofline:
         """Each GPU sends `2 (num_gpus - 1) / num_gpus` of the message (ring or two-shot all-reduce)."""
         sent_bytes = 2 * (num_gpus - 1) / num_gpus * message_bytes
         return self.all_reduce_launch_s + sent_bytes / (gpu.nvlink_bytes_per_s * self.link)
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What a kernel reaches of the nominal rates. The defaults are the bare roofline."""
+
+    compute: float = 1.0
+    hbm: float = 1.0
+    l2: float = 1.0
+    link: float = 1.0
+    exponential: float = 1.0
+    tile_s: float = 0.0
+    """Start and end of one tile on one SM."""
+    launch_s: float = 3e-6
+    """The shortest kernels in a CUDA graph take 2 to 4 us."""
+    sharpness: float = float("inf")
+    """Of the bend between compute and memory: the terms add up as a p-norm; infinite: the largest counts."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not (value > 0 or (each.name.endswith("_s") and value == 0)):
+                raise InputError(f"efficiency: {each.name} is {value}, must be positive")
+
+    def seconds(self, asked: Work, gpu: GpuSpec, peak_flops_per_s: float) -> NDArray[np.float64]:
+        """Launch and tiles, then compute, HBM, L2, link and exponentials together."""
+        terms = np.stack(
+            [
+                asked.spent_flops / (peak_flops_per_s * self.compute),
+                asked.hbm_bytes / (gpu.hbm_bytes_per_s * self.hbm),
+                asked.l2_bytes / (gpu.l2_bytes_per_s * self.l2),
+                asked.link_bytes / (gpu.nvlink_bytes_per_s * self.link),
+                asked.exponentials / (gpu.exponentials_per_s * self.exponential),
+            ]
+        )
+        largest = terms.max(0)
+        if np.isfinite(self.sharpness):
+            shares = np.divide(terms, largest, out=np.zeros_like(terms), where=largest > 0)
+            largest = largest * (shares**self.sharpness).sum(0) ** (1 / self.sharpness)
+        return np.asarray(self.launch_s + self.tile_s * asked.tiles / gpu.num_sms + largest)
+
+
+class RooflineModel:
+    """Every operator of one GPU from first principles (a `KernelModel`): see `Work` and `Efficiency`.
+
+    `efficiencies` by operator; an operator without one has the default, the bare roofline.
+    """
+
+    def __init__(
+        self, gpu: GpuSpec, efficiencies: Mapping[str, Efficiency] | None = None, name: str = "roofline"
+    ) -> None:
+        self.gpu, self.name = gpu, name
+        self.efficiencies = dict(efficiencies or {})
+
+    def seconds(
+        self,
+        operator: str,
+        shapes: Mapping[str, ArrayLike],
+        *,
+        dtype: str = "bf16",
+        kv_dtype: str = "bf16",
+        variant: str = "",
+    ) -> NDArray[np.float64]:
+        """See `KernelModel`. Variants are not told apart."""
+        floats = broadcast_shapes(operator, shapes)
+        asked = work(operator, floats, self.gpu, dtype, kv_dtype)
+        efficiency = self.efficiencies.get(operator, Efficiency())
+        return efficiency.seconds(asked, self.gpu, self.gpu.peak(UNITS[dtype]))
+
+
+def broadcast_shapes(operator: str, shapes: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+    """All dimensions of `operator` as float64 arrays of one shape. Raises InputError for wrong names."""
+    names = OPERATORS.get(operator)
+    if names is None:
+        raise InputError(f"operator = {operator}: must be one of {', '.join(OPERATORS)}")
+    if set(shapes) != set(names):
+        raise InputError(f"{operator}: dimensions {', '.join(shapes)}, must be {', '.join(names)}")
+    arrays = np.broadcast_arrays(*(np.asarray(shapes[name], np.float64) for name in names))
+    return dict(zip(names, arrays, strict=True))

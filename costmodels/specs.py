@@ -28,6 +28,15 @@ class GpuSpec:
     nvlink_bytes_per_s: float
     """To all other GPUs of the node together, in one direction."""
     tdp_w: float
+    num_sms: int
+    """Streaming multiprocessors."""
+    clock_hz: float
+    """Boost clock."""
+
+    @property
+    def exponentials_per_s(self) -> float:
+        """16 a clock and SM (CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions")."""
+        return 16 * self.num_sms * self.clock_hz
 
     def peak(self, dtype: str) -> float:
         """FLOP/s of `dtype`. Raises `InputError` where this GPU has no such unit."""
@@ -114,6 +123,8 @@ GPUS: Mapping[str, GpuSpec] = MappingProxyType(
             l2_bytes_per_s=5120 * 1.755e9,
             nvlink_bytes_per_s=450e9,
             tdp_w=700.0,
+            num_sms=132,
+            clock_hz=1.755e9,
         ),
         # NVIDIA A100 80GB data sheet, column SXM; L2: A100 architecture white paper, 5120 bytes a clock
         # (1.41 GHz boost).
@@ -126,6 +137,23 @@ GPUS: Mapping[str, GpuSpec] = MappingProxyType(
             l2_bytes_per_s=5120 * 1.41e9,
             nvlink_bytes_per_s=300e9,
             tdp_w=400.0,
+            num_sms=108,
+            clock_hz=1.41e9,
+        ),
+        # NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet (fp8 with fp32 accumulation; half of the
+        # figures with sparsity) and the RTX Blackwell PRO architecture white paper (188 SMs, 128 MB L2).
+        # No NVLink: PCIe 5.0 x16. L2: 64 bytes a clock and SM at the boost clock of 2.6 GHz are assumed.
+        "rtx_pro_6000": GpuSpec(
+            name="rtx_pro_6000",
+            peak_flops_per_s=MappingProxyType({"bfloat16": 503.8e12, "float16": 503.8e12, "fp8": 1007.6e12}),
+            hbm_bytes=96 * 2**30,
+            hbm_bytes_per_s=1.597e12,
+            l2_bytes=128 * 2**20,
+            l2_bytes_per_s=188 * 64 * 2.6e9,
+            nvlink_bytes_per_s=64e9,
+            tdp_w=600.0,
+            num_sms=188,
+            clock_hz=2.6e9,
         ),
     }
 )
