@@ -146,6 +146,8 @@ def kv_capacity_blocks(
 ) -> int:
     """KV blocks that fit beside the weights, as vLLM counts them (`gpu_memory_utilization`, default 0.9).
 
+    One block less, as vLLM sets one aside.
+
     `reserved_bytes` of each GPU hold activations, CUDA graphs and communication buffers.
     Raises `InputError` where not even one block fits.
     """
@@ -156,7 +158,7 @@ def kv_capacity_blocks(
     if reserved_bytes < 0:
         raise InputError(f"reserved_bytes is {reserved_bytes}, must be at least 0")
     free_bytes = gpu.hbm_bytes * memory_fraction - model.weight_bytes / tensor_parallel - reserved_bytes
-    blocks = math.floor(free_bytes * tensor_parallel / (model.kv_bytes_per_token * block_size))
+    blocks = math.floor(free_bytes * tensor_parallel / (model.kv_bytes_per_token * block_size)) - 1
     if blocks < 1:
         raise InputError(
             f"model {model.name} does not fit on {tensor_parallel} x {gpu.name}: {free_bytes / 1e9:.1f} GB "

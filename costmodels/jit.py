@@ -2,7 +2,8 @@
 
 Numba caches machine code per file and notices when that file changes, but not when a function that it
 calls in another file does. Importing this module therefore compares the sources with a stamp left by
-the last import and removes this project's own cached code where they differ.
+the last import and removes this project's own cached code where they differ. It looks beside the
+sources only: where NUMBA_CACHE_DIR points elsewhere, clear that folder after an edit.
 """
 
 import functools

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from servegym.envs.workloads import (
     split,
 )
 
-_TEST = 1  # spawn key of test traffic
+_TEST = 2**32 - 1  # spawn key of test traffic, beyond any number of training episodes
 
 
 def _trace_path(config: WorkloadConfig) -> Path | None:
@@ -45,11 +46,21 @@ def _trace_path(config: WorkloadConfig) -> Path | None:
     return None
 
 
+class HeldOut(TypedDict):
+    """The part of a trace that training never sees: its last `test_s` seconds."""
+
+    trace: str  # name of the file
+    test_s: float
+
+
 class Traffic:
     """The requests of a scenario: training episodes and test workloads that share none.
 
-    `source` says where they come from: the trace's file, or the generator's fitted parameters.
+    `source` says where they come from: the trace's file, or the generator's fitted parameters. `held_out`
+    is the test part of a trace; None with a generator, whose streams never meet.
     """
+
+    held_out: HeldOut | None
 
     def __init__(self, config: WorkloadConfig, episode: EpisodeConfig) -> None:
         self.config = config
@@ -60,11 +71,13 @@ class Traffic:
         self._fitted: FittedWorkload | None = None
         if path is not None:
             self.source = f"trace {path.name}"
+            self.held_out = HeldOut(trace=path.name, test_s=config.test_s)
             self._train, self._test = split(read_trace(path, config.format), config.test_s)
             self._compression = config.rate_rps / (self._train.rate_rps * config.keep)
         else:
             assert config.fitted is not None  # _trace_path has seen to it
             self.source = f"generator fitted to {config.fitted}"
+            self.held_out = None
             self._fitted = load_fitted(config.fitted)
 
     def train_workload(self, seed: np.random.SeedSequence) -> Workload:
@@ -81,14 +94,11 @@ class Traffic:
 
     def test_workload(self, seed: int) -> Workload:
         """The test part, thinned (or generated) with this seed. InputError where thinning leaves nothing."""
-        # Episode 1 of the training stream with this seed draws from children 0 and 1. Thinning may share
-        # one, since it draws no requests; what makes requests up must not.
-        test_seed = np.random.SeedSequence(seed, spawn_key=(_TEST,))
-        thinning_seed, _, generator_seed, prediction_seed = test_seed.spawn(4)
+        traffic_seed, prediction_seed = np.random.SeedSequence(seed, spawn_key=(_TEST,)).spawn(2)
         if self._test is None:
-            workload = self._generate(self._num_generated_for_test(), 1.0, generator_seed)
+            workload = self._generate(self._num_generated_for_test(), 1.0, traffic_seed)
         else:
-            rng = np.random.default_rng(thinning_seed)
+            rng = np.random.default_rng(traffic_seed)
             workload = self._test.thin(self.config.keep, rng).scale_rate(self._compression)
             if workload.num_requests == 0:
                 raise InputError(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -15,7 +16,7 @@ from servegym.agents.serving.schema import FILES
 from servegym.costmodels.errors import InputError
 from servegym.envs.compose import CONFIG_MODULE
 from servegym.envs.scenario import Scenario
-from servegym.envs.scenario_config import ScenarioConfig, WorkloadConfig
+from servegym.envs.scenario_config import ScenarioConfig
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
@@ -62,14 +63,16 @@ def contender(name: str, kind: str, scenario: Scenario) -> Contender:
     if kind == "artifact":
         from servegym.agents.serving.artifact import load_artifact
 
-        return _side_by_side(name, "exported, run by ONNX Runtime", load_artifact(Path(name)), scenario)
+        artifact = load_artifact(Path(name))
+        _check_disjoint(name, artifact.description["provenance"], scenario)
+        return _side_by_side(name, "exported, run by ONNX Runtime", artifact, scenario)
     import torch
 
     from servegym.experiments.run_directory import load_run_policy
 
     torch.set_num_threads(1)  # a second thread made these small products ten times as slow
     policy, provenance = load_run_policy(Path(name))
-    _check_disjoint(name, scenario_of_run(name).workload, scenario.config.workload)
+    _check_disjoint(name, provenance, scenario)
     description = f"{policy.name}, trained for {provenance['steps']:,} decisions on {provenance['scenario']}"
     return _side_by_side(name, description, policy, scenario)
 
@@ -123,9 +126,13 @@ def _try_out(name: str, policy: Policy, scenario: Scenario) -> None:
         raise InputError(f"policies: {name}: {error}") from error
 
 
-def _check_disjoint(name: str, trained: WorkloadConfig, tested: WorkloadConfig) -> None:
-    if trained.trace is not None and trained.trace == tested.trace and trained.test_s < tested.test_s:
+def _check_disjoint(name: str, provenance: dict[str, Any], scenario: Scenario) -> None:
+    """InputError where the policy may have been trained on requests of the test part."""
+    trained, tested = provenance.get("held_out"), scenario.traffic.held_out
+    if trained is None or tested is None or trained["trace"] != tested["trace"]:
+        return
+    if trained["test_s"] < tested["test_s"]:
         raise InputError(
-            f"scenario.workload.test_s = {tested.test_s:g}: must be at most {trained.test_s:g}, since {name} "
-            "was trained on what comes before"
+            f"scenario.workload.test_s = {tested['test_s']:g}: must be at most {trained['test_s']:g}, since "
+            f"{name} was trained on what comes before"
         )

@@ -118,6 +118,7 @@ def _prepare(run_dir: Path, settings: TrainConfig, scenario: Scenario) -> None:
         origin = {
             "scenario": scenario.name,
             "workload_source": scenario.traffic.source,
+            "held_out": scenario.traffic.held_out,
             "network": settings.agent.network,
             "seed": settings.seed,
             **provenance(),

@@ -14,13 +14,15 @@ from omegaconf import OmegaConf
 
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
+from servegym.agents.serving.export import export_policy
 from servegym.costmodels.errors import InputError
 from servegym.envs.compose import compose_scenario
-from servegym.envs.scenario import load_scenario
+from servegym.envs.scenario import Scenario, load_scenario
 from servegym.experiments import evaluate as command
 from servegym.experiments.cli import main
 from servegym.experiments.comparison import METRICS, TIMES, Evaluation
 from servegym.experiments.contenders import configured_router, contender
+from servegym.experiments.run_directory import load_run_policy
 from servegym.experiments.train_config import TrainConfig
 
 SMALL = (
@@ -54,7 +56,8 @@ def write_run(folder: Path, network: str = "gnn", *overrides: str) -> Path:
     weights = build_network(network, scenario.fleet.replicas, agent.hidden, agent.layers).state_dict()
     torch.save(weights, folder / "policy.pt")
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
-    (folder / "provenance.json").write_text(json.dumps({"scenario": scenario.name}))
+    provenance = {"scenario": scenario.name, "held_out": Scenario(scenario).traffic.held_out}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
     (folder / "finished.json").write_text(json.dumps({"steps": 8192}))
     return folder
 
@@ -232,9 +235,13 @@ def test_training_on_the_test_part_is_refused(tmp_path: Path) -> None:
     overrides = (*SMALL, f"{key}trace={trace}", f"{key}format=csv", f"{key}fitted=null", f"{key}test_s=40")
     run = write_run(tmp_path / "run", "gnn", *overrides[3:])
     contender(str(run), "run", load_scenario("generated_8xh100", overrides))
+    export_policy(load_run_policy(run)[0].network, load_run_policy(run)[1], tmp_path / "artifact")
     longer = load_scenario("generated_8xh100", (*overrides, f"{key}test_s=50"))
-    with pytest.raises(InputError, match="test_s = 50: must be at most 40, since .*run was trained on"):
-        contender(str(run), "run", longer)
+    for kind in ("run", "artifact"):
+        with pytest.raises(
+            InputError, match=f"test_s = 50: must be at most 40, since .*{kind} was trained on"
+        ):
+            contender(str(tmp_path / kind), kind, longer)
 
 
 def test_routers_take_their_parameters_from_their_yaml() -> None:
