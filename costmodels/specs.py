@@ -49,7 +49,7 @@ class GpuSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A dense decoder of the Llama family: grouped-query attention, gated feed-forward, untied LM head.
+    """A decoder of the Llama family: grouped-query attention, gated feed-forwards, untied LM head.
 
     Weights, activations and the KV cache all have `dtype`.
     """
@@ -64,6 +64,9 @@ class ModelSpec:
     """Width of the gate and of the up projection, each."""
     vocab_size: int
     dtype: str = "bfloat16"
+    num_experts: int = 1
+    """Feed-forwards of a layer, each of width `ffn_size`; a router picks some of several for a token."""
+    experts_per_token: int = 1
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -74,6 +77,11 @@ class ModelSpec:
             raise InputError(
                 f"model {self.name}: num_kv_heads is {self.num_kv_heads}, "
                 f"must divide num_heads {self.num_heads}"
+            )
+        if self.experts_per_token > self.num_experts:
+            raise InputError(
+                f"model {self.name}: experts_per_token is {self.experts_per_token}, "
+                f"must be at most num_experts {self.num_experts}"
             )
         if self.dtype not in DTYPE_BYTES:
             raise InputError(
@@ -91,8 +99,9 @@ class ModelSpec:
 
     @property
     def ffn_parameters(self) -> int:
-        """Of one layer: the gate, up and down projections."""
-        return 3 * self.hidden_size * self.ffn_size
+        """Of one layer: the gate, up and down projections of all experts, and the router."""
+        router = self.hidden_size * self.num_experts if self.num_experts > 1 else 0
+        return 3 * self.hidden_size * self.ffn_size * self.num_experts + router
 
     @property
     def parameter_count(self) -> int:
@@ -162,10 +171,12 @@ GPUS: Mapping[str, GpuSpec] = MappingProxyType(
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         spec.name: spec
-        for spec in (  # config.json of each model as published by Meta
+        for spec in (  # config.json of each model as published by its makers
             ModelSpec("llama_3_1_8b", 32, 4096, 32, 8, 128, 14336, 128256),
             ModelSpec("llama_2_7b", 32, 4096, 32, 32, 128, 11008, 32000),
             ModelSpec("llama_3_1_70b", 80, 8192, 64, 8, 128, 28672, 128256),
+            ModelSpec("mixtral_8x7b", 32, 4096, 32, 8, 128, 14336, 32000, "bfloat16", 8, 2),
+            ModelSpec("qwen3_30b_a3b", 48, 2048, 32, 4, 128, 768, 151936, "bfloat16", 128, 8),
         )
     }
 )

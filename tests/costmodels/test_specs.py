@@ -14,6 +14,7 @@ from servegym.costmodels.specs import GPUS, MODELS, gpu_spec, model_spec
         ("llama_3_1_8b", 8_030_261_248),
         ("llama_2_7b", 6_738_415_616),
         ("llama_3_1_70b", 70_553_706_496),
+        ("mixtral_8x7b", 46_702_792_704),
     ],
 )
 def test_parameter_counts_are_those_of_the_checkpoints(name, parameters):
@@ -56,6 +57,7 @@ def test_gpu_without_the_dtype_is_refused():
         ("num_layers", 0, "num_layers is 0"),
         ("num_kv_heads", 5, "num_kv_heads is 5"),
         ("dtype", "int3", "dtype 'int3'"),
+        ("experts_per_token", 2, "experts_per_token is 2, must be at most num_experts 1"),
     ],
 )
 def test_impossible_models_are_refused(field, value, message):
