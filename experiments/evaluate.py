@@ -11,8 +11,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from tqdm import tqdm
 
-from servegym.agents.output_folder import check_replaceable, output_folder
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.output_folder import check_replaceable, output_folder
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import ScenarioConfig
 from servegym.experiments.comparison import Evaluation, Rows

@@ -12,8 +12,8 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from servegym.agents.output_folder import check_replaceable, output_folder
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.output_folder import check_replaceable, output_folder
 from servegym.envs.metrics import latency_s, summarise, tpot_s, ttft_s
 from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import Scenario

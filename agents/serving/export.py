@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from servegym.agents.networks.normalise import replica_normalisation, request_normalisation
 from servegym.agents.networks.router_network import ILLEGAL_LOGIT, RouterNetwork
-from servegym.agents.output_folder import output_folder
 from servegym.agents.serving.artifact import check_golden, load_artifact, sha256
 from servegym.agents.serving.golden import FLEET_SIZES, golden_observation
 from servegym.agents.serving.schema import (
@@ -29,6 +28,7 @@ from servegym.agents.serving.schema import (
     SCHEMA_VERSION,
 )
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.output_folder import output_folder
 from servegym.envs.sim.llm.view import REPLICA_COLUMNS, REQUEST_COLUMNS
 
 

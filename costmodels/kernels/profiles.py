@@ -7,9 +7,6 @@ OPERATOR.csv     dtype, kv_dtype, variant, the dimensions of the operator, secon
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import numpy.typing as npt
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.kernels.schema import OPERATORS, KernelTimings
 from servegym.costmodels.kernels.table import Table
+from servegym.costmodels.output_folder import check_replaceable, output_folder
 
 FORMAT = 1
 MANIFEST = "profile.json"
@@ -36,12 +34,8 @@ def write_profile(
     softwares, none at all, or one group (operator, dtype, kv_dtype, variant) twice.
     """
     folder = Path(folder)
-    if folder.exists() and not (
-        (folder / MANIFEST).is_file() or (folder.is_dir() and not any(folder.iterdir()))
-    ):
-        raise InputError(
-            f"{folder}: exists and is no profile; must be a folder to make or a profile to replace"
-        )
+    files = [MANIFEST, *(f"{operator}.csv" for operator in OPERATORS)]
+    check_replaceable(folder, files)
     made_by = {(each.device, each.software) for each in timings}
     if len(made_by) != 1:
         raise InputError(f"{folder}: timings of {len(made_by)} devices and softwares, a profile has one")
@@ -65,18 +59,10 @@ def write_profile(
             for each in timings
         ],
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with output_folder(folder, files) as partial:
         for operator in dict.fromkeys(each.operator for each in timings):
             _write_table(partial / f"{operator}.csv", [each for each in timings if each.operator == operator])
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        partial.chmod(0o755)  # temporary folders are private
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_profile(folder: str | Path) -> list[KernelTimings]:

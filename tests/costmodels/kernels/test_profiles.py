@@ -54,7 +54,7 @@ def test_a_failure_leaves_the_earlier_profile(tmp_path):
 
 def test_what_is_no_profile_is_not_overwritten(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"exists and is no profile"):
+    with pytest.raises(InputError, match=r"holds something else \(precious.txt\)"):
         write_profile(tmp_path, [timings()], {})
     assert (tmp_path / "precious.txt").read_text() == "mine"
 

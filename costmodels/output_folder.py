@@ -12,10 +12,13 @@ from servegym.costmodels.errors import InputError
 
 def check_replaceable(out: Path, files: Collection[str]) -> None:
     """InputError unless `out` does not exist or holds nothing but `files`, an earlier result of the kind."""
-    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= set(files)):
+    if not out.exists():
+        return
+    foreign = sorted({path.name for path in out.iterdir()} - set(files)) if out.is_dir() else [out.name]
+    if foreign:
         raise InputError(
-            f"out = {out}: exists and holds something else; must be a folder to make or an earlier result "
-            f"to replace ({', '.join(files)})"
+            f"out = {out}: exists and holds something else ({foreign[0]}); must be a folder to make or an "
+            "earlier result to replace"
         )
 
 
