@@ -46,7 +46,9 @@ def validate_engine(log: str, profile: str | None = None) -> dict[str, Any]:
         cpu_overhead_s=CPU_OVERHEAD_S,
         decode_skew=skew,
     )
-    workload = Workload("engine log", run.arrival_s, run.input_tokens, run.output_tokens)
+    workload = Workload(
+        "engine log", run.arrival_s, run.input_tokens.astype(np.int32), run.output_tokens.astype(np.int32)
+    )
     results = simulate(workload, make_router("round_robin"), num_replicas=1, engine=engine, cost=cost)
     measured, simulated = _measured(run), _simulated(results)
     return {

@@ -35,7 +35,7 @@ def trace() -> Workload:
     rng = np.random.default_rng(42)
     arrival_s = np.cumsum(rng.exponential(1 / 4.0, 1000))
     prompts, outputs = (
-        np.clip(np.round(rng.lognormal(mean, 0.7, 1000)), low, high).astype(np.int64)
+        np.clip(np.round(rng.lognormal(mean, 0.7, 1000)), low, high).astype(np.int32)
         for mean, low, high in ((6.0, 16, 3000), (4.8, 4, 1000))
     )
     return Workload("w1000_qps4", np.round(arrival_s - arrival_s[0], 6), prompts, outputs)
