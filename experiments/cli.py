@@ -31,6 +31,9 @@ COMMANDS = {
     "evaluate": Command("compare policies on requests they never saw", "evaluate run_dir=runs/demo"),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
     "profile": Command("measure operators and decoder layers on this GPU", "profile out=runs/profile"),
+    "calibrate": Command(
+        "fit a cost model to kernel timings", "calibrate data=runs/profile out=runs/roofline.json"
+    ),
     "bench": Command("measure the simulator and the environments", "bench simulator"),
 }
 

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.kernels.profiles import MANIFEST, write_profile
+from servegym.costmodels.kernels.schema import OPERATORS
+from servegym.costmodels.output_folder import check_replaceable
 from servegym.costmodels.specs import model_spec
 from servegym.experiments.configs import read_config
 from servegym.experiments.profiling.settings import Grid, Timing
@@ -89,9 +91,9 @@ def show(answer: dict[str, Any]) -> None:
 
 def _check(settings: ProfileConfig) -> None:
     """InputError for names and numbers out of range, and for a folder that must not be replaced."""
-    out = Path(settings.out)
-    if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"out = {out}: exists and is no profile; must be a folder to make or a profile")
+    check_replaceable(
+        Path(settings.out), [MANIFEST, *(f"{operator}.csv" for operator in OPERATORS)]
+    )  # before measuring
     settings.grid.check()
     settings.timing.check()
     if not settings.operators or not set(settings.operators) <= set(MEASURED):

@@ -27,6 +27,7 @@ REDUCTIONS = {
     "bench": (*SHORT_BENCH, *FEW_REQUESTS),
     "evaluate": ("seeds=3",),
     "profile": SMALL_PROFILE,
+    "calibrate": ("model=batch",),  # a CPU has no roofline
 }
 """What is added to a documented command."""
 

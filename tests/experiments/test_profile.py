@@ -87,7 +87,7 @@ def test_bad_input_is_refused_in_one_line(capsys, folder, word, message):
 def test_what_is_no_profile_is_not_replaced(capsys, folder):
     Path("notes").mkdir()
     Path("notes/todo.txt").write_text("keep me")
-    assert "exists and is no profile" in error_of(
+    assert "exists and holds something else (todo.txt)" in error_of(
         capsys, "profile", *SMALL, "operators=[sampling]", "out=notes"
     )
 
