@@ -27,14 +27,14 @@ _RANGES = {
     "launch_s": (4e-6, 1e-7, 1e-4),
     "sharpness": (3.0, 0.8, 30.0),
 }
-_MOST_ROWS = 6000
+_MOST_ROWS = 3000
 
 
 def fit_efficiency(timings: KernelTimings, gpu: GpuSpec) -> Efficiency:
     """The efficiencies that minimise the soft-L1 loss of log(predicted / measured), bends at 10 %.
 
     Only what `timings` can tell is fitted: terms that are zero on every row keep their defaults. Of more
-    than 6,000 rows an even selection is taken.
+    than 3,000 rows an even selection is taken.
     """
     step = -(-len(timings) // _MOST_ROWS)
     timings = timings.take(np.arange(0, len(timings), step))
@@ -81,7 +81,7 @@ def calibrated_roofline(gpu: GpuSpec) -> RooflineModel:
 def to_json(model: RooflineModel, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of `model` and where they come from, as a JSON object."""
     figures = {
-        operator: {name: round(value, 9) for name, value in asdict(each).items() if np.isfinite(value)}
+        operator: {name: float(f"{value:.4g}") for name, value in asdict(each).items() if np.isfinite(value)}
         for operator, each in model.efficiencies.items()
     }
     return {"gpu": model.gpu.name, "provenance": dict(provenance), "efficiencies": figures}

@@ -30,9 +30,8 @@ Key = tuple[str, str, str, str]
 
 NOISES = (0.005, 0.02)
 """Variance of a single timing, of that of the efficiencies: the better is chosen with the scale."""
-OUTLIER = (6.0, float(np.log(2)))
-"""A timing is pulled in that differs from what its neighbours say by this many standard deviations and by
-more than this factor."""
+OUTLIER = float(np.log(3))
+"""A timing that differs by more than this factor from what its neighbours say is replaced by that."""
 
 
 class MeasuredModel:
@@ -262,12 +261,12 @@ class Table:
 
     def _choose_kernel(self, timings: KernelTimings) -> tuple[Floats, float]:
         """Scale (of the layout's) and noise with the least error on configurations left out whole, three
-        folds of them, at up to 24 points of the grid.
+        folds of them, at up to 12 points of the grid.
         """
         choices = [(np.asarray(scale), noise) for scale in self.layout.scales for noise in NOISES]
         fold = self.layout.groups(timings) % 3
         errors = np.zeros(len(choices))
-        for node in list(self._rows)[:: -(-len(self._rows) // 24)]:
+        for node in list(self._rows)[:: -(-len(self._rows) // 12)]:
             rows = self._rows[node]
             for left_out in (fold[rows] == each for each in range(3)):
                 if left_out.all() or not left_out.any():
@@ -289,7 +288,7 @@ def kernel(a: Floats, b: Floats) -> Floats:
 
 
 def regression_weights(x: Floats, y: Floats, noise: float) -> tuple[Floats, float]:
-    """Weights w and centre c of the regression c + kernel(., x) w through `y`, single outliers pulled in.
+    """Weights w and centre c of the regression c + kernel(., x) w through `y`, single outliers replaced.
 
     What the neighbours say of a timing is its leave-one-out prediction (Rasmussen and Williams, section
     5.4.2, equation 5.12).
@@ -297,10 +296,12 @@ def regression_weights(x: Floats, y: Floats, noise: float) -> tuple[Floats, floa
     centre = float(np.median(y))
     inverse = np.linalg.inv(kernel(x, x) + noise * np.eye(len(x)))
     z = y - centre
-    if len(x) > 3:
+    for _ in range(len(x) // 10):  # the worst first, as an outlier makes its neighbours look like some
         surprise = (inverse @ z) / np.diag(inverse)
-        most = max(OUTLIER[0] * 1.4826 * float(np.median(np.abs(surprise))), OUTLIER[1])
-        z = np.clip(z, z - surprise - most, z - surprise + most)
+        worst = int(np.argmax(np.abs(surprise)))
+        if abs(surprise[worst]) <= OUTLIER:
+            break
+        z[worst] -= surprise[worst]
     return inverse @ z, centre
 
 

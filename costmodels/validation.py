@@ -69,12 +69,19 @@ def folds(timings: KernelTimings, count: int, seed: int = 0) -> Iterator[npt.NDA
 
 
 def predict_left_out(
-    fit: Callable[[KernelTimings], KernelModel], timings: KernelTimings, count: int, seed: int = 0
+    fit: Callable[[KernelTimings, KernelTimings], KernelModel],
+    timings: KernelTimings,
+    count: int,
+    seed: int = 0,
 ) -> Floats:
-    """For each timing what `fit` of the other folds says of it; NaN where nothing was left to fit."""
+    """For each timing what a model says of it that was fitted to the other folds.
+
+    `fit(train, left_out)` gives the model; of `left_out` it may look at the shapes.
+    """
     predicted = np.full(len(timings), np.nan)
     for left_out in folds(timings, count, seed):
-        predicted[left_out] = predict(fit(timings.take(~left_out)), timings.take(left_out))
+        test = timings.take(left_out)
+        predicted[left_out] = predict(fit(timings.take(~left_out), test), test)
     return predicted
 
 

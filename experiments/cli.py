@@ -34,6 +34,7 @@ COMMANDS = {
     "calibrate": Command(
         "fit a cost model to kernel timings", "calibrate data=runs/profile out=runs/roofline.json"
     ),
+    "validate": Command("how far the cost models are from measurements", "validate peers"),
     "bench": Command("measure the simulator and the environments", "bench simulator"),
 }
 
