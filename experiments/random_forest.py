@@ -1,6 +1,7 @@
 """The peer of the kernel models: random forests over shapes, as Vidur uses (Agrawal et al., MLSys 2024)."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,9 +23,8 @@ class RandomForest:
     name = "random forest"
 
     def __init__(self, timings: KernelTimings) -> None:
-        from sklearn.ensemble import RandomForestRegressor
-
-        self._forest: Any = RandomForestRegressor(TREES, max_depth=DEPTH, random_state=0)
+        ensemble: Any = import_module("sklearn.ensemble")  # no dependency of ours
+        self._forest = ensemble.RandomForestRegressor(TREES, max_depth=DEPTH, random_state=0)
         self._forest.fit(_columns(timings.operator, timings.shapes), timings.seconds)
 
     def seconds(
