@@ -125,7 +125,10 @@ def test_kv_capacity_by_hand():
     assert kv_capacity_blocks(LLAMA_8B, H100) == int(free // (16 * 131_072)) - 1  # vLLM sets one aside
     # Two GPUs share the weights once and reserve twice.
     free = 2 * (0.9 * 80 * 2**30 - 3 * 2**30) - 16_060_522_496
-    assert kv_capacity_blocks(LLAMA_8B, H100, tensor_parallel=2, block_size=32) == int(free // (32 * 131_072)) - 1
+    assert (
+        kv_capacity_blocks(LLAMA_8B, H100, tensor_parallel=2, block_size=32)
+        == int(free // (32 * 131_072)) - 1
+    )
 
 
 @pytest.mark.parametrize(
