@@ -21,6 +21,7 @@ class ValidateConfig:
     device: str = MISSING
     software: str = ""
     folds: int = MISSING
+    unseen: str | None = None
     out: str | None = None
     log: str | None = None
     profile: str | None = None
@@ -53,7 +54,12 @@ def show(answer: dict[str, Any]) -> None:
 
 def _kernels(settings: ValidateConfig) -> dict[str, Any]:
     return validate_kernels.validate_kernels(
-        settings.data, settings.device, software=settings.software, folds=settings.folds, out=settings.out
+        settings.data,
+        settings.device,
+        software=settings.software,
+        folds=settings.folds,
+        unseen=settings.unseen,
+        out=settings.out,
     )
 
 

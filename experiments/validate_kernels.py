@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,8 @@ from servegym.costmodels.layouts import LAYOUTS
 from servegym.costmodels.measured import MeasuredModel, join_variants
 from servegym.costmodels.roofline import RooflineModel
 from servegym.costmodels.specs import GpuSpec, gpu_spec
-from servegym.costmodels.validation import errors, predict_left_out, regions, worst_groups
+from servegym.costmodels.validation import errors, predict, regions, worst_groups
+from servegym.costmodels.validation import folds as leave_out
 from servegym.costmodels.work import UNITS, Floats
 from servegym.envs.workloads import find_data
 from servegym.experiments.kernel_figures import write_figures
@@ -42,9 +44,18 @@ FEWEST_GROUPS = 8
 
 
 def validate_kernels(
-    data: str | None, device: str, *, software: str = "", folds: int = 10, out: str | None = None
+    data: str | None,
+    device: str,
+    *,
+    software: str = "",
+    folds: int = 10,
+    unseen: str | None = None,
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Errors of all models on every table of `device` in folder `data`, in `folds` folds.
+
+    With `unseen`, a folder that has more shape groups: errors on those that `data` lacks, of models fitted
+    to all of `data`.
 
     `mape` is by table ("gemm", "gemm fp8"), region ("all", "m up to 16") and model; `errors` has, for
     "all", the other figures; `outside` counts the rows left out that lie outside what was left, where the
@@ -53,11 +64,20 @@ def validate_kernels(
     tables = _tables(data, device, software)
     gpu = gpu_spec(device)
     answer: dict[str, Any] = {
-        "device": device, "folds": folds, "mape": {}, "errors": {}, "worst": {}, "outside": {}, "targets": []
-    }  # fmt: skip
+        "device": device,
+        "folds": folds,
+        "unseen": unseen,
+        **{key: {} for key in ("mape", "errors", "worst", "outside")},
+        "targets": [],
+    }
     predictions = {}
-    for label, timings in tables.items():
-        predicted, outside = _predict(timings, gpu, folds)
+    more = None if unseen is None else _of_device(unseen, device, software)
+    for label, table in tables.items():
+        timings = table if more is None else _unseen_groups(table, more)
+        if timings is None:
+            continue
+        splits = _splits(timings, folds) if more is None else [(table, np.ones(len(timings), np.bool_))]
+        predicted, outside = _predict(timings, splits, gpu)
         masks = {"all": np.ones(len(timings), np.bool_), **regions(timings)}
         answer["mape"][label] = {
             region: {
@@ -73,6 +93,8 @@ def validate_kernels(
         answer["outside"][label] = outside
         answer["targets"] += _targets(label, timings, answer["mape"][label]["all"])
         predictions[label] = (timings, predicted)
+    if not predictions:
+        raise InputError(f"unseen = {unseen}: has no shape group of {device} that the data lack")
     if out is not None:
         answer["figures"] = write_figures(Path(out), predictions)
     return answer
@@ -102,8 +124,9 @@ def show(answer: dict[str, Any]) -> None:
         console.print(
             f"{each['table']}, {each['model']}: {each['mape']:.2%}, at most {each['at_most']:.0%}: {verdict}"
         )
+    how = f"{answer['folds']} folds" if answer["unseen"] is None else f"fitted without {answer['unseen']}"
     console.print(
-        f"{answer['folds']} folds. Left out whole: GEMM (n, k), attention (heads, KV heads, head dimension), "
+        f"{how}. Left out whole: GEMM (n, k), attention (heads, KV heads, head dimension), "
         "experts (hidden, inner, top k, experts), collectives the message size."
     )
 
@@ -113,16 +136,9 @@ def _tables(data: str | None, device: str, software: str) -> dict[str, KernelTim
     folder = data if data is not None else find_data(DATA)
     if folder is None:
         raise InputError(f"data is null and {DATA} is not there: give data=FOLDER, or set SERVEGYM_DATA")
-    timings = [each for each in read_folder(folder) if software in each.software]
-    mine = [each for each in timings if each.device == device]
-    if not mine:
-        there = ", ".join(sorted({each.device for each in timings})) or "nothing"
-        raise InputError(
-            f"device = {device}: {folder} has timings of {there}" + f" by {software}" * bool(software)
-        )
     tables = [
         each
-        for each in join_variants(mine)
+        for each in _of_device(folder, device, software)
         if each.operator in LAYOUTS
         and each.dtype in UNITS
         and each.kv_dtype in UNITS
@@ -132,6 +148,36 @@ def _tables(data: str | None, device: str, software: str) -> dict[str, KernelTim
         raise InputError(f"{folder}: no table of {device} has {FEWEST_GROUPS} shape groups or more")
     tables.sort(key=lambda each: list(LAYOUTS).index(each.operator))
     return dict(zip(_labels(tables), tables, strict=True))
+
+
+def _of_device(folder: str | Path, device: str, software: str) -> list[KernelTimings]:
+    """The tables of one device in a folder, variants joined."""
+    timings = [each for each in read_folder(folder) if software in each.software]
+    mine = [each for each in timings if each.device == device]
+    if not mine:
+        there = ", ".join(sorted({each.device for each in timings})) or "nothing"
+        raise InputError(
+            f"device = {device}: {folder} has timings of {there}" + f" by {software}" * bool(software)
+        )
+    return join_variants(mine)
+
+
+def _unseen_groups(table: KernelTimings, more: Sequence[KernelTimings]) -> KernelTimings | None:
+    """Of the same table in `more` the timings whose shape group `table` lacks; None without any."""
+    kind = ("operator", "software", "dtype", "kv_dtype", "variant")
+    dimensions = LAYOUTS[table.operator].group
+    seen = set(zip(*(table.shapes[name] for name in dimensions), strict=True))
+    for each in more:
+        if all(getattr(each, name) == getattr(table, name) for name in kind):
+            groups = zip(*(each.shapes[name] for name in dimensions), strict=True)
+            new = np.array([group not in seen for group in groups])
+            return each.take(new) if new.any() else None
+    return None
+
+
+def _splits(timings: KernelTimings, count: int) -> list[tuple[KernelTimings, npt.NDArray[np.bool_]]]:
+    """What to fit on and what to predict, fold by fold."""
+    return [(timings.take(~left_out), left_out) for left_out in leave_out(timings, count)]
 
 
 def _labels(tables: Sequence[KernelTimings]) -> list[str]:
@@ -151,8 +197,10 @@ def _labels(tables: Sequence[KernelTimings]) -> list[str]:
     return labels
 
 
-def _predict(timings: KernelTimings, gpu: GpuSpec, folds: int) -> tuple[dict[str, Floats], int]:
-    """By model what the other folds say of each timing, and how many of them lie outside these."""
+def _predict(
+    timings: KernelTimings, splits: Sequence[tuple[KernelTimings, npt.NDArray[np.bool_]]], gpu: GpuSpec
+) -> tuple[dict[str, Floats], int]:
+    """By model what it says of timings it was not fitted to, and how many lie outside what it was."""
     outside = 0
 
     def measured(train: KernelTimings, left_out: KernelTimings) -> KernelModel:
@@ -170,7 +218,11 @@ def _predict(timings: KernelTimings, gpu: GpuSpec, folds: int) -> tuple[dict[str
     forest = random_forest()
     if forest is not None:
         fits["random forest"] = lambda train, left_out: forest(train)
-    predicted = {name: predict_left_out(fit, timings, folds) for name, fit in fits.items()}
+    predicted = {name: np.full(len(timings), np.nan) for name in fits}
+    for train, mask in splits:
+        left_out = timings.take(mask)
+        for name, fit in fits.items():
+            predicted[name][mask] = predict(fit(train, left_out), left_out)
     return predicted, outside
 
 

@@ -92,3 +92,19 @@ def test_bad_input_is_said_in_one_line(
         assert main(["validate", *words]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1
+
+
+def test_unseen_groups_are_predicted_from_all_of_the_data(
+    timings: KernelTimings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only groups that the data lack count, and the models are fitted without them."""
+    lacking = timings.take((timings.shapes["n"] == 2048) & (timings.shapes["k"] == 2048))
+    held = timings.take(~((timings.shapes["n"] == 2048) & (timings.shapes["k"] == 2048)))
+    write_profile(tmp_path / "data", [held], {})
+    write_profile(tmp_path / "more", [timings], {})
+    command = ("validate", "kernels", f"data={tmp_path / 'data'}")
+    answer = answer_of(capsys, *command, f"unseen={tmp_path / 'more'}")
+    assert answer["errors"]["gemm"]["measured"]["rows"] == len(lacking) == 3
+    assert answer["mape"]["gemm"]["all"]["measured"] < 0.05 < answer["mape"]["gemm"]["all"]["roofline"]
+    assert main([*command, f"unseen={tmp_path / 'data'}"]) == 2
+    assert "has no shape group of h100_sxm that the data lack" in capsys.readouterr().err
