@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from omegaconf import MISSING, DictConfig
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.workloads import find_data
 from servegym.experiments import validate_e2e, validate_engine, validate_kernels, validate_peers
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
@@ -30,6 +31,10 @@ class ValidateConfig:
     def __post_init__(self) -> None:
         if self.folds != MISSING and self.folds < 2:
             raise InputError(f"folds = {self.folds}: must be at least 2")
+
+
+LOG = "kernels/llmservingsim/bench/examples/RTXPRO6000/Llama-3.1-8B/vllm"
+TABLE = "kernels/e2e_silicon/silicon_sample.csv.gz"
 
 
 class Target(NamedTuple):
@@ -64,15 +69,19 @@ def _kernels(settings: ValidateConfig) -> dict[str, Any]:
 
 
 def _engine(settings: ValidateConfig) -> dict[str, Any]:
-    if settings.log is None:
-        raise InputError("validate engine: log is missing: give log=FOLDER with meta.json, requests.jsonl")
-    return validate_engine.validate_engine(settings.log, settings.profile)
+    return validate_engine.validate_engine(settings.log or _shared("log", LOG), settings.profile)
 
 
 def _e2e(settings: ValidateConfig) -> dict[str, Any]:
-    if settings.table is None:
-        raise InputError("validate e2e: table is missing: give table=FILE, such as silicon_sample.csv")
-    return validate_e2e.validate_e2e(settings.table)
+    return validate_e2e.validate_e2e(settings.table or _shared("table", TABLE))
+
+
+def _shared(key: str, path: str) -> str:
+    """The measurements that are validated against unless told otherwise."""
+    found = find_data(path)
+    if found is None:
+        raise InputError(f"{key} is null and {path} is not there: give {key}=PATH, or set SERVEGYM_DATA")
+    return str(found)
 
 
 TARGETS: dict[str, Target] = {

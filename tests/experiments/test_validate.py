@@ -87,7 +87,7 @@ def test_bad_input_is_said_in_one_line(
         (("kernels", "data=nowhere"), "nowhere"),
         (("kernels", data, "device=a100_sxm"), "device = a100_sxm"),
         (("kernels", data, "folds=1"), "folds = 1: must be at least 2"),
-        (("engine",), "log is missing"),
+        (("engine", "log=nowhere"), "nowhere"),
     ):
         assert main(["validate", *words]) == 2
         err = capsys.readouterr().err
