@@ -27,6 +27,7 @@ class ValidateConfig:
     log: str | None = None
     profile: str | None = None
     table: str | None = None
+    clock: str = MISSING
 
     def __post_init__(self) -> None:
         if self.folds != MISSING and self.folds < 2:
@@ -73,7 +74,7 @@ def _engine(settings: ValidateConfig) -> dict[str, Any]:
 
 
 def _e2e(settings: ValidateConfig) -> dict[str, Any]:
-    return validate_e2e.validate_e2e(settings.table or _shared("table", TABLE))
+    return validate_e2e.validate_e2e(settings.table or _shared("table", TABLE), settings.clock, settings.data)
 
 
 def _shared(key: str, path: str) -> str:
@@ -88,6 +89,8 @@ TARGETS: dict[str, Target] = {
     "kernels": Target(_kernels, validate_kernels.show),
     "engine": Target(_engine, validate_engine.show),
     "e2e": Target(_e2e, validate_e2e.show),
-    "peers": Target(lambda settings: validate_peers.validate_peers(), validate_peers.show),
+    "peers": Target(
+        lambda settings: validate_peers.validate_peers(settings.clock, settings.data), validate_peers.show
+    ),
 }
 """What can be validated."""

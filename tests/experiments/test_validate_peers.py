@@ -2,6 +2,7 @@
 
 import pytest
 
+from servegym.costmodels.errors import InputError
 from servegym.experiments.validate_peers import PEERS_MS, show, trace, validate_peers
 
 
@@ -15,10 +16,16 @@ def test_the_trace_is_the_one_the_peers_ran() -> None:
 
 
 def test_tpot_and_latency_are_near_the_peers_and_errors_are_to_the_nearer() -> None:
-    answer = validate_peers()
+    answer = validate_peers("roofline")
     for key in ("tpot", "e2e"):
         assert abs(answer["error_to_nearer"][key]) < 0.07
     for key, error in answer["error_to_nearer"].items():
         ours = answer["ours_ms"][key]
         assert min(abs(ours / peer[key] - 1) for peer in PEERS_MS.values()) == abs(error)
+    assert answer["ttft_one_iteration_later_ms"] == answer["ours_ms"]["ttft"] + answer["ours_ms"]["tpot"]
     show(answer)
+
+
+def test_an_unknown_clock_is_refused() -> None:
+    with pytest.raises(InputError, match="clock = sundial: must be one of roofline, calibrated, measured"):
+        validate_peers("sundial")
