@@ -91,7 +91,8 @@ def validate_e2e(table: str, clock: str = "measured", data: str | None = None) -
     if not points:
         raise InputError(f"{table}: no rows of dense models with a preset on {DEVICE}, mode agg")
     groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    rows, fewer = [], []
+    rows: list[dict[str, Any]] = []
+    fewer: list[tuple[float, float]] = []
     costs: dict[tuple[str, bool, int], IterationCost] = {}
     for point in points:
         key = (point.model.name, point.fp8, point.tensor_parallel)
