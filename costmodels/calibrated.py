@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.kernels.schema import KernelTimings
@@ -36,6 +35,8 @@ def fit_efficiency(timings: KernelTimings, gpu: GpuSpec) -> Efficiency:
     Only what `timings` can tell is fitted: terms that are zero on every row keep their defaults. Of more
     than 3,000 rows an even selection is taken.
     """
+    from scipy.optimize import least_squares  # slow to import, and only fitting needs it
+
     step = -(-len(timings) // _MOST_ROWS)
     timings = timings.take(np.arange(0, len(timings), step))
     shapes = broadcast_shapes(timings.operator, timings.shapes)

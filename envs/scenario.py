@@ -1,8 +1,9 @@
 """A scenario fixes everything but the router: workload, fleet, engine, cost model, objective."""
 
-from servegym.costmodels.compile import compile_iteration_cost, kv_capacity_blocks
+from servegym.costmodels.compile import kv_capacity_blocks
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.specs import GPUS, MODELS
+from servegym.envs.clocks import CLOCKS
 from servegym.envs.scenario_config import ScenarioConfig, require
 from servegym.envs.sim.llm.state import Engine
 from servegym.envs.traffic import Traffic
@@ -19,6 +20,8 @@ class Scenario:
         require(
             fleet.model in MODELS, "scenario.fleet.model", fleet.model, "one of " + ", ".join(sorted(MODELS))
         )
+        kind = config.costmodel.kind
+        require(kind in CLOCKS, "scenario.costmodel.kind", kind, "one of " + ", ".join(CLOCKS))
         require(1 <= fleet.replicas <= 4096, "scenario.fleet.replicas", fleet.replicas, "from 1 to 4096")
         gpu, model = GPUS[fleet.gpu], MODELS[fleet.model]
         num_kv_blocks = config.engine.num_kv_blocks
@@ -36,15 +39,8 @@ class Scenario:
             num_kv_blocks,
             config.engine.block_size,
         )
-        self.cost: IterationCost = compile_iteration_cost(
-            model,
-            gpu,
-            tensor_parallel=fleet.tensor_parallel,
-            max_num_batched_tokens=self.engine.max_num_batched_tokens,
-            max_num_seqs=self.engine.max_num_seqs,
-            max_kv_tokens=num_kv_blocks * self.engine.block_size,
-            cpu_overhead_s=config.costmodel.cpu_overhead_s,
-        )
+        cost = CLOCKS[kind](model, gpu, fleet.tensor_parallel, self.engine)
+        self.cost: IterationCost = cost._replace(overhead_s=config.costmodel.cpu_overhead_s)
         budget = self.engine.max_num_batched_tokens
         full_iteration_s = (
             self.cost.overhead_s + self.cost.linear_s[budget] + self.cost.communication_s[budget]

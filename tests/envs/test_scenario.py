@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iteration import decode_seconds
 from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import load_scenario
 from servegym.envs.workloads import read_csv
@@ -131,7 +132,7 @@ def test_the_real_trace_is_replayed_where_it_is(real_data) -> None:
         ("scenario.engine.max_num_seqs=5000", "engine.max_num_seqs"),
         ("scenario.objective.ttft_weight=-1", "objective.ttft_weight = -1.0: must be at least 0"),
         ("scenario.episode.requests=0", "episode.requests = 0: must be at least 1"),
-        ("scenario.costmodel.kind=guess", "costmodel.kind = guess: must be roofline"),
+        ("scenario.costmodel.kind=guess", "costmodel.kind = guess: must be one of roofline, cal"),
         ("scenario.fleet.replica=4", "replica"),
         ("scenario.fleet.replicas=many", "replicas"),
     ],
@@ -152,3 +153,25 @@ def test_more_episode_requests_than_the_trace_has(trace) -> None:
     scenario = from_trace(trace, "scenario.episode.requests=900")
     with pytest.raises(InputError, match="episode.requests = 900: must be at most"):
         scenario.traffic.train_workload(np.random.SeedSequence(0))
+
+
+def test_the_clock_is_the_scenarios_choice() -> None:
+    costs = {
+        kind: load_scenario(
+            "generated_8xh100",
+            (f"costmodel@scenario.costmodel={kind}", "scenario.costmodel.cpu_overhead_s=0.002"),
+        ).cost
+        for kind in ("roofline", "calibrated", "measured")
+    }
+    seconds = {kind: decode_seconds(cost, 32, 32_000) for kind, cost in costs.items()}
+    assert len(set(seconds.values())) == 3
+    assert max(seconds.values()) < 1.1 * min(seconds.values())
+    assert {cost.overhead_s for cost in costs.values()} == {0.002}
+
+
+def test_a_fleet_without_measured_kernels_is_refused() -> None:
+    with pytest.raises(InputError, match="no measured cost model of llama_2_7b on 1 x h100_sxm; there are"):
+        load_scenario(
+            "generated_8xh100",
+            ("costmodel@scenario.costmodel=measured", "scenario.fleet.model=llama_2_7b"),
+        )

@@ -42,7 +42,7 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     assert names["routers"]["power_of_two"] == {"d": 2}
     assert set(names["agents"]) == {"ppo_gnn", "ppo_mlp"}
     assert names["environments"] == ["servegym/Routing-v0"]
-    for kind in ("gpus", "models", "workloads", "fleets", "objectives"):
+    for kind in ("gpus", "models", "workloads", "fleets", "cost models", "objectives"):
         assert names[kind]
     for scenario in names["scenarios"]:
         assert load_scenario(scenario).name == scenario
