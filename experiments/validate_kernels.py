@@ -20,10 +20,11 @@ from servegym.costmodels.layouts import LAYOUTS
 from servegym.costmodels.measured import MeasuredModel, join_variants
 from servegym.costmodels.roofline import RooflineModel
 from servegym.costmodels.specs import GpuSpec, gpu_spec
-from servegym.costmodels.validation import errors, predict, regions, worst_groups
+from servegym.costmodels.validation import Errors, errors, predict, regions, worst_groups
 from servegym.costmodels.validation import folds as leave_out
 from servegym.costmodels.work import UNITS, Floats
 from servegym.envs.workloads import find_data
+from servegym.experiments.aiconfigurator_estimator import aiconfigurator_estimator
 from servegym.experiments.kernel_figures import write_figures
 from servegym.experiments.random_forest import random_forest
 
@@ -78,16 +79,19 @@ def validate_kernels(
             continue
         splits = _splits(timings, folds) if more is None else [(table, np.ones(len(timings), np.bool_))]
         predicted, outside = _predict(timings, splits, gpu)
+        peer = None if more is None else _peer(data, table)
+        if peer is not None:
+            predicted[peer.name] = predict(peer, timings)
         masks = {"all": np.ones(len(timings), np.bool_), **regions(timings)}
         answer["mape"][label] = {
             region: {
-                model: errors(seconds[mask], timings.seconds[mask]).mape
+                model: _errors(seconds[mask], timings.seconds[mask]).mape
                 for model, seconds in predicted.items()
             }
             for region, mask in masks.items()
         }
         answer["errors"][label] = {
-            model: asdict(errors(seconds, timings.seconds)) for model, seconds in predicted.items()
+            model: asdict(_errors(seconds, timings.seconds)) for model, seconds in predicted.items()
         }
         answer["worst"][label] = worst_groups(timings, predicted["measured"])
         answer["outside"][label] = outside
@@ -103,14 +107,14 @@ def validate_kernels(
 def show(answer: dict[str, Any]) -> None:
     """Prints the errors, the targets, and which shapes are to blame."""
     console = Console(soft_wrap=True)
-    models = list(next(iter(next(iter(answer["mape"].values())).values())))
+    models = list(dict.fromkeys(model for each in answer["mape"].values() for model in each["all"]))
     table = Table(
         "table", "region", *models, title=f"Mean absolute error, {answer['device']}", highlight=True
     )
     for label, by_region in answer["mape"].items():
         for region, by_model in by_region.items():
             name = label if region == "all" else ""
-            table.add_row(name, region, *(f"{by_model[model]:.1%}" for model in models))
+            table.add_row(name, region, *(_percent(by_model.get(model)) for model in models))
     console.print(table)
     table = Table("table", "rows", "P50", "P90", "max", "bias", "outside", "worst groups", title="Measured")
     for label, by_model in answer["errors"].items():
@@ -129,6 +133,27 @@ def show(answer: dict[str, Any]) -> None:
         f"{how}. Left out whole: GEMM (n, k), attention (heads, KV heads, head dimension), "
         "experts (hidden, inner, top k, experts), collectives the message size."
     )
+
+
+def _errors(predicted_s: Floats, measured_s: Floats) -> Errors:
+    """Errors of the rows that a model (a peer) has an answer to; NaN without any."""
+    known = np.isfinite(predicted_s)
+    if not known.any():
+        return Errors(0, *(float("nan"),) * 5)
+    return errors(predicted_s[known], measured_s[known])
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None or np.isnan(share) else f"{share:.1%}"
+
+
+def _peer(data: str | None, table: KernelTimings) -> KernelModel | None:
+    """NVIDIA's estimator on the folder that our models are fitted to, for what it knows; None without it."""
+    folder = Path(data) if data is not None else find_data(DATA)
+    if folder is None or table.operator not in ("gemm", "decode_attention"):
+        return None
+    backend, _, version = table.software.partition(" ")
+    return aiconfigurator_estimator(folder, table.device, backend, version)
 
 
 def _tables(data: str | None, device: str, software: str) -> dict[str, KernelTimings]:
