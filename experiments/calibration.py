@@ -104,7 +104,7 @@ MODELS: dict[str, Callable[[Sequence[KernelTimings], str], list[Fit]]] = {
 
 
 def _fit_operator(table: KernelTimings, gpu: GpuSpec) -> Fit:
-    predicted = predict_left_out(lambda seen, *_: calibrate([seen], gpu), table, FOLDS)
+    predicted = predict_left_out(lambda train, _: calibrate([train], gpu), table, FOLDS)
     done = np.isfinite(predicted)
     left_out = errors(predicted[done], table.seconds[done]) if done.any() else None
     figures = to_json(calibrate([table], gpu), {})["efficiencies"][table.operator]
