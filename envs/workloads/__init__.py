@@ -6,6 +6,7 @@ from servegym.envs.workloads.generators import generate
 from servegym.envs.workloads.lengths import ConstantLengths, GeometricLengths, JointLengths, Lengths
 from servegym.envs.workloads.predictors import noisy_predictions
 from servegym.envs.workloads.readers import READERS, read_azure, read_csv, read_trace
+from servegym.envs.workloads.slo import SloClass
 from servegym.envs.workloads.windows import split
 from servegym.envs.workloads.workload import Workload
 
@@ -16,6 +17,7 @@ __all__ = [
     "GeometricLengths",
     "JointLengths",
     "Lengths",
+    "SloClass",
     "Workload",
     "find_data",
     "generate",

@@ -1,60 +1,85 @@
 """A workload: the requests of one episode, as arrays."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.workloads.columns import (
+    NON_NEGATIVE,
+    POSITIVE_OR_INFINITE,
+    Column,
+    integers,
+    require,
+)
+from servegym.envs.workloads.slo import SloClass
 
 MAX_TOKENS = 2**31 - 1  # token counts are int32
 
-# The integer columns, one entry per request, and the least value of each.
-_LEAST = {
-    "prompt_tokens": 1,
-    "output_tokens": 1,
-    "predicted_output_tokens": 1,
-    "session_id": 0,
-    "slo_class": 0,
-    "source_line": 1,
-}
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
 class Workload:
     """N requests in order of arrival. Columns are copied, converted and checked on construction.
 
-    Raises `InputError` for unequal lengths, times that are not finite, negative or unsorted, and counts
-    below their least value or beyond int32. N = 0 is allowed. The methods return new workloads that share
-    no memory with this one.
+    A column that is None is absent. Raises `InputError` for unequal lengths, values out of the ranges
+    below, and columns that contradict each other. N = 0 is allowed. The methods return new workloads that
+    share no memory with this one.
+
+    **Prompt contents.** `prefix_ids` and `prefix_offsets` go together: the prompt of request i consists of
+    blocks of `prefix_block_tokens` tokens with contents `prefix_ids[prefix_offsets[i]:prefix_offsets[i+1]]`.
+    Equal ids mean equal contents and equal everything before them, so an id always follows the same id.
+    The last block may be partly filled; tokens beyond the last block are shared with no other request.
+
+    **Sessions (closed loop).** With `parent[i] = j >= 0`, request i arrives `think_s[i]` seconds after
+    request j has finished, and its `arrival_s` is ignored (it still has to be in order). Its prompt
+    contains its parent's prompt and output; without `prefix_ids`, those
+    `prompt_tokens[j] + output_tokens[j]` tokens are what it shares with it. -1: open loop.
     """
 
     name: str
-    arrival_s: npt.NDArray[np.float64]  # (N,) seconds, ascending, at least 0
-    prompt_tokens: npt.NDArray[np.int32]  # (N,) at least 1
-    output_tokens: npt.NDArray[np.int32]  # (N,) at least 1
-    predicted_output_tokens: npt.NDArray[np.int32] | None = None  # (N,) at least 1
-    session_id: npt.NDArray[np.int32] | None = None  # (N,) at least 0
-    slo_class: npt.NDArray[np.int32] | None = None  # (N,) at least 0
-    prefix_block_ids: npt.NDArray[np.int64] | None = None  # the blocks of request 0, then of request 1, ...
-    prefix_block_offsets: npt.NDArray[np.int64] | None = (
-        None  # (N+1,) request i: ids[offsets[i]:offsets[i+1]]
+    arrival_s: Annotated[Floats, NON_NEGATIVE]  # (N,) seconds, ascending
+    prompt_tokens: Annotated[Ints, integers(np.int32, 1)]  # (N,)
+    output_tokens: Annotated[Ints, integers(np.int32, 1)]  # (N,)
+    predicted_output_tokens: Annotated[Ints | None, integers(np.int32, 1)] = None
+    session_id: Annotated[Ints | None, integers(np.int32, 0)] = None
+    slo_class: Annotated[npt.NDArray[np.int16] | None, integers(np.int16, 0)] = None  # index into slo_classes
+    slo_classes: tuple[SloClass, ...] = ()
+    priority: Annotated[Ints | None, integers(np.int32)] = None  # lower is more urgent, as in vLLM
+    max_output_tokens: Annotated[Ints | None, integers(np.int32, 1)] = (
+        None  # the client's limit on the output
     )
+    cancel_after_s: Annotated[Floats | None, POSITIVE_OR_INFINITE] = (
+        None  # from arrival until the client leaves
+    )
+    image_tokens: Annotated[Ints | None, integers(np.int32, 0)] = None  # of the prompt, made by an encoder
+    parent: Annotated[Ints | None, integers(np.int32, -1)] = None  # index of an earlier request
+    think_s: Annotated[Floats | None, NON_NEGATIVE] = None  # from the parent's finish to the arrival
+    prefix_ids: npt.NDArray[np.int64] | None = None  # of request 0, then of request 1, ...
+    prefix_offsets: npt.NDArray[np.int64] | None = None  # (N+1,)
+    prefix_block_tokens: int = 0  # at least 1 where there are prefix_ids
     source: str = ""  # the file that the requests were read from
-    source_line: npt.NDArray[np.int32] | None = None  # (N,) line of each request in it, header = line 1
+    source_line: Annotated[Ints | None, integers(np.int32, 1)] = None  # of each request, header = line 1
 
     def __post_init__(self) -> None:
-        arrival_s = np.array(self.arrival_s, dtype=np.float64)
-        if arrival_s.ndim != 1:
-            raise InputError(f"workload {self.name!r}: arrival_s has {arrival_s.ndim} axes, allowed: 1")
-        self._require("arrival_s", arrival_s, (arrival_s >= 0) & (arrival_s < np.inf), "finite, at least 0")
-        self._require("arrival_s", arrival_s, np.diff(arrival_s, prepend=0.0) >= 0, "ascending times")
-        object.__setattr__(self, "arrival_s", arrival_s)
-        for column, least in _LEAST.items():
-            if getattr(self, column) is not None:
-                object.__setattr__(self, column, self._integers(column, len(arrival_s), least, np.int32))
-        self._check_prefix_blocks()
+        length = np.size(self.arrival_s)
+        for name, column in _COLUMNS.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, column.read(self._at(name), getattr(self, name), length))
+        require(
+            self._at("arrival_s"),
+            self.arrival_s,
+            np.diff(self.arrival_s, prepend=0.0) >= 0,
+            "ascending times",
+        )
+        self._check_limits()
+        self._check_slo_classes()
+        self._check_prefixes()
+        self._check_sessions()
 
     @property
     def num_requests(self) -> int:
@@ -72,20 +97,24 @@ class Workload:
         return (self.num_requests - 1) / self.duration_s if self.duration_s > 0 else float("nan")
 
     def take(self, which: slice | npt.ArrayLike) -> "Workload":
-        """The requests at these indices (slice, increasing indices or mask), times unchanged."""
+        """The requests at these indices (slice, increasing indices or mask), times unchanged.
+
+        A follow-up whose parent is not taken becomes open loop and arrives at its `arrival_s`.
+        """
         indices = np.arange(self.num_requests)[which]  # type: ignore[index]
         columns: dict[str, Any] = {
-            column: getattr(self, column)[indices]
-            for column in ("arrival_s", *_LEAST)
-            if getattr(self, column) is not None
+            name: getattr(self, name)[indices] for name in _COLUMNS if getattr(self, name) is not None
         }
-        if self.prefix_block_ids is not None and self.prefix_block_offsets is not None:
-            starts = self.prefix_block_offsets[indices]
-            counts = self.prefix_block_offsets[indices + 1] - starts
+        if self.parent is not None:
+            new_index = np.full(self.num_requests + 1, -1)  # the last entry is for parent -1
+            new_index[indices] = np.arange(len(indices))
+            columns["parent"] = new_index[columns["parent"]]
+        if self.prefix_ids is not None and self.prefix_offsets is not None:
+            starts = self.prefix_offsets[indices]
+            counts = self.prefix_offsets[indices + 1] - starts
             offsets = np.concatenate([[0], np.cumsum(counts)])
             positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
-            columns["prefix_block_ids"] = self.prefix_block_ids[positions]
-            columns["prefix_block_offsets"] = offsets
+            columns |= {"prefix_ids": self.prefix_ids[positions], "prefix_offsets": offsets}
         return replace(self, **columns)
 
     def window(self, start_s: float, end_s: float) -> "Workload":
@@ -97,16 +126,22 @@ class Workload:
         return replace(part, arrival_s=part.arrival_s - start_s)
 
     def scale_rate(self, factor: float) -> "Workload":
-        """The same requests at `factor` times the rate: all times divided by `factor`."""
+        """The same requests at `factor` times the rate: all arrival times divided by `factor`.
+
+        `think_s` and `cancel_after_s` stay: more clients come, and none of them becomes quicker.
+        """
         if not 0 < factor < np.inf:
             raise InputError(f"rate factor is {factor}, allowed: finite, above 0")
         return replace(self, arrival_s=self.arrival_s / factor)
 
     def thin(self, keep: float, rng: np.random.Generator) -> "Workload":
-        """Each request kept with probability `keep`, independently; thinning keeps Poisson Poisson."""
+        """Each request kept with probability `keep`, independently; thinning keeps Poisson Poisson.
+
+        A chain of follow-ups is kept or dropped whole, with the request that it starts from.
+        """
         if not 0 <= keep <= 1:
             raise InputError(f"probability to keep a request is {keep}, allowed: from 0 to 1")
-        return self.take(rng.random(self.num_requests) < keep)
+        return self.take((rng.random(self.num_requests) < keep)[self._first_of_chain()])
 
     def with_predictions(self, predicted_output_tokens: npt.ArrayLike) -> "Workload":
         """The same requests with these predicted output lengths (N,), tokens, at least 1."""
@@ -130,38 +165,81 @@ class Workload:
                 f"{blocks[i]} KV blocks of {block_size} tokens, allowed: at most {num_kv_blocks}"
             )
 
-    def _require(
-        self, column: str, values: npt.NDArray[Any], legal: npt.NDArray[np.bool_], allowed: str
-    ) -> None:
-        if not legal.all():
-            i = int(np.argmin(legal))
-            raise InputError(f"workload {self.name!r}: {column}[{i}] is {values[i]}, allowed: {allowed}")
+    def _at(self, name: str) -> str:
+        return f"workload {self.name!r}: {name}"
 
-    def _integers(self, column: str, length: int | None, least: int, dtype: type) -> npt.NDArray[Any]:
-        values = np.asarray(getattr(self, column))
-        if values.size and values.dtype.kind not in "iu":
-            raise InputError(f"workload {self.name!r}: {column} is of type {values.dtype}, allowed: integers")
-        if values.ndim != 1 or (length is not None and len(values) != length):
-            allowed = "one axis" if length is None else f"({length},)"
-            raise InputError(f"workload {self.name!r}: {column} has shape {values.shape}, allowed: {allowed}")
-        most = np.iinfo(dtype).max
-        self._require(
-            column, values, (values >= least) & (values <= most), f"integers from {least} to {most}"
-        )
-        return np.array(values, dtype=dtype)
+    def _first_of_chain(self) -> npt.NDArray[np.int64]:
+        """(N,) index of the open-loop request that each request descends from; its own for an open one."""
+        own = np.arange(self.num_requests)
+        first = own if self.parent is None else np.where(self.parent < 0, own, self.parent)
+        while (first[first] != first).any():
+            first = first[first]
+        return first
 
-    def _check_prefix_blocks(self) -> None:
-        if (self.prefix_block_ids is None) != (self.prefix_block_offsets is None):
-            raise InputError(f"workload {self.name!r}: prefix_block_ids and prefix_block_offsets go together")
-        if self.prefix_block_ids is None:
+    def _check_limits(self) -> None:
+        for name, limit, of in (
+            ("output_tokens", self.max_output_tokens, "max_output_tokens"),
+            ("image_tokens", self.prompt_tokens, "prompt_tokens"),
+        ):
+            values = getattr(self, name)
+            if values is not None and limit is not None:
+                require(self._at(name), values, values <= limit, f"at most {of} of the same request")
+
+    def _check_slo_classes(self) -> None:
+        if self.slo_class is not None:
+            most = len(self.slo_classes) - 1
+            allowed = f"0 to {most}, indices into slo_classes" if most >= 0 else "none without slo_classes"
+            require(self._at("slo_class"), self.slo_class, self.slo_class <= most, allowed)
+
+    def _check_prefixes(self) -> None:
+        if (self.prefix_ids is None) != (self.prefix_offsets is None):
+            raise InputError(f"workload {self.name!r}: prefix_ids and prefix_offsets go together")
+        if self.prefix_ids is None or self.prefix_offsets is None:
             return
-        ids = self._integers("prefix_block_ids", None, 0, np.int64)
-        offsets = self._integers("prefix_block_offsets", self.num_requests + 1, 0, np.int64)
-        self._require("prefix_block_offsets", offsets, np.diff(offsets, prepend=0) >= 0, "ascending offsets")
+        ids = integers(np.int64, 0).read(self._at("prefix_ids"), self.prefix_ids)
+        at_offsets = self._at("prefix_offsets")
+        offsets = integers(np.int64, 0).read(at_offsets, self.prefix_offsets, self.num_requests + 1)
+        require(at_offsets, offsets, np.diff(offsets, prepend=0) >= 0, "ascending offsets")
         if offsets[0] != 0 or offsets[-1] != len(ids):
             raise InputError(
-                f"workload {self.name!r}: prefix_block_offsets run from {offsets[0]} to {offsets[-1]}, "
-                f"allowed: from 0 to {len(ids)}, the number of prefix_block_ids"
+                f"{at_offsets} run from {offsets[0]} to {offsets[-1]}, "
+                f"allowed: from 0 to {len(ids)}, the number of prefix_ids"
             )
-        object.__setattr__(self, "prefix_block_ids", ids)
-        object.__setattr__(self, "prefix_block_offsets", offsets)
+        if self.prefix_block_tokens < 1:
+            raise InputError(
+                f"{self._at('prefix_block_tokens')} is {self.prefix_block_tokens}, allowed: at least 1"
+            )
+        most = -(-self.prompt_tokens.astype(np.int64) // self.prefix_block_tokens)
+        counts = np.diff(offsets)
+        blocks = f"the blocks of {self.prefix_block_tokens} tokens that the prompt has"
+        require(self._at("number of prefix_ids"), counts, counts <= most, f"at most {blocks}")
+        previous = np.concatenate([[-1], ids[:-1]])
+        previous[offsets[:-1][counts > 0]] = -1
+        by_id = np.argsort(ids, kind="stable")
+        differs = (np.diff(ids[by_id]) == 0) & (np.diff(previous[by_id]) != 0)
+        legal = np.ones(len(ids), dtype=np.bool_)
+        legal[by_id[1:][differs]] = False
+        require(self._at("prefix_ids"), ids, legal, "after the same id wherever it occurs")
+        object.__setattr__(self, "prefix_ids", ids)
+        object.__setattr__(self, "prefix_offsets", offsets)
+
+    def _check_sessions(self) -> None:
+        if (self.parent is None) != (self.think_s is None):
+            raise InputError(f"workload {self.name!r}: parent and think_s go together")
+        if self.parent is None:
+            return
+        at_parent = self._at("parent")
+        require(at_parent, self.parent, self.parent < np.arange(self.num_requests), "earlier requests, or -1")
+        if self.prefix_ids is None:
+            history = self.prompt_tokens.astype(np.int64) + self.output_tokens
+            holds = (self.parent < 0) | (self.prompt_tokens >= history[self.parent])
+            allowed = "at least the prompt and output of its parent"
+            require(self._at("prompt_tokens"), self.prompt_tokens, holds, allowed)
+
+
+_COLUMNS: dict[str, Column] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(Workload, include_extras=True).items()
+    if get_origin(hint) is Annotated
+}
+"""The columns with one entry per request; they are checked and taken alike."""

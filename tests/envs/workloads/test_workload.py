@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.workloads import Workload, generate, split
+from servegym.envs.workloads import SloClass, Workload, generate, split
 from servegym.envs.workloads.lengths import ConstantLengths
+
+SLO_CLASSES = (SloClass("chat", 0.5, 0.05), SloClass("batch", np.inf, np.inf, 0.1), SloClass("api", 2.0, 0.1))
 
 
 def full_workload() -> Workload:
@@ -21,8 +23,16 @@ def full_workload() -> Workload:
         predicted_output_tokens=np.array([5, 6, 7, 8]),
         session_id=np.array([0, 1, 0, 1]),
         slo_class=np.array([2, 2, 0, 0]),
-        prefix_block_ids=np.array([0, 1, 20, 21, 22, 30]),
-        prefix_block_offsets=np.array([0, 2, 2, 5, 6]),
+        slo_classes=SLO_CLASSES,
+        priority=np.array([0, -1, 5, 0]),
+        max_output_tokens=np.array([9, 8, 7, 4]),
+        cancel_after_s=np.array([np.inf, 3.0, 0.5, np.inf]),
+        image_tokens=np.array([0, 20, 0, 1]),
+        parent=np.array([-1, -1, 0, 2]),
+        think_s=np.array([0.0, 0.0, 2.5, 0.0]),
+        prefix_ids=np.array([0, 1, 20, 21, 22, 30]),
+        prefix_offsets=np.array([0, 2, 2, 5, 6]),
+        prefix_block_tokens=8,
         source="trace.csv",
         source_line=np.array([2, 3, 4, 5]),
     )
@@ -43,21 +53,31 @@ def test_take_keeps_every_column_of_the_same_request():
         "predicted_output_tokens": [7, 8],
         "session_id": [0, 1],
         "slo_class": [0, 0],
-        "prefix_block_ids": [20, 21, 22, 30],
-        "prefix_block_offsets": [0, 3, 4],
+        "priority": [5, 0],
+        "max_output_tokens": [7, 4],
+        "cancel_after_s": [0.5, np.inf],
+        "image_tokens": [0, 1],
+        "parent": [-1, 0],
+        "think_s": [2.5, 0.0],
+        "prefix_ids": [20, 21, 22, 30],
+        "prefix_offsets": [0, 3, 4],
         "source_line": [4, 5],
     }
-    assert columns(full_workload().take(slice(0, 2)))["prefix_block_ids"] == [0, 1]
-    assert columns(full_workload().take(slice(0, 0)))["prefix_block_offsets"] == [0]
+    assert columns(full_workload().take(slice(0, 2)))["prefix_ids"] == [0, 1]
+    assert columns(full_workload().take(slice(0, 0)))["prefix_offsets"] == [0]
     assert full_workload().take(np.array([False, True, False, True])).prompt_tokens.tolist() == [20, 40]
 
 
 def test_column_types_are_those_of_the_contract():
     workload = full_workload()
     assert workload.arrival_s.dtype == np.float64
-    for name in ("prompt_tokens", "output_tokens", "predicted_output_tokens", "session_id", "slo_class"):
+    for name in ("prompt_tokens", "output_tokens", "predicted_output_tokens", "session_id", "priority"):
         assert getattr(workload, name).dtype == np.int32
-    assert workload.prefix_block_ids.dtype == workload.prefix_block_offsets.dtype == np.int64
+    for name in ("max_output_tokens", "image_tokens", "parent", "source_line"):
+        assert getattr(workload, name).dtype == np.int32
+    assert workload.slo_class.dtype == np.int16
+    assert workload.cancel_after_s.dtype == workload.think_s.dtype == np.float64
+    assert workload.prefix_ids.dtype == workload.prefix_offsets.dtype == np.int64
 
 
 def test_window_is_half_open_and_starts_at_zero():
@@ -141,21 +161,39 @@ def test_with_predictions_replaces_only_the_predictions():
         ("arrival_s", [0.0, 1.0, np.nan, 4.0], r"arrival_s\[2\] is nan"),
         ("arrival_s", [0.0, 1.0, 2.0, np.inf], r"arrival_s\[3\] is inf"),
         ("arrival_s", [-1.0, 1.0, 2.0, 4.0], r"arrival_s\[0\] is -1.0"),
-        ("arrival_s", [[0.0, 1.0, 2.0, 4.0]], "arrival_s has 2 axes"),
+        ("arrival_s", [[0.0, 1.0, 2.0, 4.0]], r"arrival_s has shape \(1, 4\)"),
         ("prompt_tokens", [1, 0, 1, 1], r"prompt_tokens\[1\] is 0, allowed: integers from 1 to 2147483647"),
         ("output_tokens", [1, 1, 1, 2**31], r"output_tokens\[3\] is 2147483648"),
         ("output_tokens", [1, 1, -7, 1], r"output_tokens\[2\] is -7"),
         ("output_tokens", [1.0, 1.0, 1.0, 1.0], "float64, allowed: integers"),
         ("predicted_output_tokens", [1, 1, 1], r"predicted_output_tokens has shape \(3,\), allowed: \(4,\)"),
         ("session_id", [0, 0, 0, -1], r"session_id\[3\] is -1"),
-        ("prefix_block_ids", None, "go together"),
-        ("prefix_block_offsets", [0, 2, 1, 5, 6], r"prefix_block_offsets\[2\] is 1, allowed: ascending"),
-        ("prefix_block_offsets", [0, 2, 2, 5, 5], "from 0 to 5, allowed: from 0 to 6"),
-        ("prefix_block_offsets", [1, 2, 2, 5, 6], "from 1 to 6"),
+        ("slo_class", [0, 1, 2, 3], r"slo_class\[3\] is 3, allowed: 0 to 2"),
+        ("slo_classes", (), r"slo_class\[0\] is 2, allowed: none without slo_classes"),
+        ("priority", [0, 0, 2**31, 0], r"priority\[2\] is 2147483648"),
+        ("max_output_tokens", [1, 2, 2, 4], r"output_tokens\[2\] is 3, allowed: at most max_output_tokens"),
+        ("cancel_after_s", [1.0, 0.0, 1.0, 1.0], r"cancel_after_s\[1\] is 0.0, allowed: above 0"),
+        ("cancel_after_s", [1.0, 1.0, 1.0, np.nan], r"cancel_after_s\[3\] is nan"),
+        ("image_tokens", [0, 0, 31, 0], r"image_tokens\[2\] is 31, allowed: at most prompt_tokens"),
+        ("image_tokens", [0, -1, 0, 0], r"image_tokens\[1\] is -1"),
+        ("parent", [-1, 1, 0, 0], r"parent\[1\] is 1, allowed: earlier requests, or -1"),
+        ("parent", [-2, -1, -1, -1], r"parent\[0\] is -2"),
+        ("parent", None, "parent and think_s go together"),
+        ("think_s", [0.0, 0.0, np.inf, 0.0], r"think_s\[2\] is inf, allowed: finite, at least 0"),
+        ("think_s", [0.0, 0.0, -1.0, 0.0], r"think_s\[2\] is -1.0"),
+        ("prefix_block_tokens", 0, "prefix_block_tokens is 0, allowed: at least 1"),
+        ("prefix_block_tokens", 20, r"number of prefix_ids\[0\] is 2, allowed: at most the blocks of 20"),
+        ("prefix_ids", [0, 1, 20, 21, 1, 30], r"prefix_ids\[4\] is 1, allowed: after the same id"),
+        ("prefix_ids", [0, 1, 20, 20, 22, 30], r"prefix_ids\[3\] is 20, allowed: after the same id"),
+        ("prefix_ids", None, "go together"),
+        ("prefix_offsets", [0, 2, 1, 5, 6], r"prefix_offsets\[2\] is 1, allowed: ascending"),
+        ("prefix_offsets", [0, 2, 2, 5, 5], "from 0 to 5, allowed: from 0 to 6"),
+        ("prefix_offsets", [1, 2, 2, 5, 6], "from 1 to 6"),
     ],
 )
 def test_bad_columns_are_refused(column, values, message):
-    arguments = vars(full_workload()) | {column: None if values is None else np.array(values)}
+    given = np.array(values) if isinstance(values, list) else values
+    arguments = vars(full_workload()) | {column: given}
     with pytest.raises(InputError, match=message) as caught:
         Workload(**arguments)
     assert "\n" not in str(caught.value)
@@ -245,3 +283,71 @@ def test_the_package_imports_no_heavy_library():
     assert importlib.util.find_spec("numba") is not None
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def chains() -> Workload:
+    """Requests 0, 2, 5 and 1, 3 are chains; 4 is alone. The session id is the first of the chain."""
+    return Workload(
+        "chains",
+        np.arange(6.0),
+        np.array([10, 10, 30, 30, 10, 90]),
+        np.array([5, 5, 5, 5, 5, 5]),
+        session_id=np.array([0, 1, 0, 1, 4, 0]),
+        parent=np.array([-1, -1, 0, 1, -1, 2]),
+        think_s=np.array([0.0, 0.0, 1.0, 2.0, 0.0, 3.0]),
+    )
+
+
+def test_a_follow_up_keeps_its_parent_or_becomes_open_loop():
+    part = chains().take([0, 2, 3, 5])
+    assert part.parent.tolist() == [-1, 0, -1, 1]
+    assert part.arrival_s.tolist() == [0.0, 2.0, 3.0, 5.0]
+    assert chains().window(2.0, 6.0).parent.tolist() == [-1, -1, -1, 0]
+
+
+def test_thin_keeps_chains_whole():
+    one = chains()
+    many = Workload(
+        "many",
+        np.arange(6000.0),
+        np.tile(one.prompt_tokens, 1000),
+        np.tile(one.output_tokens, 1000),
+        session_id=np.add.outer(10 * np.arange(1000), one.session_id).ravel(),
+        parent=np.where(one.parent < 0, -1, np.add.outer(6 * np.arange(1000), one.parent)).ravel(),
+        think_s=np.tile(one.think_s, 1000),
+    )
+    thinned = many.thin(0.3, np.random.default_rng(0))
+    ids, counts = np.unique(thinned.session_id, return_counts=True)
+    assert counts.tolist() == [{0: 3, 1: 2, 4: 1}[i % 10] for i in ids.tolist()]
+    assert abs(len(ids) / 3000 - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 3000)
+    followed = thinned.parent >= 0
+    assert (thinned.session_id[thinned.parent[followed]] == thinned.session_id[followed]).all()
+
+
+def test_a_faster_rate_leaves_thinking_and_patience_alone():
+    faster = full_workload().scale_rate(2.0)
+    assert faster.think_s.tolist() == [0.0, 0.0, 2.5, 0.0]
+    assert faster.cancel_after_s.tolist() == [np.inf, 3.0, 0.5, np.inf]
+
+
+def test_without_contents_a_follow_up_must_hold_its_parents_prompt_and_output():
+    with pytest.raises(
+        InputError, match=r"prompt_tokens\[1\] is 14, allowed: at least the prompt and output"
+    ):
+        Workload(
+            "short",
+            np.array([0.0, 0.0]),
+            np.array([10, 14]),
+            np.array([5, 1]),
+            parent=np.array([-1, 0]),
+            think_s=np.array([0.0, 0.0]),
+        )
+
+
+def test_impossible_objectives_are_refused():
+    with pytest.raises(InputError, match="SLO class 'chat': ttft_s is 0.0, allowed: above 0"):
+        SloClass("chat", 0.0, 1.0)
+    with pytest.raises(InputError, match="tpot_s is nan"):
+        SloClass("chat", 1.0, np.nan)
+    with pytest.raises(InputError, match="weight is inf, allowed: finite"):
+        SloClass("chat", 1.0, 1.0, np.inf)
