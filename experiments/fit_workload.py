@@ -17,7 +17,7 @@ import numpy as np
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import JointLengths, read_azure, split
-from servegym.envs.workloads.readers import read_rows
+from servegym.envs.workloads.text_files import read_rows
 
 NAME = "azure_conv_2023"
 NUM_BINS = 32

@@ -1,12 +1,8 @@
-"""Read request traces from CSV files; a bad row is refused by file, line and value."""
+"""Read request traces by format; a bad row is refused by file, line and value."""
 
-import csv
-import gzip
-import io
 import re
 import reprlib
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,60 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.workloads.mooncake import read_mooncake
+from servegym.envs.workloads.servegen import read_servegen
+from servegym.envs.workloads.text_files import read_rows
 from servegym.envs.workloads.workload import MAX_TOKENS, Workload
 
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:\+00:00)?", re.ASCII)
-
-
-class Row(NamedTuple):
-    """The wanted fields of one row, as text, and its line in the file (1-based, the header is line 1)."""
-
-    line: int
-    fields: list[str]
-
-
-def read_rows(path: str | Path, columns: Sequence[str]) -> list[Row]:
-    """The fields of these columns in every row of a `.csv` or `.csv.gz` file; blank lines are skipped.
-
-    Raises `InputError` for a file that cannot be read or decoded, a missing column, a row of another
-    length than the header, and a file without rows.
-    """
-    text = _read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=None), strict=True)
-    rows: list[Row] = []
-    positions: list[int] = []
-    width = 0
-    try:
-        for fields in reader:
-            if not fields:
-                continue
-            if not positions:
-                header = [field.strip() for field in fields]
-                for column in columns:
-                    if header.count(column) != 1:
-                        raise InputError(
-                            f"{path}, line {reader.line_num}: column {column!r} is missing or repeated, "
-                            f"found: {reprlib.repr(header)}, allowed: each of {', '.join(columns)} once"
-                        )
-                positions = [header.index(column) for column in columns]
-                width = len(header)
-                continue
-            if len(fields) != width:
-                raise InputError(
-                    f"{path}, line {reader.line_num}: row has {len(fields)} fields, "
-                    f"allowed: {width} as in the header"
-                )
-            rows.append(Row(reader.line_num, [fields[i].strip() for i in positions]))
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {reader.line_num}: {error}, allowed: comma-separated values"
-        ) from None
-    if not rows:
-        found = "only a header" if positions else "nothing"
-        raise InputError(
-            f"{path}, line 1: the file holds {found}, allowed: a header and at least one request"
-        )
-    return rows
 
 
 def read_azure(path: str | Path) -> Workload:
@@ -88,7 +36,12 @@ def read_csv(path: str | Path) -> Workload:
     return _workload(path, *_read_requests(path, time, "num_prefill_tokens", "num_decode_tokens"))
 
 
-READERS: dict[str, Callable[[str | Path], Workload]] = {"azure": read_azure, "csv": read_csv}
+READERS: dict[str, Callable[[str | Path], Workload]] = {
+    "azure": read_azure,
+    "csv": read_csv,
+    "mooncake": read_mooncake,
+    "servegen": read_servegen,
+}
 
 
 def read_trace(path: str | Path, format: str) -> Workload:
@@ -146,29 +99,6 @@ def _workload(
         source=str(path),
         source_line=np.array(lines),
     )
-
-
-def _read_text(path: str | Path) -> str:
-    opener = gzip.open if Path(path).suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            content: bytes = file.read()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path}: not a complete gzip file ({error}), allowed: .csv, or .csv.gz in gzip"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}), allowed: a .csv or .csv.gz file"
-        ) from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        value = error.object[error.start]
-        raise InputError(
-            f"{path}, line {line}: byte 0x{value:02x} is not UTF-8, allowed: UTF-8 text"
-        ) from None
 
 
 def _nanoseconds(text: str) -> int:

@@ -158,15 +158,17 @@ class Workload:
         too_long = np.flatnonzero(blocks > num_kv_blocks)
         if len(too_long):
             i = int(too_long[0])
-            line = f", line {self.source_line[i]}" if self.source_line is not None else ""
             raise InputError(
-                f"{self.source or f'workload {self.name!r}'}{line}: request {i} with "
-                f"{self.prompt_tokens[i]} prompt and {self.output_tokens[i]} output tokens needs "
-                f"{blocks[i]} KV blocks of {block_size} tokens, allowed: at most {num_kv_blocks}"
+                f"{self._request(i)} with {self.prompt_tokens[i]} prompt and {self.output_tokens[i]} output "
+                f"tokens needs {blocks[i]} KV blocks of {block_size} tokens, allowed: at most {num_kv_blocks}"
             )
 
     def _at(self, name: str) -> str:
         return f"workload {self.name!r}: {name}"
+
+    def _request(self, i: int) -> str:
+        line = f", line {self.source_line[i]}" if self.source_line is not None else ""
+        return f"{self.source or f'workload {self.name!r}'}{line}: request {i}"
 
     def _first_of_chain(self) -> npt.NDArray[np.int64]:
         """(N,) index of the open-loop request that each request descends from; its own for an open one."""
@@ -217,9 +219,13 @@ class Workload:
         previous[offsets[:-1][counts > 0]] = -1
         by_id = np.argsort(ids, kind="stable")
         differs = (np.diff(ids[by_id]) == 0) & (np.diff(previous[by_id]) != 0)
-        legal = np.ones(len(ids), dtype=np.bool_)
-        legal[by_id[1:][differs]] = False
-        require(self._at("prefix_ids"), ids, legal, "after the same id wherever it occurs")
+        if differs.any():
+            position = int(by_id[1:][differs].min())
+            i = int(np.searchsorted(offsets, position, side="right")) - 1
+            raise InputError(
+                f"{self._request(i)}: prefix id {ids[position]} does not follow the id that it follows "
+                "elsewhere, allowed: ids that stand for a block and everything before it"
+            )
         object.__setattr__(self, "prefix_ids", ids)
         object.__setattr__(self, "prefix_offsets", offsets)
 
