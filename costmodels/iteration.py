@@ -112,13 +112,11 @@ def _require_not_sinking(name: str, table: Floats, knots: Floats) -> None:
 @kernel
 def _segment(knots: Floats, x: float) -> int:
     """The last segment that starts at or below `x` (the first where none does); 0 for one knot."""
-    low, high = 0, knots.size - 2
-    while low < high:
-        middle = (low + high + 1) // 2
-        if knots[middle] <= x:
-            low = middle
-        else:
-            high = middle - 1
+    low, left = 0, knots.size - 1
+    while left > 1:
+        half = left >> 1
+        low += half if knots[low + half] <= x else 0
+        left -= half
     return low
 
 
@@ -255,7 +253,7 @@ def _walk(
             to_knot = math.ceil((cost.decode_kv_knots[segment + 1] - kv) / num_decodes)
             count = min(left, max(1.0, float(to_knot)))
         line_s = _line_seconds(first_s, growth_s, count)
-        if elapsed_s + line_s > seconds:
+        if not elapsed_s + line_s <= seconds:
             break
         elapsed_s += line_s
         done += count
@@ -279,16 +277,19 @@ def decode_span_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int, n
 @kernel
 def decode_iterations_within(
     cost: IterationCost, num_decodes: int, kv_tokens: int, max_iterations: int, seconds: float
-) -> tuple[int, float]:
+) -> tuple[int, float, float]:
     """The largest `n <= max_iterations` whose `decode_span_seconds` is at most `seconds`, and that span.
 
-    Exact with respect to `decode_span_seconds`; `(0, 0.0)` where not one iteration fits.
+    Exact with respect to `decode_span_seconds`; `(0, 0.0, ...)` where not one iteration fits. The last of the
+    three numbers is how long the iteration after these lasts (0 where all `max_iterations` fit).
     """
-    if max_iterations <= 0 or not seconds > 0.0:
-        return 0, 0.0
+    if max_iterations <= 0:
+        return 0, 0.0, 0.0
     done, elapsed_s, first_s, growth_s, count = _walk(cost, num_decodes, kv_tokens, max_iterations, seconds)
     if count == 0.0:
-        return max_iterations, elapsed_s
+        return max_iterations, elapsed_s, 0.0
+    if not elapsed_s + first_s <= seconds:
+        return int(done), elapsed_s, first_s
     # Between `fits` and `too_many` iterations of this line; the root of the quadratic is right to about one.
     fits, span_s, too_many = 0.0, elapsed_s, count
     n = min(max(math.floor(_line_count(first_s, growth_s, seconds - elapsed_s)), 1.0), count - 1.0)
@@ -300,4 +301,4 @@ def decode_iterations_within(
         else:
             too_many = n
             n -= 1.0
-    return int(done + fits), span_s
+    return int(done + fits), span_s, first_s + growth_s * fits

@@ -67,6 +67,7 @@ def kernel(function: Function) -> Function:
     """Decorator for what compiled code calls in its inner loop, and nothing else.
 
     Inlined by LLVM, and without reference counts: the caller's arrays outlive the call. Passing the
-    simulator's state by value and counting references to its arrays would take most of its time.
+    simulator's state by value and counting references to its arrays would take most of its time. Dividing
+    by zero gives infinity, as in NumPy, instead of a check at every division.
     """
-    return cast(Function, _njit(forceinline=True, _nrt=False)(function))
+    return cast(Function, _njit(forceinline=True, _nrt=False, error_model="numpy")(function))

@@ -1,6 +1,6 @@
 """A fleet through time: replicas are advanced lazily, when somebody looks at them or sends a request."""
 
-from servegym.costmodels.iteration import decode_iterations_within, decode_seconds
+from servegym.costmodels.iteration import decode_iterations_within
 from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.iteration import (
     complete_iteration,
@@ -30,14 +30,13 @@ def advance(fleet: Fleet, replica_id: int, now_s: float) -> None:
             continue
         decodes = replica.num_decodes
         kv_tokens = replica.context_offset + decodes * replica.iteration
-        iterations, seconds = decode_iterations_within(
+        iterations, seconds, next_s = decode_iterations_within(
             fleet.cost, decodes, kv_tokens, horizon, now_s - replica.clock_s
         )
         if iterations > 0:
             skip_decodes(fleet, replica_id, iterations, seconds)
         if iterations < horizon and replica.clock_s < now_s:
-            kv_tokens += decodes * iterations
-            start_decode(fleet, replica_id, decode_seconds(fleet.cost, decodes, kv_tokens))
+            start_decode(fleet, replica_id, next_s)
 
 
 @kernel

@@ -1,7 +1,7 @@
 """What must hold of a replica at any time, recomputed from its lists. For tests and debugging."""
 
 from servegym.costmodels.jit import jit
-from servegym.envs.sim.llm.memory import blocks_for
+from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 
@@ -9,7 +9,7 @@ from servegym.envs.sim.llm.state import NOBODY, Fleet
 def check_replica(fleet: Fleet, replica_id: int) -> None:
     """Raises AssertionError naming the first invariant of docs/simulator.md that does not hold."""
     replica = fleet.replicas[replica_id]
-    assert 0 <= replica.kv_used_blocks <= fleet.num_kv_blocks, "KV blocks in use exceed the cache"
+    assert 0 <= kv_used_blocks(fleet, replica_id) <= fleet.num_kv_blocks, "KV blocks in use exceed the cache"
     assert replica.num_running <= fleet.max_num_seqs, "more requests run than max_num_seqs"
     assert replica.num_unfinished == replica.num_running + replica.num_waiting, "a request is lost"
 
@@ -34,7 +34,9 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
         request_id = request.next
     assert running == replica.num_running, "the running list and its length differ"
     assert decodes == replica.num_decodes, "the decodes in the running list and their number differ"
-    assert blocks == replica.kv_used_blocks, "KV blocks in use differ from those the running requests hold"
+    assert blocks == kv_used_blocks(fleet, replica_id), (
+        "KV blocks in use differ from those the running requests hold"
+    )
     assert context == replica.context_offset + decodes * replica.iteration, "decode context tokens differ"
 
     waiting_tokens = 0

@@ -10,7 +10,7 @@ from servegym.costmodels.iteration import (
     step_seconds,
 )
 from servegym.costmodels.jit import kernel
-from servegym.envs.sim.llm.memory import blocks_for, decode_blocks, iterations_with_blocks
+from servegym.envs.sim.llm.memory import add_decode, blocks_for, iterations_with_blocks, kv_blocks_at
 from servegym.envs.sim.llm.queues import (
     REQUEST_BITS,
     append_running,
@@ -43,7 +43,7 @@ def decode_horizon(fleet: Fleet, replica_id: int) -> int:
         return 0
     if replica.num_waiting > 0 and replica.num_running < fleet.max_num_seqs:
         budget = fleet.max_num_batched_tokens - replica.num_decodes
-        free = fleet.num_kv_blocks - replica.kv_used_blocks - decode_blocks(fleet, replica_id, 1)
+        free = fleet.num_kv_blocks - kv_blocks_at(fleet, replica_id, replica.iteration + 1)
         first_chunk = min(known_tokens(fleet, replica.waiting_first), budget)
         if first_chunk > 0 and blocks_for(first_chunk, fleet.block_size) <= free:
             return 0
@@ -55,7 +55,6 @@ def decode_horizon(fleet: Fleet, replica_id: int) -> int:
 def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
     """Starts an iteration that only decodes and lasts `seconds`; the blocks are known to suffice."""
     replica = fleet.replicas[replica_id]
-    replica.kv_used_blocks += decode_blocks(fleet, replica_id, 1)
     replica.clock_s += seconds
     replica.in_flight = 1
 
@@ -64,7 +63,6 @@ def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
 def skip_decodes(fleet: Fleet, replica_id: int, iterations: int, seconds: float) -> None:
     """Completes `iterations` decode iterations at once, which together last `seconds`."""
     replica = fleet.replicas[replica_id]
-    replica.kv_used_blocks += decode_blocks(fleet, replica_id, iterations)
     replica.clock_s += seconds
     replica.iteration += iterations
     replica.generated_tokens += iterations * replica.num_decodes
@@ -77,11 +75,10 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
     replica = fleet.replicas[replica_id]
     size = fleet.block_size
     preempted = False
-    needed = decode_blocks(fleet, replica_id, 1)
-    if needed <= fleet.num_kv_blocks - replica.kv_used_blocks:
-        replica.kv_used_blocks += needed
-    else:
+    free = fleet.num_kv_blocks - kv_blocks_at(fleet, replica_id, replica.iteration + 1)
+    if free < 0:
         _serve_decodes_short_of_blocks(fleet, replica_id)
+        free = fleet.num_kv_blocks - kv_blocks_at(fleet, replica_id, replica.iteration + 1)
         preempted = True
     budget = fleet.max_num_batched_tokens - replica.num_decodes
     sampled = replica.num_decodes
@@ -93,11 +90,12 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
         chunk = min(replica.partial_tokens - replica.partial_computed, budget)
         computed = replica.partial_computed
         blocks = blocks_for(computed + chunk, size) - blocks_for(computed, size)
-        if blocks > fleet.num_kv_blocks - replica.kv_used_blocks:
+        if blocks > free:
             _preempt_partial(fleet, replica_id)
             preempted = True
         else:
-            replica.kv_used_blocks += blocks
+            replica.prefill_blocks += blocks
+            free -= blocks
             budget -= chunk
             seconds += prefill_attention_seconds(fleet.cost, chunk, computed)
             if computed + chunk == replica.partial_tokens:
@@ -114,7 +112,7 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
         known = known_tokens(fleet, request_id)
         chunk = min(known, budget)
         blocks = blocks_for(chunk, size)
-        if blocks > fleet.num_kv_blocks - replica.kv_used_blocks:
+        if blocks > free:
             break
         pop_waiting(fleet, replica_id)
         append_running(fleet, replica_id, request_id)
@@ -122,9 +120,10 @@ def start_iteration(fleet: Fleet, replica_id: int) -> None:
         if request.preemptions == 0:
             request.scheduled_s = replica.clock_s
         replica.waiting_tokens -= known
-        replica.kv_used_blocks += blocks
+        replica.prefill_blocks += blocks
+        free -= blocks
         budget -= chunk
-        seconds += prefill_attention_seconds(fleet.cost, chunk, 0)
+        seconds += fleet.first_chunk_s[chunk]
         if chunk == known:
             _join_after_this_iteration(fleet, replica_id, request_id)
             sampled += 1
@@ -179,6 +178,7 @@ def _sample_first_of_prefill(fleet, replica_id, request_id):
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
     computed = request.prompt_tokens + request.generated
+    replica.prefill_blocks -= blocks_for(computed, fleet.block_size)
     request.generated += 1
     replica.generated_tokens += 1
     if request.generated == 1:
@@ -190,7 +190,7 @@ def _sample_first_of_prefill(fleet, replica_id, request_id):
         return
     request.anchor = computed - replica.iteration
     replica.context_offset += request.anchor
-    fleet.block_phase[replica_id, request.anchor % fleet.block_size] += 1
+    add_decode(fleet, replica_id, request.anchor, 1)
     due = replica.iteration + request.output_tokens - request.generated
     push_due(fleet.due[replica_id], replica.num_decodes, due, request_id)
     replica.num_decodes += 1
@@ -202,7 +202,6 @@ def _finish(fleet, replica_id, request_id):
     request = fleet.requests[request_id]
     remove_running(fleet, replica_id, request_id)
     kv_tokens = request.prompt_tokens + request.output_tokens - 1
-    replica.kv_used_blocks -= blocks_for(kv_tokens, fleet.block_size)
     replica.released_tokens += kv_tokens
     replica.prompt_tokens -= request.prompt_tokens
     replica.generated_tokens -= request.output_tokens
@@ -220,7 +219,7 @@ def _leave_decodes(fleet, replica_id, request_id):
     anchor = fleet.requests[request_id].anchor
     replica.num_decodes -= 1
     replica.context_offset -= anchor
-    fleet.block_phase[replica_id, anchor % fleet.block_size] -= 1
+    add_decode(fleet, replica_id, anchor, -1)
 
 
 @kernel
@@ -245,11 +244,12 @@ def _clear_partial(fleet, replica_id):
 def _serve_decodes_short_of_blocks(fleet, replica_id):
     """Rule 1 when the free blocks do not cover all decodes: the last running requests are preempted."""
     replica = fleet.replicas[replica_id]
+    taken = 0
     request_id = replica.running_first
     while request_id != NOBODY and request_id != replica.partial:
         following = fleet.requests[request_id].next
         if (fleet.requests[request_id].anchor + replica.iteration) % fleet.block_size == 0:
-            while replica.kv_used_blocks == fleet.num_kv_blocks:
+            while kv_blocks_at(fleet, replica_id, replica.iteration) + taken == fleet.num_kv_blocks:
                 victim = replica.running_last
                 if victim == replica.partial:
                     _preempt_partial(fleet, replica_id)
@@ -259,7 +259,7 @@ def _serve_decodes_short_of_blocks(fleet, replica_id):
                     return
                 if victim == following:
                     following = NOBODY
-            replica.kv_used_blocks += 1
+            taken += 1
         request_id = following
 
 
@@ -271,7 +271,7 @@ def _preempt_decode(fleet, replica_id, request_id):
     request.generated = computed + 1 - request.prompt_tokens
     remove_due(fleet.due[replica_id], replica.num_decodes, request_id)
     _leave_decodes(fleet, replica_id, request_id)
-    _return_to_waiting(fleet, replica_id, request_id, computed)
+    _return_to_waiting(fleet, replica_id, request_id)
 
 
 @kernel
@@ -279,15 +279,15 @@ def _preempt_partial(fleet, replica_id):
     replica = fleet.replicas[replica_id]
     request_id = replica.partial
     computed = replica.partial_computed
+    replica.prefill_blocks -= blocks_for(computed, fleet.block_size)
     _clear_partial(fleet, replica_id)
-    _return_to_waiting(fleet, replica_id, request_id, computed)
+    _return_to_waiting(fleet, replica_id, request_id)
 
 
 @kernel
-def _return_to_waiting(fleet, replica_id, request_id, computed):
+def _return_to_waiting(fleet, replica_id, request_id):
     replica = fleet.replicas[replica_id]
     remove_running(fleet, replica_id, request_id)
-    replica.kv_used_blocks -= blocks_for(computed, fleet.block_size)
     fleet.requests[request_id].preemptions += 1
     prepend_waiting(fleet, replica_id, request_id)
     replica.waiting_tokens += known_tokens(fleet, request_id)

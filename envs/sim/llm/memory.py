@@ -1,8 +1,9 @@
-"""KV blocks: how many a request holds, and when decoding runs out of them.
+"""KV blocks: how many a replica holds, and when decoding runs out of them.
 
-A decode that has `computed` tokens takes a new block in an iteration exactly when `computed` is a multiple
-of the block size. As `computed = anchor + iteration`, a histogram of `anchor` modulo the block size
-(`Fleet.block_phase`) says how many decodes take one in any iteration.
+The blocks of prefills are counted (`prefill_blocks` of a replica). Those of decodes are computed: a decode
+holds `anchor + iteration` tokens, so with `anchor` split into whole blocks and a rest, the sum of the whole
+blocks (`anchor_blocks` of a replica) and a histogram of the rests (`Fleet.block_phase`) give the number of
+blocks after any number of iterations, and skipped iterations need no bookkeeping.
 """
 
 from servegym.costmodels.jit import kernel
@@ -16,29 +17,45 @@ def blocks_for(tokens: int, block_size: int) -> int:
 
 
 @kernel
-def decode_blocks(fleet: Fleet, replica_id: int, iterations: int) -> int:
-    """Blocks that the decodes of a replica take in the next `iterations` iterations."""
+def add_decode(fleet: Fleet, replica_id: int, anchor: int, sign: int) -> None:
+    """Counts a decode with this anchor in (`sign` 1) or out (-1)."""
+    blocks = anchor // fleet.block_size
+    fleet.replicas[replica_id].anchor_blocks += sign * blocks
+    fleet.block_phase[replica_id, anchor - blocks * fleet.block_size] += sign
+
+
+@kernel
+def kv_blocks_at(fleet: Fleet, replica_id: int, iteration: int) -> int:
+    """Blocks that the replica holds when its decodes have completed `iteration` iterations."""
     replica = fleet.replicas[replica_id]
     size = fleet.block_size
     phases = fleet.block_phase[replica_id]
-    rounds = iterations // size
-    total = rounds * replica.num_decodes
-    phase = (-replica.iteration) % size
-    for _ in range(iterations - rounds * size):
-        total += phases[phase]
-        phase = phase - 1 if phase > 0 else size - 1
+    rounds = (iteration - 1) // size
+    carry = size - (iteration - 1 - rounds * size)
+    total = replica.prefill_blocks + replica.anchor_blocks + (rounds + 1) * replica.num_decodes
+    for phase in range(size):  # always all of them: short loops of unpredictable length are slower
+        total += phases[phase] if phase >= carry else 0
     return total
 
 
 @kernel
+def kv_used_blocks(fleet: Fleet, replica_id: int) -> int:
+    """Blocks that the replica holds, those taken by the iteration in flight included."""
+    replica = fleet.replicas[replica_id]
+    return kv_blocks_at(fleet, replica_id, replica.iteration + replica.in_flight)
+
+
+@kernel
 def iterations_with_blocks(fleet: Fleet, replica_id: int, limit: int) -> int:
-    """How many decode iterations, at most `limit`, the free blocks allow."""
+    """How many decode iterations from now, at most `limit`, the cache has blocks for."""
     replica = fleet.replicas[replica_id]
     size = fleet.block_size
-    free = fleet.num_kv_blocks - replica.kv_used_blocks
-    if (limit // size + 1) * replica.num_decodes <= free:
+    last_rounds = (replica.iteration + limit) // size
+    at_most = replica.prefill_blocks + replica.anchor_blocks + (last_rounds + 2) * replica.num_decodes
+    if at_most <= fleet.num_kv_blocks:
         return limit
     phases = fleet.block_phase[replica_id]
+    free = fleet.num_kv_blocks - kv_blocks_at(fleet, replica_id, replica.iteration)
     rounds = free // replica.num_decodes
     iterations = rounds * size
     free -= rounds * replica.num_decodes

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost
+from servegym.costmodels.iteration import IterationCost, prefill_attention_seconds
 from servegym.costmodels.jit import jit
 
 NOBODY = -1
@@ -30,7 +30,8 @@ REPLICA = np.dtype(
         ("partial_tokens", np.int64),  # known tokens of `partial`, 0 without one
         ("partial_computed", np.int64),  # of these computed
         ("partial_computed_next", np.int64),  # and computed after the iteration in flight
-        ("kv_used_blocks", np.int64),
+        ("prefill_blocks", np.int64),  # KV blocks of running requests that are not decoding
+        ("anchor_blocks", np.int64),  # sum over decodes of `anchor` // block size, see memory.py
         ("prompt_tokens", np.int64),  # sum over requests here
         ("generated_tokens", np.int64),  # sum over requests here
         ("predicted_tokens", np.int64),  # sum of predicted output over requests here
@@ -103,6 +104,7 @@ class Fleet(NamedTuple):
     """Everything the compiled simulator works on.
 
     replicas: REPLICA (S,); requests: REQUEST (N,).
+    first_chunk_s: float64 (max_num_batched_tokens + 1,), prefill attention of a chunk that starts a prompt.
     due: int64 (S, max_num_seqs), a heap per replica of `iteration << 32 | request`: when decodes finish.
     block_phase: int32 (S, block_size), decodes by `anchor` modulo the block size.
     """
@@ -115,7 +117,17 @@ class Fleet(NamedTuple):
     max_num_seqs: int
     num_kv_blocks: int
     block_size: int
+    first_chunk_s: np.ndarray
     cost: IterationCost
+
+
+@jit
+def _first_chunk_seconds(cost: IterationCost, max_tokens: int) -> np.ndarray:
+    """Prefill attention of a chunk with nothing computed before it, by its tokens: nearly all chunks."""
+    seconds = np.zeros(max_tokens + 1)
+    for chunk in range(1, max_tokens + 1):
+        seconds[chunk] = prefill_attention_seconds(cost, chunk, 0)
+    return seconds
 
 
 def new_fleet(num_replicas: int, num_requests: int, engine: Engine, cost: IterationCost) -> Fleet:
@@ -131,6 +143,7 @@ def new_fleet(num_replicas: int, num_requests: int, engine: Engine, cost: Iterat
         max_num_seqs=engine.max_num_seqs,
         num_kv_blocks=engine.num_kv_blocks,
         block_size=engine.block_size,
+        first_chunk_s=_first_chunk_seconds(cost, engine.max_num_batched_tokens),
         cost=cost,
     )
     clear(fleet, slice(None))

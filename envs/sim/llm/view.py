@@ -6,6 +6,7 @@ Columns, units and the instant they refer to are specified in docs/simulator.md.
 import numpy as np
 
 from servegym.costmodels.jit import kernel
+from servegym.envs.sim.llm.memory import kv_used_blocks
 from servegym.envs.sim.llm.state import Fleet
 
 REPLICA_COLUMNS = (
@@ -63,7 +64,7 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     row[QUEUED_PREFILL_TOKENS] = queued_prefill_tokens(replica)
     row[OUTSTANDING_TOKENS] = replica.prompt_tokens + replica.generated_tokens
     row[DECODE_CONTEXT_TOKENS] = replica.context_offset + replica.num_decodes * replica.iteration
-    row[KV_USED_BLOCKS] = replica.kv_used_blocks
+    row[KV_USED_BLOCKS] = kv_used_blocks(fleet, replica_id)
     row[KV_TOTAL_BLOCKS] = fleet.num_kv_blocks
     row[ITERATION_LEFT_S] = replica.clock_s - now_s if replica.in_flight else 0.0
     row[PREDICTED_REMAINING_TOKENS] = max(0, replica.predicted_tokens - replica.generated_tokens)

@@ -87,7 +87,8 @@ def test_uniform_draws_are_uniform() -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("kv_used_blocks", "KV blocks in use differ"),
+        ("prefill_blocks", "KV blocks in use differ"),
+        ("anchor_blocks", "KV blocks in use differ"),
         ("num_unfinished", "a request is lost"),
         ("prompt_tokens", "prompt tokens are lost or made up"),
         ("context_offset", "decode context tokens differ"),
