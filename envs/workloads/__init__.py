@@ -6,7 +6,7 @@ from servegym.envs.workloads.generators import generate
 from servegym.envs.workloads.length_tables import LengthTable, read_lengths
 from servegym.envs.workloads.lengths import ConstantLengths, GeometricLengths, JointLengths, Lengths
 from servegym.envs.workloads.mooncake import read_mooncake
-from servegym.envs.workloads.predictors import noisy_predictions
+from servegym.envs.workloads.predictors import PREDICTORS, noisy_predictions, refined_remaining
 from servegym.envs.workloads.readers import READERS, read_azure, read_csv, read_trace
 from servegym.envs.workloads.servegen import read_servegen
 from servegym.envs.workloads.slo import SloClass
@@ -14,6 +14,7 @@ from servegym.envs.workloads.windows import split
 from servegym.envs.workloads.workload import Workload
 
 __all__ = [
+    "PREDICTORS",
     "READERS",
     "ConstantLengths",
     "FittedWorkload",
@@ -33,5 +34,6 @@ __all__ = [
     "read_mooncake",
     "read_servegen",
     "read_trace",
+    "refined_remaining",
     "split",
 ]

@@ -9,7 +9,6 @@ from servegym.envs.workloads import (
     JointLengths,
     generate,
     load_fitted,
-    noisy_predictions,
 )
 
 
@@ -97,26 +96,3 @@ def test_joint_lengths_of_two_atoms_draw_only_pairs_that_were_seen():
 def test_unknown_fitted_workload_lists_the_known_ones():
     with pytest.raises(InputError, match="fitted workload is 'nope', allowed: azure_conv_2023"):
         load_fitted("nope")
-
-
-@pytest.mark.parametrize("error", [0.1, 0.5, 1.0])
-def test_predictions_have_the_stated_mean_relative_error_and_no_bias(error):
-    outputs = np.full(400_000, 10_000, dtype=np.int32)  # so long that rounding does not matter
-    predicted = noisy_predictions(outputs, error, np.random.default_rng(0))
-    relative = predicted / outputs - 1
-    assert np.abs(relative).mean() == pytest.approx(error, rel=0.02)
-    assert abs(relative.mean()) < 5 * relative.std() / np.sqrt(400_000)
-
-
-def test_predictions_are_exact_at_zero_error_seeded_and_at_least_one_token():
-    outputs = np.arange(1, 2_000, dtype=np.int32)
-    assert noisy_predictions(outputs, 0.0, np.random.default_rng(0)).tolist() == outputs.tolist()
-    first, again, other = (noisy_predictions(outputs, 1.5, np.random.default_rng(seed)) for seed in (0, 0, 1))
-    assert first.tolist() == again.tolist() != other.tolist()
-    assert first.min() == 1
-
-
-@pytest.mark.parametrize("error", [-0.1, 2.0, np.nan])
-def test_impossible_prediction_errors_are_refused(error):
-    with pytest.raises(InputError, match="at least 0 and below 2"):
-        noisy_predictions(np.array([1], dtype=np.int32), error, np.random.default_rng(0))
