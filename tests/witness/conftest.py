@@ -20,8 +20,9 @@ class Step(TypedDict):
     scheduled: list[tuple[int, int, int]]  # request, tokens, computed before; in order
     preempted: list[int]
     admitted: list[tuple[int, int]]  # request, tokens found in the prefix cache
+    used_blocks: int  # while it runs
     finished: list[int]
-    free_blocks: int
+    free_blocks: int  # after it
 
 
 class Witnessed(NamedTuple):

@@ -21,6 +21,7 @@ follow-up (`parent` >= 0) comes instead `think_steps` after the iteration that f
     {"scheduled": [[request, tokens, computed before], ...]   in the scheduler's order,
      "preempted": [request, ...]                              in order,
      "admitted": [[request, tokens found in the prefix cache], ...],
+     "used_blocks": while it runs,
      "finished": [request, ...], "free_blocks": after it}
 where a request is its place in the list. An iteration without requests is written with empty lists.
 """
@@ -125,6 +126,8 @@ def step(scheduler: RecordingScheduler, outputs: list[list[int]]) -> dict[str, A
     scheduler.preempted = []
     already_running = {request.request_id for request in scheduler.running}
     plan = scheduler.schedule()
+    blocks = scheduler.kv_cache_manager.block_pool
+    used_blocks = blocks.num_gpu_blocks - 1 - blocks.get_num_free_blocks()
 
     scheduled, admitted, sampled = [], [], []
     for request_id, tokens in plan.num_scheduled_tokens.items():
@@ -149,13 +152,14 @@ def step(scheduler: RecordingScheduler, outputs: list[list[int]]) -> dict[str, A
         "scheduled": scheduled,
         "preempted": scheduler.preempted,
         "admitted": admitted,
+        "used_blocks": used_blocks,
         "finished": [
             int(answer.request_id)
             for group in answers.values()
             for answer in group.outputs
             if answer.finish_reason is not None
         ],
-        "free_blocks": scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
+        "free_blocks": blocks.get_num_free_blocks(),
     }
 
 
