@@ -35,6 +35,7 @@ COMMANDS = {
         "fit a cost model to kernel timings", "calibrate data=runs/profile out=runs/roofline.json"
     ),
     "validate": Command("how far the cost models are from measurements", "validate peers"),
+    "data": Command("list, fetch and verify public traces and measurements", "data list"),
     "bench": Command("measure the simulator and the environments", "bench simulator"),
 }
 

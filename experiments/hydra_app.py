@@ -32,7 +32,7 @@ def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
     """
     if as_json and {"-m", "--multirun"} & set(words):
         return _refuse("--json is for one job, -m for many; their results are in their folders")
-    if name in ("bench", "validate") and words and words[0][0].isalpha() and "=" not in words[0]:
+    if name in ("bench", "data", "validate") and words and words[0][0].isalpha() and "=" not in words[0]:
         words = [f"what={words[0]}", *words[1:]]
     module = importlib.import_module(f"servegym.experiments.{name}")
     register_scenario_schema()
