@@ -86,25 +86,6 @@ def lookup_prefill_seconds(lookup: LookupAttention, rounded_histories: int, squa
     return float(lookup.prefill_s[row, column])
 
 
-def batch_seconds(
-    cost: IterationCost,
-    lookup: LookupAttention,
-    tokens: NDArray[np.integer],
-    computed: NDArray[np.integer],
-    is_prefill: NDArray[np.bool_],
-) -> float:
-    """One iteration from its entries (N,): tokens given, tokens computed before, whether a prefill."""
-    chunks, histories = tokens[is_prefill].tolist(), computed[is_prefill].tolist()
-    num_decodes = int(np.sum(~is_prefill))
-    return (
-        float(cost.linear_s[int(tokens.sum())])
-        + lookup_decode_seconds(lookup, num_decodes, int(computed[~is_prefill].sum()) + num_decodes)
-        + lookup_prefill_seconds(
-            lookup, sum(map(rounded_history, histories)), sum(chunk * chunk for chunk in chunks)
-        )
-    )
-
-
 def read_lookup_tables(folder: Path, num_layers: int) -> tuple[IterationCost, LookupAttention]:
     """Reads `table_OPERATOR.csv[.gz]`: keys and `ms`, for one layer each.
 

@@ -9,16 +9,35 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.jit import jit
 from servegym.costmodels.lookup import (
     PER_TOKEN_OPERATORS,
     LookupAttention,
-    batch_seconds,
     lookup_decode_seconds,
     lookup_prefill_seconds,
     read_lookup_tables,
     rounded_history,
 )
+
+
+def batch_seconds(
+    cost: IterationCost,
+    lookup: LookupAttention,
+    tokens: np.ndarray,
+    computed: np.ndarray,
+    is_prefill: np.ndarray,
+) -> float:
+    """One iteration from its entries (N,): tokens given, tokens computed before, whether a prefill."""
+    chunks, histories = tokens[is_prefill].tolist(), computed[is_prefill].tolist()
+    num_decodes = int(np.sum(~is_prefill))
+    return (
+        float(cost.linear_s[int(tokens.sum())])
+        + lookup_decode_seconds(lookup, num_decodes, int(computed[~is_prefill].sum()) + num_decodes)
+        + lookup_prefill_seconds(
+            lookup, sum(map(rounded_history, histories)), sum(chunk * chunk for chunk in chunks)
+        )
+    )
 
 
 @pytest.fixture

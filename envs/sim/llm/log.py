@@ -185,7 +185,11 @@ class IterationLog:
             raise ValueError(
                 f"the log has room for {recorded}, and {log.counts[:_OPEN].tolist()} were counted"
             )
-        iterations, entries, preemptions = (np.array(part) for part in log[2:])
+        return cls.sorted(*(np.array(part) for part in log[2:]))
+
+    @classmethod
+    def sorted(cls, iterations: np.ndarray, entries: np.ndarray, preemptions: np.ndarray) -> "IterationLog":
+        """The log of iterations in any order, each with its entries from `first_entry` on."""
         iterations = iterations[np.lexsort((iterations["replica"], iterations["start_s"]))]
         counts = iterations["num_entries"].astype(np.int64)
         first = np.cumsum(counts) - counts
