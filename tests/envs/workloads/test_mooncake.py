@@ -96,6 +96,8 @@ def test_the_conversation_trace_shares_prefixes_and_is_not_bursty_within_ticks(r
     assert len(np.unique(workload.prefix_ids)) < len(workload.prefix_ids) * 0.7
     ticks = read_mooncake(path, tick_s=0.0).arrival_s
     assert (workload.arrival_s - ticks < 3.0).all() and (workload.arrival_s >= ticks).all()
+    assert len(np.unique(ticks)) == 1180
+    assert np.diff(ticks).std() / np.diff(ticks).mean() == pytest.approx(3.03, abs=0.01)
     gaps_s = np.diff(workload.arrival_s)
     assert gaps_s.std() / gaps_s.mean() == pytest.approx(1.0, abs=0.05)
     part = workload.window(600.0, 1200.0)
