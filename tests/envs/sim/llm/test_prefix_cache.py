@@ -1,4 +1,4 @@
-"""The prefix cache against a pool of physical blocks that follows vLLM's rules to the letter."""
+"""The prefix cache against a pool of physical blocks that follows vLLM's rules one block at a time."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -7,19 +7,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servegym.envs.sim.llm.prefix_cache import (
+from servegym.envs.sim.llm.prefix_cache import evict_to_fit, give_back, lookup, publish, take_hits
+from servegym.envs.sim.llm.prefix_state import (
     NO_KEY,
     PrefixCache,
     clear_cache,
-    evict_to_fit,
-    give_back,
     load_contents,
-    lookup,
     new_prefix_cache,
-    publish,
-    take_hits,
 )
 
+NOWHERE = -1
 Content = tuple[str, int, int]  # ("shared", key, 0) or ("private", chain, position)
 
 
@@ -34,7 +31,7 @@ class BlockPool:
         self.table: dict[int, list[int]] = {}
 
     def lookup(self, contents: list[Content], most: int) -> list[int]:
-        """Shared content: the oldest block that has it. Private: the youngest (the rule of this simulator)."""
+        """Shared content: the oldest block that has it. Private: the youngest (`take_hits` says why)."""
         found: list[int] = []
         for content in contents[:most]:
             blocks = self.blocks_of.get(content)
@@ -65,7 +62,8 @@ class BlockPool:
                 self.blocks_of.setdefault(content, []).append(block)
 
     def free(self, request_id: int) -> None:
-        blank, cached = [], []
+        blank: list[int] = []
+        cached: list[int] = []
         for block in reversed(self.table.pop(request_id)):
             self.references[block] -= 1
             if self.references[block] == 0:
@@ -86,7 +84,7 @@ class Request:
     chain: int
     parent: int
     state: str = "waiting"
-    replica: int | None = None  # where it was sent; it stays until that replica fails or it is moved
+    replica: int = NOWHERE  # where it was sent; it stays until that replica fails or it is moved
     generated: int = 0
     computed: int = 0
     chunk: int = 0
@@ -145,19 +143,21 @@ class Engine:
         offsets = np.cumsum([0] + [len(request.shared_keys) for request in requests])
         parent = np.array([request.parent for request in requests], np.int32)
         self.cache = new_prefix_cache(num_kv_blocks, len(requests), len(keys))
-        load_contents(self.cache, 0, 0, keys, offsets, parent)
+        load_contents(self.cache, 0, 0, 0, keys, offsets, parent)
 
     def contents(self, i: int, tokens: int) -> list[Content]:
         """Of the full blocks that `tokens` tokens of request i fill."""
         request = self.case.requests[i]
         shared: list[Content] = [("shared", key, 0) for key in request.shared_keys]
-        private: list[Content] = [("private", request.chain, p) for p in range(tokens // self.case.block_size)]
+        private: list[Content] = [
+            ("private", request.chain, p) for p in range(tokens // self.case.block_size)
+        ]
         return (shared + private[len(shared) :])[: tokens // self.case.block_size]
 
     def schedule(self, i: int, pick: int) -> None:
         """Admits a waiting request or goes on with a running one, if its blocks are there."""
         request, size = self.case.requests[i], self.case.block_size
-        replica = pick % 2 if request.replica is None else request.replica
+        replica = pick % 2 if request.replica == NOWHERE else request.replica
         pool, capacity = self.pools[replica], self.case.num_kv_blocks[replica]
         computed, hits, held = request.computed, [], len(pool.table.get(i, []))
         free_hits = 0
@@ -193,7 +193,7 @@ class Engine:
                 request.state = "finished"
 
     def move(self, i: int) -> None:
-        """Sends a decoding request with its KV to the other replica, if there is room; nothing is looked up."""
+        """Sends a decoding request with its KV to the other replica, if there is room, without a lookup."""
         request, size = self.case.requests[i], self.case.block_size
         target, computed = 1 - request.replica, request.computed
         blocks = -(-computed // size)
@@ -228,7 +228,7 @@ class Engine:
         for i, request in enumerate(self.case.requests):
             if request.state != "finished" and request.replica == replica:
                 self.cache.requests[i].num_held = 0
-                request.state, request.replica = "waiting", None
+                request.state, request.replica = "waiting", NOWHERE
                 request.computed, request.chunk, request.generated = 0, 0, 0
 
     def apply(self, action: str, pick: int) -> None:
@@ -298,7 +298,7 @@ ACTIONS = ["admit"] * 6 + ["go on"] * 6 + ["complete"] * 8 + ["preempt"] * 3 + [
 @settings(max_examples=400)
 @given(
     st.integers(0, 2**32 - 1),
-    st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 2**16)), max_size=120),
+    st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 2**16)), min_size=20, max_size=150),
 )
 def test_like_a_pool_of_blocks(seed: int, actions: list[tuple[str, int]]) -> None:
     """Equal hits, equal counts, equal contents in equal order after any sequence of operations."""
@@ -306,3 +306,63 @@ def test_like_a_pool_of_blocks(seed: int, actions: list[tuple[str, int]]) -> Non
     for action, pick in actions:
         engine.apply(action, pick)
         engine.check()
+
+
+def cache_of(keys: list[list[int]], parent: list[int], num_kv_blocks: int) -> PrefixCache:
+    """One replica, and requests with these shared keys."""
+    offsets = np.cumsum([0] + [len(of_request) for of_request in keys])
+    flat = np.array([key for of_request in keys for key in of_request], np.int64)
+    cache = new_prefix_cache([0, num_kv_blocks], len(keys), len(flat))  # replica 0 caches nothing
+    load_contents(cache, 0, 0, 0, flat, offsets, np.array(parent, np.int32))
+    return cache
+
+
+@given(st.lists(st.integers(0, 23), max_size=100), st.integers(1, 16))
+def test_single_blocks_are_an_lru_cache(requests: list[int], num_kv_blocks: int) -> None:
+    """One shared block each, freed at once: least recently used goes first. All keys have the same hash."""
+    keys = [(high << 31) | (12345 ^ high) for high in range(24)]
+    cache = cache_of([[keys[i]] for i in requests], [-1] * len(requests), num_kv_blocks)
+    recent: list[int] = []
+    for request_id, key in enumerate(requests):
+        hits, free_hits = lookup(cache, 1, request_id, 1)
+        assert hits == free_hits == (key in recent)
+        take_hits(cache, 1, request_id, hits)
+        evict_to_fit(cache, 1, 1, num_kv_blocks)
+        publish(cache, 1, request_id, 1)
+        assert give_back(cache, 1, request_id, 1, 0, True) == 1
+        recent = ([other for other in recent if other != key] + [key])[-num_kv_blocks:]
+        assert cache.replicas[1].cached_blocks == len(recent)
+
+
+def test_equal_prompts_prefilled_side_by_side() -> None:
+    """Both blocks of a content stay; a third request hits the older, and once that is evicted, the newer."""
+    cache = cache_of([[7, 8], [7, 8], [7, 8, 9]], [-1, -1, -1], 5)
+    for full_blocks in (1, 2):  # chunk by chunk; both were admitted before any block was full
+        publish(cache, 1, 0, full_blocks)
+        publish(cache, 1, 1, full_blocks)
+    assert lookup(cache, 1, 2, 3) == (2, 0)
+    assert give_back(cache, 1, 0, 2, 0, True) == 2  # the older two: block 8, then block 7
+    assert lookup(cache, 1, 2, 3) == (2, 2)
+    evict_to_fit(cache, 1, 4, 5)
+    assert lookup(cache, 1, 2, 3) == (2, 1)  # 7 is the older one still, 8 the newer one, in use
+    take_hits(cache, 1, 2, 2)
+    assert give_back(cache, 1, 1, 2, 0, True) == 1  # 8 is held by the third request
+    assert cache.replicas[1].cached_blocks == 1
+
+
+def test_follow_up_begins_with_its_parent() -> None:
+    """Only the first one, and with the same shared blocks in front. A preempted request finds its own."""
+    cache = cache_of([[7], [7], [7], [7, 8]], [-1, 0, 0, 1], 20)
+    publish(cache, 1, 0, 4)
+    give_back(cache, 1, 0, 4, 1, True)
+    assert [lookup(cache, 1, request_id, 9) for request_id in range(1, 4)] == [(4, 4), (1, 1), (1, 1)]
+    assert lookup(cache, 1, 1, 3) == (3, 3)
+    take_hits(cache, 1, 1, 4)
+    give_back(cache, 1, 1, 6, 0, False)
+    assert lookup(cache, 1, 1, 9) == (6, 6)
+    take_hits(cache, 1, 1, 6)
+    give_back(cache, 1, 1, 6, 0, True)  # nobody will ask for its private blocks
+    assert lookup(cache, 1, 1, 9) == (1, 1)
+    assert cache.replicas[1].cached_blocks == 6
+    clear_cache(cache, 1)
+    assert lookup(cache, 1, 1, 9) == (0, 0)
