@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tests.reference.lookup import LookupCost
+
 
 def iteration_s(
     cost: Any, chunks: Sequence[tuple[int, int]], num_decodes: int, kv_tokens: int, sampled: int
 ) -> float:
     """Seconds of an iteration, as in "The time of an iteration".
 
-    `cost` is any object with the fields of `IterationCost`; `chunks` are the prefill chunks
-    `(new tokens, computed tokens before them)`; `num_decodes` requests decode, whose computed tokens
+    `cost` is any object with the fields of `IterationCost`, or a `LookupCost`; `chunks` are the prefill
+    chunks `(new tokens, computed tokens before them)`; `num_decodes` requests decode, whose computed tokens
     sum to `kv_tokens`; `sampled` requests sample a token at the end.
     """
+    if isinstance(cost, LookupCost):
+        return cost.iteration_s(chunks, num_decodes, kv_tokens)
     tokens = sum(chunk for chunk, _ in chunks) + num_decodes
     seconds = float(cost.overhead_s)
     seconds += float(cost.linear_s[tokens]) + float(cost.communication_s[tokens])

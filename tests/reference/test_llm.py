@@ -56,6 +56,17 @@ def run(requests, engine, cost=ONE_SECOND, choose=first, num_replicas=1, predict
     )
 
 
+def brief(result):
+    """(start, end, tokens, sampled, chunks, decodes, their KV tokens, KV blocks in use) of each iteration."""
+    return [
+        [
+            (i.start_s, i.end_s, i.tokens, i.sampled, i.chunks, i.num_decodes, i.kv_tokens, i.kv_used_blocks)
+            for i in log
+        ]
+        for log in result.iterations
+    ]
+
+
 # The time of an iteration.
 
 
@@ -120,7 +131,7 @@ def test_decode_attention_with_one_knot_is_constant():
 
 def test_single_request():
     result = run([(0.5, 5, 3)], Engine(8, 4, block_size=4, num_kv_blocks=2))
-    assert result.iterations == [
+    assert brief(result) == [
         [
             (0.5, 1.5, 5, 1, [(5, 0)], 0, 0, 2),
             (1.5, 2.5, 1, 1, [], 1, 5, 2),
@@ -141,7 +152,7 @@ def test_request_that_arrives_in_an_iteration_joins_the_next_batch():
     # A second a token. [0, 3]: 3 of A. [3, 6]: 1 of A, 2 of B; A has its 2 tokens. Then B alone.
     engine = Engine(8, 4, block_size=16, num_kv_blocks=10)
     result = run([(0, 3, 2), (1, 2, 3)], engine, cost_of(token_s=1.0))
-    assert result.iterations == [
+    assert brief(result) == [
         [
             (0, 3, 3, 1, [(3, 0)], 0, 0, 1),
             (3, 6, 3, 2, [(2, 0)], 1, 3, 2),
@@ -158,7 +169,7 @@ def test_prompts_over_the_token_budget_are_chunked():
     # A's prompt of 10 takes 4 + 4 + 2; B gets the 2 left and then, after A's decode, its last token,
     # which is a chunk and not a decode.
     result = run([(0, 10, 2), (0, 3, 1)], Engine(4, 4, block_size=16, num_kv_blocks=10))
-    assert result.iterations == [
+    assert brief(result) == [
         [
             (0, 1, 4, 0, [(4, 0)], 0, 0, 1),
             (1, 2, 4, 0, [(4, 4)], 0, 0, 1),
@@ -196,7 +207,7 @@ def test_request_that_finds_no_block_and_is_last_preempts_itself():
     # [4, 5] A 6 tokens: 3 blocks. A has its 5 outputs and frees all.
     # [5, 6] B computes 3 + 2 tokens anew in one chunk: 3 blocks, and samples its third output.
     result = run([(0, 2, 5), (0, 3, 3)], Engine(8, 4, block_size=2, num_kv_blocks=4))
-    assert result.iterations == [
+    assert brief(result) == [
         [
             (0, 1, 5, 2, [(2, 0), (3, 0)], 0, 0, 3),
             (1, 2, 2, 2, [], 2, 5, 4),
@@ -222,7 +233,7 @@ def test_last_request_is_preempted_for_one_before_it_and_goes_to_the_front():
     # [4, 5] B, before C in the queue, computes 2 + 3 tokens anew: 3 blocks. C: 1 block. Both finish.
     requests = [(0, 2, 4), (0, 2, 4), (0.5, 2, 1)]
     result = run(requests, Engine(8, 4, block_size=2, num_kv_blocks=4))
-    assert result.iterations == [
+    assert brief(result) == [
         [
             (0, 1, 4, 2, [(2, 0), (2, 0)], 0, 0, 2),
             (1, 2, 2, 2, [], 2, 4, 4),
@@ -249,7 +260,7 @@ def test_preempted_requests_return_in_order():
     # [7, 8] B 10 (3), C its last 2 (2). C has its 2 outputs, B its 7.
     requests = [(0, 8, 6), (0, 4, 7), (0.5, 4, 2)]
     result = run(requests, Engine(12, 4, block_size=4, num_kv_blocks=6))
-    assert result.iterations == [
+    assert brief(result) == [
         [
             (0, 1, 12, 2, [(8, 0), (4, 0)], 0, 0, 3),
             (1, 2, 6, 3, [(4, 0)], 2, 12, 6),
@@ -270,7 +281,7 @@ def test_two_are_preempted_in_one_iteration():
     # takes that of C, which so comes to stand before D. A and B finish. [2, 3] C 3 tokens, D 2.
     requests = [(0, 2, 2), (0, 2, 2), (0, 2, 2), (0, 1, 2)]
     result = run(requests, Engine(8, 4, block_size=2, num_kv_blocks=4))
-    assert result.iterations == [
+    assert brief(result) == [
         [
             (0, 1, 7, 4, [(2, 0), (2, 0), (2, 0), (1, 0)], 0, 0, 4),
             (1, 2, 2, 2, [], 2, 4, 4),
@@ -285,7 +296,7 @@ def test_last_token_of_a_recomputation_is_a_chunk():
     # and finishes, and B is preempted with 2 + 3 tokens to recompute: 4 (the budget), then 1. That one
     # is a chunk, for B has not sampled since it was admitted again.
     result = run([(0, 2, 4), (0, 2, 4)], Engine(4, 4, block_size=1, num_kv_blocks=9))
-    assert result.iterations[0][3:] == [
+    assert brief(result)[0][3:] == [
         (3, 4, 1, 1, [], 1, 4, 5),
         (4, 5, 4, 0, [(4, 0)], 0, 0, 4),
         (5, 6, 1, 1, [(1, 4)], 0, 0, 5),
@@ -296,7 +307,8 @@ def test_last_token_of_a_recomputation_is_a_chunk():
 def test_request_preempted_in_its_prefill_keeps_its_scheduled_time():
     # 3 blocks of 2, budget 4. [0, 1] A 1 token (1 block), B 3 of 5 (2). [1, 2] A 2 (1); B needs 3 blocks,
     # has 2, is preempted. A finishes. [2, 3] B 4, [3, 4] B 1.
-    result = run([(0, 1, 2), (0, 5, 1)], Engine(4, 4, block_size=2, num_kv_blocks=3))
+    engine = Engine(4, 4, block_size=2, num_kv_blocks=3, reserve_full_prompt=False)
+    result = run([(0, 1, 2), (0, 5, 1)], engine)
     assert [i.chunks for i in result.iterations[0]] == [[(1, 0), (3, 0)], [], [(4, 0)], [(1, 4)]]
     assert result.scheduled_s.tolist() == [0, 0]
     assert result.first_token_s.tolist() == [1, 4]
@@ -323,7 +335,7 @@ def test_arrival_at_the_end_of_the_last_iteration_finds_the_replica_empty():
 def test_simultaneous_arrivals_on_an_idle_replica_share_its_first_iteration():
     result = run([(2, 3, 1), (2, 4, 1)], Engine(8, 4, block_size=4, num_kv_blocks=10))
     assert result.views[1].tolist() == [[1, 0, 1, 3, 3, 0, 0, 10, 0, 0, 0]]
-    assert result.iterations == [[(2, 3, 7, 2, [(3, 0), (4, 0)], 0, 0, 2)]]
+    assert brief(result) == [[(2, 3, 7, 2, [(3, 0), (4, 0)], 0, 0, 2)]]
 
 
 def test_simultaneous_arrivals_see_the_choices_before_them():
@@ -333,10 +345,9 @@ def test_simultaneous_arrivals_see_the_choices_before_them():
     assert [len(log) for log in result.iterations] == [1, 1, 1]
 
 
-def test_iterations_without_duration_end_at_once():
-    result = run([(0, 2, 3), (0, 2, 3)], Engine(8, 1, block_size=4, num_kv_blocks=10), cost_of())
-    assert result.finish_s.tolist() == [0, 0]
-    assert len(result.iterations[0]) == 6
+def test_iterations_without_duration_are_refused():
+    with pytest.raises(InputError, match="longer than 0"):
+        run([(0, 2, 3), (0, 2, 3)], Engine(8, 1, block_size=4, num_kv_blocks=10), cost_of())
 
 
 # What a router sees.

@@ -1,0 +1,116 @@
+"""Engine settings of one replica, and which requests such an engine can serve at all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from servegym.costmodels.errors import InputError
+
+SCHEDULERS = ("vllm_v1", "sarathi", "vllm_v0", "orca", "lightllm", "sglang")
+SGLANG_CLIP_TOKENS = 4096  # of a request's future output, SGLang counts at most so many
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Settings under the names of docs/simulator.md, "Engine settings".
+
+    `order` may be a rank function: called with the request when it enters the queue, smaller is served
+    first. `restart_cuts_prompt` is Vidur's quirk, for replays of its runs only: a request preempted in
+    the middle of its prefill keeps the tokens computed so far as its prompt, the rest becomes output.
+    Raises `InputError` for values out of range.
+    """
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    block_size: int
+    num_kv_blocks: int
+    scheduler: str = "vllm_v1"
+    order: str | Callable[[Any], float] = "fcfs"
+    prefix_caching: bool = False
+    long_prefill_token_threshold: int = 0
+    reserve_full_prompt: bool = True
+    watermark: float | None = None
+    max_padded_prefill_tokens: int = 0
+    preemption: str = "recompute"
+    swap_blocks: int = 0
+    swap_s_per_block: float = 0.0
+    max_model_len: int = 0
+    decodes_between_prefills: int = 10
+    restart_cuts_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in SCHEDULERS:
+            raise InputError(f"scheduler: {self.scheduler!r}, must be one of {', '.join(SCHEDULERS)}")
+        if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
+            raise InputError(f"max_num_seqs: {self.max_num_seqs}, not in 1..{self.max_num_batched_tokens}")
+        for name in ("num_kv_blocks", "block_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)}, at least 1 is needed")
+        if not callable(self.order) and self.order not in ("fcfs", "priority"):
+            raise InputError(f"order: {self.order!r}, must be fcfs, priority or a rank function")
+        if self.preemption not in ("recompute", "swap"):
+            raise InputError(f"preemption: {self.preemption!r}, must be recompute or swap")
+        if self.prefix_caching and self.scheduler not in ("vllm_v1", "sglang"):
+            raise InputError(f"prefix_caching: not with scheduler {self.scheduler}, only vllm_v1 and sglang")
+        if self.watermark and self.scheduler not in ("sarathi", "vllm_v0"):
+            raise InputError(f"watermark: {self.watermark} with {self.scheduler}, only sarathi and vllm_v0")
+        if self.watermark is not None and not 0 <= self.watermark < 1:
+            raise InputError(f"watermark: {self.watermark}, must be from 0 to below 1")
+        if self.scheduler == "orca" and self.max_model_len < 1:
+            raise InputError("max_model_len: orca reserves for it, at least 1 is needed")
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.block_size)
+
+    @property
+    def watermark_blocks(self) -> int:
+        default = 0.01 if self.scheduler in ("sarathi", "vllm_v0") else 0.0
+        share = default if self.watermark is None else self.watermark
+        return int(share * self.num_kv_blocks)
+
+    @property
+    def lightllm_tokens(self) -> int:
+        """KV tokens that LightLLM may plan with: what rounding up to blocks can cost is set aside."""
+        return self.num_kv_blocks * self.block_size - self.max_num_seqs * (self.block_size - 1)
+
+    def output_limit(self, prompt_tokens: int, max_output_tokens: int) -> int:
+        """`m`, with `p + m` capped at `max_model_len` where that is set."""
+        if self.max_model_len:
+            return min(max_output_tokens, self.max_model_len - prompt_tokens)
+        return max_output_tokens
+
+    def why_unfit(self, prompt: int, output: int, max_output: int) -> str:
+        """Why a request can never be served to its end by an engine of its own; empty if it can."""
+        last = prompt + output - 1
+        blocks = self.blocks_for(last)
+        if blocks > self.num_kv_blocks:
+            return f"needs {blocks} KV blocks of {self.num_kv_blocks}"
+        too_long = 0 < self.max_model_len < prompt + output
+        if too_long and self.scheduler in ("orca", "lightllm", "sglang"):
+            return f"needs {prompt + output} tokens, max_model_len is {self.max_model_len}"
+        limit = self.output_limit(prompt, max_output)
+        budget = self.max_num_batched_tokens
+        if self.scheduler in ("sarathi", "vllm_v0"):
+            free_at_turn = self.blocks_for(last - 1) + 1 if output > 1 else 0
+            needed = max(blocks + self.watermark_blocks, free_at_turn)
+            if needed > self.num_kv_blocks:
+                return f"needs {needed} KV blocks of {self.num_kv_blocks}"
+        if self.scheduler == "vllm_v0" and last > (self.max_padded_prefill_tokens or budget):
+            return f"may have to prefill {last} tokens, over the limit of a prefill batch"
+        if self.scheduler == "orca":
+            if prompt > budget - self.max_num_seqs + 1:
+                return f"prompt of {prompt} tokens, at most {budget - self.max_num_seqs + 1}"
+            if self.blocks_for(self.max_model_len) > self.num_kv_blocks:
+                return f"max_model_len needs more than {self.num_kv_blocks} KV blocks"
+        if self.scheduler == "lightllm":
+            if prompt > budget:
+                return f"prompt of {prompt} tokens, at most {budget}"
+            if prompt + 1 + max(0, limit - 2) >= self.lightllm_tokens:
+                return (
+                    f"may need {prompt + 1 + max(0, limit - 2)} KV tokens, not below {self.lightllm_tokens}"
+                )
+        if self.scheduler == "sglang":
+            needed = self.blocks_for(last + min(limit - output + 1, SGLANG_CLIP_TOKENS))
+            if needed > self.num_kv_blocks:
+                return f"may need {needed} KV blocks of {self.num_kv_blocks}"
+        return ""

@@ -1,0 +1,191 @@
+"""One replica: its queues, its KV blocks, its batch, and what an iteration does to them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from servegym.costmodels.errors import InputError
+from tests.reference.blocks import Block, BlockPool
+from tests.reference.cost import iteration_s
+from tests.reference.engine import Engine
+from tests.reference.log import Entry, Iteration, Preemption
+from tests.reference.request import Request
+from tests.reference.schedulers import SCHEDULE
+
+
+class Replica:
+    """An engine with requests. The scheduler (`schedulers/`) decides; the methods here carry it out."""
+
+    def __init__(self, number: int, engine: Engine, cost: Any) -> None:
+        self.number = number
+        self.engine = engine
+        self.cost = cost
+        self.pool = BlockPool(engine.num_kv_blocks, engine.prefix_caching)
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []  # in order of admission
+        self.swapped: list[Request] = []
+        self.batch: list[Request] = []  # of the iteration in flight, in the order scheduled
+        self.in_flight: Iteration | None = None
+        self.finished: list[Request] = []
+        self.log: list[Iteration] = []
+        self.preemption_log: list[Preemption] = []
+        self.now_s = -math.inf  # start of the iteration being scheduled
+        self.extra_s = 0.0  # what swapping and encoding add to it
+        self.reserved_seats = 0  # for requests that migrate here
+        self.image_s: Callable[[Request], float] = lambda request: 0.0  # encoding done by this replica
+        self.woken = False  # something has happened here since the last attempt to start an iteration
+        self.reset_scheduler()
+
+    def reset_scheduler(self) -> None:
+        self.decodes_since_prefill = 0  # LightLLM: since the last attempt
+        self.new_token_ratio = 0.7  # SGLang
+
+    # Queues.
+
+    def enqueue(self, request: Request) -> None:
+        """A request enters `waiting`, at its place in the order; with `fcfs` at the back."""
+        order = self.engine.order
+        if order == "priority":
+            request.queue_key = (request.priority, request.arrival_s, request.index)
+        elif callable(order):
+            request.queue_key = (float(order(request)), request.index)
+        self.waiting.append(request)
+        if order != "fcfs":
+            self.waiting.sort(key=lambda r: r.queue_key)
+        request.place = "waiting"
+        request.replica = self.number
+        self.woken = True
+
+    def present(self) -> list[Request]:
+        return self.running + self.waiting + self.swapped
+
+    # What schedulers do.
+
+    @property
+    def free_blocks(self) -> int:
+        return len(self.pool.free)
+
+    @property
+    def num_seats(self) -> int:
+        return self.engine.max_num_seqs - len(self.running) - self.reserved_seats
+
+    def lacking(self, request: Request, tokens: int) -> int:
+        """Blocks that a request lacks to hold so many tokens in all."""
+        return max(0, self.engine.blocks_for(tokens) - len(request.table))
+
+    def output_left(self, request: Request) -> int:
+        """Tokens that the client's limit still allows: `m - generated`."""
+        limit = self.engine.output_limit(request.prompt_tokens, request.max_output_tokens)
+        return limit - request.generated
+
+    def lookup(self, request: Request) -> list[Block]:
+        """The blocks of `request` that are in the prefix cache; its last known token is not looked up."""
+        if not self.engine.prefix_caching or request.brought:
+            return []
+        most = (request.known - 1) // self.engine.block_size
+        return self.pool.lookup(request.contents(self.engine.block_size)[:most])
+
+    def take_blocks(self, request: Request, tokens: int) -> None:
+        """The request gets the blocks it lacks to hold so many tokens in all."""
+        request.table += self.pool.take(self.lacking(request, tokens))
+
+    def release(self, request: Request) -> None:
+        self.pool.give_back(request.table)
+        request.table = []
+        self.woken = True
+
+    def admit(self, request: Request, hits: list[Block] | None = None) -> None:
+        """From `waiting` to the end of `running`, holding the hit blocks."""
+        self.waiting.remove(request)
+        self.running.append(request)
+        request.place, request.holder = "running", self.number
+        self.extra_s += self.image_s(request)
+        if hits:
+            self.pool.hold(hits)
+            request.table = list(hits)
+            request.computed = request.admitted_hit_tokens = len(hits) * self.engine.block_size
+            request.hit_tokens += request.computed
+        if math.isnan(request.scheduled_s):
+            request.scheduled_s = self.now_s
+        if request.brought:
+            request.decoding = True
+            request.brought = False
+
+    def serve(self, request: Request, tokens: int) -> None:
+        """The request gets so many tokens in this iteration; the blocks they fill can be hit now."""
+        assert tokens >= 1, "a request was served no token"
+        request.tokens_in_flight = tokens
+        self.batch.append(request)
+        if self.pool.sharing:
+            full = (request.computed + tokens) // self.engine.block_size
+            self.pool.publish(request.table, request.contents(self.engine.block_size)[:full])
+
+    def unserve(self, request: Request) -> int:
+        """It is taken out of the batch; the tokens that it had been given."""
+        self.batch.remove(request)
+        tokens, request.tokens_in_flight = request.tokens_in_flight, 0
+        return tokens
+
+    def preempt(self, request: Request, to_back: bool = False) -> None:
+        """Recompute: it loses its blocks and waits, with `fcfs` in front (or `to_back`)."""
+        assert request not in self.batch, "a request already served in this iteration is preempted"
+        self.note_preemption(request, "recompute")
+        self.running.remove(request)
+        self.release(request)
+        if self.engine.restart_cuts_prompt and request.computed < request.known and not request.decoding:
+            total = request.prompt_tokens + request.output_tokens
+            request.prompt_tokens, request.generated = request.computed, 0
+            request.output_tokens = total - request.computed
+        request.lose_progress()
+        self.enqueue(request)
+        if self.engine.order == "fcfs" and not to_back:
+            self.waiting.insert(0, self.waiting.pop())
+
+    def note_preemption(self, request: Request, kind: str) -> None:
+        request.preemptions += 1
+        self.preemption_log.append(Preemption(self.now_s, self.number, request.index, len(self.log), kind))
+
+    # Iterations.
+
+    def start_iteration(self, now_s: float) -> None:
+        """Schedule a batch, if there is one, and put it in flight."""
+        self.now_s, self.extra_s, self.batch, self.woken = now_s, 0.0, [], False
+        for request in self.present():
+            request.admitted_hit_tokens = 0
+        SCHEDULE[self.engine.scheduler](self)
+        if not self.batch:
+            return
+        entries = tuple(
+            Entry(r.index, r.tokens_in_flight, r.computed, r.admitted_hit_tokens, not r.decoding)
+            for r in self.batch
+        )
+        sampled = sum(r.computed + r.tokens_in_flight == r.known for r in self.batch)
+        plan = Iteration(self.number, now_s, now_s, sampled, self.pool.used, entries)
+        seconds = iteration_s(self.cost, plan.chunks, plan.num_decodes, plan.kv_tokens, sampled)
+        seconds += self.extra_s
+        if not seconds > 0:
+            raise InputError(f"cost: an iteration of {seconds} s, must be longer than 0")
+        self.in_flight = Iteration(self.number, now_s, now_s + seconds, sampled, self.pool.used, entries)
+
+    def end_iteration(self) -> None:
+        """Complete the iteration in flight: computed tokens, sampled tokens, finished requests."""
+        assert self.in_flight is not None
+        for request in self.batch:
+            request.computed += request.tokens_in_flight
+            request.tokens_in_flight = 0
+            if request.computed == request.known:
+                self.sample(request, self.in_flight.end_s)
+        self.log.append(self.in_flight)
+        self.in_flight, self.batch, self.woken = None, [], True
+
+    def sample(self, request: Request, now_s: float) -> None:
+        request.generated += 1
+        request.decoding = True
+        if math.isnan(request.first_token_s):
+            request.first_token_s = now_s
+        if request.generated == request.output_tokens:
+            request.finish_s = now_s
+            request.place, request.outcome = "ended", "finished"
+            self.running.remove(request)
+            self.release(request)
+            self.finished.append(request)
