@@ -5,8 +5,6 @@ which only counts, and with `recording_log`, which has room for exactly what was
 docs/simulator.md, "Log of iterations", says what is recorded.
 """
 
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import kernel
+from servegym.costmodels.output_file import output_file
 
 ITERATION = np.dtype(
     [
@@ -48,6 +47,8 @@ PREEMPTION = np.dtype(
     [("time_s", np.float64), ("replica", np.int32), ("request", np.int32), ("kind", np.int8)], align=True
 )
 """A running request that lost its place, at the start of the iteration that it is not part of."""
+
+_PARTS = {"iterations": ITERATION, "entries": ENTRY, "preemptions": PREEMPTION}
 
 RECOMPUTE, SWAP = 0, 1
 """Kinds of preemption: KV dropped, or moved to the host."""
@@ -205,28 +206,19 @@ class IterationLog:
 
     def save(self, path: Path) -> None:
         """Writes a compressed `.npz` that is there as a whole or not at all."""
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(
-                    file, iterations=self.iterations, entries=self.entries, preemptions=self.preemptions
-                )
-            os.chmod(partial, 0o644)  # temporary files are private
-            os.replace(partial, path)
-        except BaseException:
-            os.unlink(partial)
-            raise
+        arrays = {name: getattr(self, name) for name in _PARTS}
+        with output_file(path) as file:
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "IterationLog":
         """Reads what `save` has written. InputError where `path` holds something else."""
-        dtypes = {"iterations": ITERATION, "entries": ENTRY, "preemptions": PREEMPTION}
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in dtypes}
+                arrays = {name: file[name] for name in _PARTS}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: is no log of iterations ({error})") from error
-        for name, dtype in dtypes.items():
+        for name, dtype in _PARTS.items():
             if arrays[name].dtype != dtype:
                 raise InputError(f"{path}: {name} is of another type than a log of iterations has")
         return cls(**arrays)
