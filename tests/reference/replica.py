@@ -38,7 +38,8 @@ class Replica:
 
     def reset_scheduler(self) -> None:
         self.decodes_since_prefill = 0  # LightLLM: since the last attempt
-        self.new_token_ratio = 0.7  # SGLang
+        self.first_ratio = 0.7  # SGLang: what it promises of the output limits, falling with
+        self.decodes_since_ratio = 0  # the decode iterations since this ratio was set
 
     # Queues.
 

@@ -1,59 +1,14 @@
 """The reference simulator against small cases worked out by hand from docs/simulator.md."""
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
 from tests.reference.cost import decode_attention_s, iteration_s, prefill_s_per_pair
+from tests.reference.hand import cost_of, run, shortest_queue
 from tests.reference.llm import Engine, simulate
-
-
-def cost_of(overhead_s=0.0, token_s=0.0, **fields):
-    """A cost of so many seconds an iteration and a token, free of everything else unless given."""
-    tables = {
-        "overhead_s": overhead_s,
-        "linear_s": token_s * np.arange(65),
-        "communication_s": np.zeros(65),
-        "lm_head_s": np.zeros(65),
-        "sampler_s": np.zeros(65),
-        "prefill_chunk_knots": np.array([1.0]),
-        "prefill_history_knots": np.array([0.0]),
-        "prefill_s_per_pair": np.zeros((1, 1)),
-        "decode_kv_knots": np.array([0.0]),
-        "decode_attention_s": np.zeros((65, 1)),
-        "mixed_decode_attention_s": np.zeros((65, 1)),
-        "mixed_s_per_pair": 0.0,
-    }
-    return SimpleNamespace(**{**tables, **fields})
-
-
-ONE_SECOND = cost_of(overhead_s=1.0)
-
-
-def first(replicas, request):
-    return 0
-
-
-def shortest_queue(replicas, request):
-    return int(np.argmin(replicas[:, 1] + replicas[:, 2]))
-
-
-def run(requests, engine, cost=ONE_SECOND, choose=first, num_replicas=1, predicted=None):
-    """`requests` are (arrival_s, prompt_tokens, output_tokens)."""
-    arrival_s, prompt, output = zip(*requests, strict=True)
-    return simulate(
-        arrival_s,
-        prompt,
-        output,
-        choose,
-        num_replicas=num_replicas,
-        engine=engine,
-        cost=cost,
-        predicted_output_tokens=predicted,
-    )
 
 
 def brief(result):

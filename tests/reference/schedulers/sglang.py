@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from tests.reference.replica import Replica
     from tests.reference.request import Request
 
-RATIO_FALL = 0.7 * 0.86 / 600
 LEAST_RATIO = 0.098
 LONGEST_SORTED_QUEUE = 128
 STEPS_AHEAD = 20
@@ -29,10 +28,8 @@ def _prefill(replica: "Replica") -> None:
     if sorts and len(replica.waiting) <= LONGEST_SORTED_QUEUE:
         replica.waiting.sort(key=lambda r: -len(replica.lookup(r)))
 
-    promised = sum(
-        math.ceil(replica.new_token_ratio * _future_tokens(replica, r) / engine.block_size)
-        for r in replica.running
-    )
+    ratio = max(LEAST_RATIO, replica.first_ratio - replica.decodes_since_ratio * 0.7 * 0.86 / 600)
+    promised = sum(math.ceil(ratio * _future_tokens(replica, r) / engine.block_size) for r in replica.running)
     for request in [r for r in replica.running if not r.decoding]:  # one at most
         tokens = min(request.known - request.computed, budget)
         if replica.lacking(request, request.computed + tokens) > replica.free_blocks:
@@ -72,9 +69,10 @@ def _decode(replica: "Replica") -> None:
         decoding = [r for r in decoding if r in replica.running]
         expected = sum(r.generated for r in decoding) + STEPS_AHEAD * len(decoding)
         limits = sum(r.generated + replica.output_left(r) for r in decoding)
-        replica.new_token_ratio = min(1.0, expected / limits)
+        replica.first_ratio = min(1.0, expected / limits)
+        replica.decodes_since_ratio = 0
     elif decoding:
-        replica.new_token_ratio = max(LEAST_RATIO, replica.new_token_ratio - RATIO_FALL)
+        replica.decodes_since_ratio += 1
     for request in decoding:
         replica.take_blocks(request, request.computed + 1)
         replica.serve(request, 1)
