@@ -88,6 +88,7 @@ class Request:
     generated: int = 0
     computed: int = 0
     chunk: int = 0
+    decoding: bool = False  # has sampled a token since it was last admitted
 
     @property
     def known(self) -> int:
@@ -188,6 +189,7 @@ class Engine:
         request.chunk = 0
         if request.computed == request.known:
             request.generated += 1
+            request.decoding = True
             if request.generated == request.output:
                 self.leave(i, finished=True)
                 request.state = "finished"
@@ -197,7 +199,7 @@ class Engine:
         request, size = self.case.requests[i], self.case.block_size
         target, computed = 1 - request.replica, request.computed
         blocks = -(-computed // size)
-        if request.computed != request.known - 1 or blocks > len(self.pools[target].queue):
+        if not request.decoding or blocks > len(self.pools[target].queue):
             return
         self.leave(i, finished=False)
         pool = self.pools[target]
@@ -207,7 +209,7 @@ class Engine:
         self.used[target] += blocks
         evict_to_fit(self.cache, target, self.used[target], self.case.num_kv_blocks[target])
         publish(self.cache, target, i, computed // size)
-        request.state, request.replica, request.computed = "running", target, computed
+        request.state, request.replica, request.computed, request.decoding = "running", target, computed, True
 
     def leave(self, i: int, finished: bool) -> None:
         """Frees the blocks; those that a chunk in flight would fill count as full (vLLM does not undo it)."""
@@ -219,7 +221,7 @@ class Engine:
         freed = give_back(self.cache, request.replica, i, written // size, has_partial, finished)
         assert freed == len(pool.queue) - before
         self.used[request.replica] -= freed
-        request.state, request.computed, request.chunk = "waiting", 0, 0
+        request.state, request.computed, request.chunk, request.decoding = "waiting", 0, 0, False
 
     def fail(self, replica: int) -> None:
         self.pools[replica] = BlockPool(self.case.num_kv_blocks[replica])
@@ -228,7 +230,7 @@ class Engine:
         for i, request in enumerate(self.case.requests):
             if request.state != "finished" and request.replica == replica:
                 self.cache.requests[i].num_held = 0
-                request.state, request.replica = "waiting", NOWHERE
+                request.state, request.replica, request.decoding = "waiting", NOWHERE, False
                 request.computed, request.chunk, request.generated = 0, 0, 0
 
     def apply(self, action: str, pick: int) -> None:
@@ -366,3 +368,27 @@ def test_follow_up_begins_with_its_parent() -> None:
     assert cache.replicas[1].cached_blocks == 6
     clear_cache(cache, 1)
     assert lookup(cache, 1, 1, 9) == (0, 0)
+
+
+def test_the_oldest_of_three_equal_blocks_is_hit() -> None:
+    """Once the first is evicted it is the second, in use, and not the third, which is free."""
+    cache = cache_of([[7], [7], [7], [7]], [-1] * 4, 3)
+    for request_id in range(3):
+        publish(cache, 1, request_id, 1)
+    give_back(cache, 1, 0, 1, 0, True)
+    assert lookup(cache, 1, 3, 1) == (1, 1)
+    evict_to_fit(cache, 1, 3, 3)
+    give_back(cache, 1, 2, 1, 0, True)
+    assert lookup(cache, 1, 3, 1) == (1, 0)
+
+
+def test_the_youngest_run_is_hit() -> None:
+    """A follow-up whose KV came over a link, without a lookup, leaves its session's old run to eviction."""
+    cache = cache_of([[], []], [-1, 0], 10)
+    give_back(cache, 1, 0, 3, 0, True)
+    give_back(cache, 1, 1, 5, 0, False)
+    assert lookup(cache, 1, 1, 9) == (5, 5)
+    evict_to_fit(cache, 1, 5, 10)
+    assert lookup(cache, 1, 1, 9) == (5, 5)
+    evict_to_fit(cache, 1, 6, 10)
+    assert lookup(cache, 1, 1, 9) == (4, 4)
