@@ -69,7 +69,7 @@ class RoutingEpisodes:
         clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
         load_requests(
             self.fleet,
-            episode_id * self.max_requests,
+            np.arange(workload.num_requests, dtype=np.int32) + episode_id * self.max_requests,
             workload.arrival_s,
             workload.prompt_tokens,
             workload.output_tokens,

@@ -30,7 +30,9 @@ def simulate_closed_loop(
         raise InputError(f"num_clients is {num_clients}, must be at least 1")
     count = len(prompt_tokens)
     fleet = new_fleet(1, count, engine, cost)
-    load_requests(fleet, 0, np.zeros(count), prompt_tokens, output_tokens, None)
+    load_requests(
+        fleet, np.arange(count, dtype=np.int32), np.zeros(count), prompt_tokens, output_tokens, None
+    )
     _run(fleet, num_clients)
     return Results.of(fleet, slice(0, count))
 

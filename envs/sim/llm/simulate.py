@@ -10,7 +10,7 @@ import numpy.typing as npt
 from numba import types
 
 from servegym.costmodels.iteration import IterationCost
-from servegym.costmodels.jit import jit, jit_for
+from servegym.costmodels.jit import jit, jit_for, kernel
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
@@ -23,6 +23,9 @@ from servegym.envs.sim.llm.view import (
     write_request_row,
 )
 from servegym.envs.workloads import Workload
+
+Times = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,13 @@ class Results:
     def of(cls, fleet: Fleet, request_ids: slice, first_replica: int = 0) -> "Results":
         """Copies the results of some requests; replicas are numbered from `first_replica`."""
         count = request_ids.stop - request_ids.start
-        times = np.empty((4, count))
-        counts = np.empty((4, count), np.int64)
+        times, counts = np.empty((4, count)), np.empty((4, count), np.int64)
         _read_results(fleet.requests[request_ids], first_replica, times, counts)
+        return cls.of_columns(times, counts)
+
+    @classmethod
+    def of_columns(cls, times: Times, counts: Counts) -> "Results":
+        """From columns as `write_result` fills them, times (4, N) and counts (4, N); shares their memory."""
         arrival_s, scheduled_s, first_token_s, finish_s = times
         prompt_tokens, output_tokens, replica, preemptions = counts
         return cls(
@@ -63,19 +70,24 @@ class Results:
         )
 
 
+@kernel
+def write_result(request: np.record, row: int, first_replica: int, times: Times, counts: Counts) -> None:
+    """Copies a request into row `row` of the columns times (4, N) and counts (4, N)."""
+    times[0, row] = request.arrival_s
+    times[1, row] = request.scheduled_s
+    times[2, row] = request.first_token_s
+    times[3, row] = request.finish_s
+    counts[0, row] = request.prompt_tokens
+    counts[1, row] = request.output_tokens
+    counts[2, row] = request.replica - first_replica
+    counts[3, row] = request.preemptions
+
+
 @jit
-def _read_results(requests: np.ndarray, first_replica: int, times: np.ndarray, counts: np.ndarray) -> None:
-    """Copies N requests into columns in one pass: times (4, N), counts (4, N)."""
+def _read_results(requests: np.ndarray, first_replica: int, times: Times, counts: Counts) -> None:
+    """Copies N requests into columns in one pass."""
     for i in range(requests.shape[0]):
-        request = requests[i]
-        times[0, i] = request.arrival_s
-        times[1, i] = request.scheduled_s
-        times[2, i] = request.first_token_s
-        times[3, i] = request.finish_s
-        counts[0, i] = request.prompt_tokens
-        counts[1, i] = request.output_tokens
-        counts[2, i] = request.replica - first_replica
-        counts[3, i] = request.preemptions
+        write_result(requests[i], i, first_replica, times, counts)
 
 
 def simulate(
@@ -96,17 +108,20 @@ def simulate(
     """
     workload.check_fits(engine.num_kv_blocks, engine.block_size)
     fleet = new_fleet(num_replicas, workload.num_requests, engine, cost)
+    request_ids = np.arange(workload.num_requests, dtype=np.int32)
     load_requests(
         fleet,
-        0,
+        request_ids,
         workload.arrival_s,
         workload.prompt_tokens,
         workload.output_tokens,
         workload.predicted_output_tokens,
     )
-    run = _compiled_run(fleet) if router.is_compiled else _run
-    run(
+    route = route_function(fleet, router)
+    route(
         fleet,
+        request_ids,
+        workload.arrival_s[0] if workload.num_requests > 0 else 0.0,
         router.choose,
         router.parameters,
         np.zeros(router.memory_size),
@@ -114,16 +129,35 @@ def simulate(
         router.looks,
         debug,
     )
+    run_out(fleet, debug)
     return Results.of(fleet, slice(0, workload.num_requests))
 
 
-def _run(fleet, choose, parameters, memory, random, looks, debug):
+@jit
+def run_out(fleet: Fleet, debug: bool) -> None:
+    """Runs every replica until all its requests have finished."""
+    for replica_id in range(fleet.replicas.shape[0]):
+        advance(fleet, replica_id, np.inf)
+        if debug:
+            check_replica(fleet, replica_id)
+
+
+def route_function(fleet: Fleet, router: Router) -> Callable[..., None]:
+    """What sends loaded requests, one after another, to the replicas that a router chooses at their arrivals.
+
+    Its arguments: fleet, request_ids int32 (N,), the arrival before the first of them, and choose,
+    parameters, memory, random, looks of the router, debug. Compiled once for all compiled routers: the
+    signature makes `choose` a pointer.
+    """
+    return _route_of_type(numba.typeof(fleet)) if router.is_compiled else _route
+
+
+def _route(fleet, request_ids, previous_s, choose, parameters, memory, random, looks, debug):
     num_replicas = fleet.replicas.shape[0]
     rows = np.zeros((num_replicas, REPLICA_FEATURES))
     rows[:, AVAILABLE] = 1.0
     request_row = np.zeros(REQUEST_FEATURES)
-    previous_s = fleet.requests[0].arrival_s if fleet.requests.shape[0] > 0 else 0.0
-    for request_id in range(fleet.requests.shape[0]):
+    for request_id in request_ids:
         now_s = fleet.requests[request_id].arrival_s
         if looks:
             for replica_id in range(num_replicas):
@@ -139,19 +173,12 @@ def _run(fleet, choose, parameters, memory, random, looks, debug):
         submit(fleet, replica_id, request_id)
         if debug:
             check_replica(fleet, replica_id)
-    for replica_id in range(num_replicas):
-        advance(fleet, replica_id, np.inf)
-        if debug:
-            check_replica(fleet, replica_id)
 
 
 @functools.cache
-def _run_of_type(fleet_type: types.Type) -> Callable[..., None]:
-    arrays = (types.float64[::1], types.float64[::1], types.uint64[::1])
-    signature = types.void(fleet_type, ChoosePointer, *arrays, types.boolean, types.boolean)
-    return jit_for(signature)(_run)
-
-
-def _compiled_run(fleet: Fleet) -> Callable[..., None]:
-    """`_run` compiled once for all routers: the signature makes `choose` a pointer."""
-    return _run_of_type(numba.typeof(fleet))
+def _route_of_type(fleet_type: types.Type) -> Callable[..., None]:
+    ids, floats, random = types.int32[::1], types.float64[::1], types.uint64[::1]
+    signature = types.void(
+        fleet_type, ids, types.float64, ChoosePointer, floats, floats, random, types.boolean, types.boolean
+    )
+    return jit_for(signature)(_route)

@@ -160,15 +160,15 @@ def clear(fleet: Fleet, replica_ids: slice) -> None:
 
 def load_requests(
     fleet: Fleet,
-    first: int,
+    request_ids: np.ndarray,
     arrival_s: np.ndarray,
     prompt_tokens: np.ndarray,
     output_tokens: np.ndarray,
     predicted_output_tokens: np.ndarray | None,
 ) -> None:
-    """Writes requests that have not been routed yet into the slots from `first` on."""
+    """Writes N requests that have not been routed yet into the slots `request_ids`, int32 (N,)."""
     predicted = _NO_PREDICTIONS if predicted_output_tokens is None else predicted_output_tokens
-    _write_requests(fleet.requests, first, arrival_s, prompt_tokens, output_tokens, predicted)
+    _write_requests(fleet.requests, request_ids, arrival_s, prompt_tokens, output_tokens, predicted)
 
 
 _NO_PREDICTIONS = np.zeros(0, np.int32)
@@ -177,7 +177,7 @@ _NO_PREDICTIONS = np.zeros(0, np.int32)
 @jit
 def _write_requests(
     requests: np.ndarray,
-    first: int,
+    request_ids: np.ndarray,
     arrival_s: np.ndarray,
     prompt_tokens: np.ndarray,
     output_tokens: np.ndarray,
@@ -185,7 +185,7 @@ def _write_requests(
 ) -> None:
     """One pass: every slot is one cache line."""
     for i in range(arrival_s.size):
-        request = requests[first + i]
+        request = requests[request_ids[i]]
         request.arrival_s = arrival_s[i]
         request.scheduled_s = np.nan
         request.first_token_s = np.nan

@@ -97,7 +97,9 @@ def test_uniform_draws_are_uniform() -> None:
 def test_invariants_notice_corruption(field: str, message: str) -> None:
     """The debug switch is worth something: breaking any counter is noticed."""
     fleet = new_fleet(1, 3, ENGINE, COST)
-    load_requests(fleet, 0, WORKLOAD.arrival_s, WORKLOAD.prompt_tokens, np.full(3, 30), None)
+    load_requests(
+        fleet, np.arange(3, dtype=np.int32), WORKLOAD.arrival_s, WORKLOAD.prompt_tokens, np.full(3, 30), None
+    )
     for request_id in range(3):
         advance(fleet, 0, float(WORKLOAD.arrival_s[request_id]))
         submit(fleet, 0, request_id)
