@@ -2,8 +2,10 @@
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeVar
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,6 +30,18 @@ def read_config(config: DictConfig, schema: type[Schema]) -> Schema:
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise InputError(explain(error)) from error
+    assert isinstance(settings, schema)
+    return settings
+
+
+def load_config(path: Path, schema: type[Schema]) -> Schema:
+    """A configuration that an earlier command has written. InputError where it does not fit its schema."""
+    try:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{path}: {explain(error)}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     assert isinstance(settings, schema)
     return settings
 

@@ -24,6 +24,9 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.compose import CONFIG_MODULE, register_scenario_schema
 from servegym.experiments.config_errors import explain
 
+SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "validate": "what"}
+"""Commands that name what they are about in a word of its own, and its key."""
+
 
 def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
     """Runs command `name` with Hydra's overrides and flags; returns the exit code.
@@ -32,8 +35,7 @@ def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
     """
     if as_json and {"-m", "--multirun"} & set(words):
         return _refuse("--json is for one job, -m for many; their results are in their folders")
-    if name in ("bench", "data", "validate") and words and words[0][0].isalpha() and "=" not in words[0]:
-        words = [f"what={words[0]}", *words[1:]]
+    words = _as_overrides(name, words)
     module = importlib.import_module(f"servegym.experiments.{name}")
     register_scenario_schema()
     ConfigStore.instance().store(name=f"{name}_schema", node=getattr(module, f"{name.capitalize()}Config"))
@@ -65,6 +67,16 @@ def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
             raise failure[0]
         return _refuse(str(failure[0]))
     return 0
+
+
+def _as_overrides(name: str, words: list[str]) -> list[str]:
+    """Words in Hydra's form: `bench env` is `what=env`, `replay RUN --perfetto FILE` has `perfetto=FILE`."""
+    if name in SUBJECTS and words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~"):
+        words = [f"{SUBJECTS[name]}={words[0]}", *words[1:]]
+    if name == "replay" and "--perfetto" in words[:-1]:
+        at = words.index("--perfetto")
+        words = [*words[:at], f"perfetto={words[at + 1]}", *words[at + 2 :]]
+    return words
 
 
 def to_json(answer: Any) -> str:

@@ -167,6 +167,8 @@ def _existing(path: Path) -> Path:
 
 def _value(where: str, settings: dict[str, Any], key: str, kind: type) -> Any:
     value = settings.get(key)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
         found = f"{key} = {value}" if key in settings else f"{key} is missing"
         raise InputError(f"{where}: {found}: must be of type {kind.__name__}")

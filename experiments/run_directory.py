@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from servegym.agents.networks.build import build_network
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.router_network import RouterNetwork
 from servegym.costmodels.errors import InputError
-from servegym.experiments.config_errors import explain
+from servegym.experiments.configs import load_config
 from servegym.experiments.train_config import TrainConfig
 
 CONFIG_FILE, COMMAND_FILE, PROVENANCE_FILE = "config.yaml", "command.txt", "provenance.json"
@@ -67,14 +65,7 @@ def load_run_config(run_dir: Path) -> TrainConfig:
     path = run_dir / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{run_dir} is no run directory: missing {CONFIG_FILE}")
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path)))
-    except OmegaConfBaseException as error:
-        raise InputError(f"{path}: {explain(error)}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    assert isinstance(config, TrainConfig)
-    return config
+    return load_config(path, TrainConfig)
 
 
 def load_network(run_dir: Path, config: TrainConfig) -> RouterNetwork:

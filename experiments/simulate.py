@@ -1,14 +1,14 @@
 """`servegym simulate`: one router on one workload, every request's times written down."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +24,7 @@ from servegym.experiments.configs import build_router, read_config
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
 
-FILES = REQUESTS_FILE, METRICS_FILE = "requests.parquet", "metrics.json"
+FILES = REQUESTS_FILE, METRICS_FILE, CONFIG_FILE = "requests.parquet", "metrics.json", "config.yaml"
 
 
 @dataclass
@@ -43,7 +43,7 @@ class SimulateConfig:
 
 
 def simulate(config: DictConfig) -> dict[str, Any]:
-    """Simulates a workload under a router; writes `requests.parquet` and `metrics.json` to `out`.
+    """Simulates a workload under a router; writes results, metrics and the configuration to `out`.
 
     The workload is the test workload of `seed`, or with `split=train` that seed's first training episode.
     Returns what `metrics.json` holds, and `out`.
@@ -51,6 +51,23 @@ def simulate(config: DictConfig) -> dict[str, Any]:
     settings = read_config(config, SimulateConfig)
     out = Path(settings.out)
     check_replaceable(out, FILES)
+    scenario, results = run(settings)
+    answer = {
+        "scenario": scenario.name,
+        "workload_source": scenario.traffic.source,
+        "split": settings.split,
+        "router": settings.router,
+        "num_replicas": scenario.num_replicas,
+        "seed": settings.seed,
+        "metrics": summarise(results),
+        "versions": versions(),
+    }
+    _write(out, settings, results, answer)
+    return {**answer, "out": str(out)}
+
+
+def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Results]:
+    """Does what the settings say but writing; `log` records the iterations as well."""
     router = build_router(settings.router)
     scenario = Scenario(settings.scenario)
     stream = EpisodeStream(scenario, settings.split)
@@ -62,19 +79,9 @@ def simulate(config: DictConfig) -> dict[str, Any]:
         engine=scenario.engine,
         cost=scenario.cost,
         seed=settings.seed,
+        **({"log": True} if log else {}),
     )
-    answer = {
-        "scenario": scenario.name,
-        "workload_source": scenario.traffic.source,
-        "split": settings.split,
-        "router": settings.router,
-        "num_replicas": scenario.num_replicas,
-        "seed": settings.seed,
-        "metrics": summarise(results),
-        "versions": versions(),
-    }
-    _write(out, results, answer)
-    return {**answer, "out": str(out)}
+    return scenario, results
 
 
 def show(answer: dict[str, Any]) -> None:
@@ -99,8 +106,9 @@ def requests_table(results: Results) -> pa.Table:
     return pa.table(columns)
 
 
-def _write(out: Path, results: Results, answer: dict[str, Any]) -> None:
+def _write(out: Path, settings: SimulateConfig, results: Results, answer: dict[str, Any]) -> None:
     with output_folder(out, FILES) as folder:
+        (folder / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(settings))))
         pq.write_table(requests_table(results), folder / REQUESTS_FILE)
         metrics = json.dumps(json.loads(to_json(answer)), indent=2)
         (folder / METRICS_FILE).write_text(metrics + "\n")

@@ -18,6 +18,9 @@ from servegym.experiments.reference_run import ReferenceRun, find_runs, read_ref
 
 Floats = npt.NDArray[np.float64]
 
+TABLE_WIDTH = 100
+"""Columns of text where the output is no terminal."""
+
 ENTRY_FIELDS = ("request", "tokens", "computed", "is_prefill")
 """What makes two batches equal; the order of requests within a batch does not count."""
 
@@ -39,11 +42,14 @@ def validate_simulator(reference: str) -> dict[str, Any]:
 
 def show(answer: dict[str, Any]) -> None:
     """Prints a row per run, and where the first batch that differs does so."""
-    console = Console(soft_wrap=True)
-    table = Table(
-        "run", "scheduler", "replicas", "requests", "restarts", "batches", "equal", "largest rel. difference",
-        title=f"Our batches and times against those of {answer['reference']}",
-    )  # fmt: skip
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = TABLE_WIDTH
+    table = Table(title=f"Our batches and times against those of {answer['reference']}")
+    table.add_column("run", no_wrap=True)
+    table.add_column("scheduler", no_wrap=True)
+    for heading in ("replicas", "requests", "restarts", "batches", "equal", "rel. difference"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for run in answer["runs"]:
         table.add_row(
             run["run"],
@@ -93,12 +99,12 @@ def _compare_with_replay(run: ReferenceRun) -> dict[str, Any]:
 
 def engine_of(run: ReferenceRun) -> Engine:
     """The engine settings under our names."""
-    common = {
+    common: dict[str, Any] = {
         "scheduler": run.scheduler,
         "max_num_seqs": run.setting("max_num_seqs", int),
         "num_kv_blocks": run.setting("num_blocks", int),
         "block_size": run.setting("block_size", int),
-        "watermark": float(run.setting("watermark_fraction", (int, float))),
+        "watermark": run.setting("watermark_fraction", float),
     }
     if run.scheduler == "sarathi":
         return Engine(max_num_batched_tokens=run.setting("chunk_size", int), **common)
@@ -151,10 +157,14 @@ def compare(run: ReferenceRun, results: Results, log: IterationLog) -> dict[str,
 
 
 def relative_differences(found: Floats, expected: Floats) -> Floats:
-    """|found - expected| over the larger of their magnitudes (N,); 0 where equal, infinite for NaN."""
+    """|found - expected| over the larger of their magnitudes (N,).
+
+    0 where equal or both NaN (what never happened), infinite where one of them is.
+    """
     scale = np.maximum(np.abs(found), np.abs(expected))
     different = np.abs(found - expected) / np.where(scale > 0, scale, 1.0)
-    return np.where(np.isnan(different), np.inf, different)
+    different[np.isnan(found) != np.isnan(expected)] = np.inf
+    return np.nan_to_num(different, nan=0.0, posinf=np.inf)
 
 
 class _Batches:
