@@ -1,7 +1,7 @@
 """A fleet behind one router: one loop over instants, each in the four steps of docs/simulator.md."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,24 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servegym.costmodels.errors import InputError
-from tests.reference.checks import check_end, check_replica
-from tests.reference.cost import iteration_s
-from tests.reference.engine import Engine
-from tests.reference.log import Iteration, Preemption
-from tests.reference.lookup import LookupCost
-from tests.reference.replica import Replica
-from tests.reference.request import Request, requests_of
-from tests.reference.view import REFERENCE_TOKENS, Glance, glance_at
+from tests.reference import availability, endings, migration
+from tests.reference.checks import check_replica
+from tests.reference.history import History, Moment
+from tests.reference.migration import Migration
+from tests.reference.request import Request
+from tests.reference.settings import FleetSettings
+from tests.reference.view import Glance
 
 Choose = Callable[[NDArray[np.float64], NDArray[np.float64]], int]
-
-
-@dataclass(frozen=True)
-class ReplicaSpec:
-    """One replica of a fleet."""
-
-    engine: Engine
-    cost: Any
 
 
 class Event(NamedTuple):
@@ -38,45 +29,38 @@ class Event(NamedTuple):
 
 
 @dataclass
-class FleetResult:
-    """One entry per request in workload order, what the router saw, and a log of every replica."""
-
-    replica: NDArray[np.int64]
-    scheduled_s: NDArray[np.float64]
-    first_token_s: NDArray[np.float64]
-    finish_s: NDArray[np.float64]
-    cancelled_s: NDArray[np.float64]
-    preemptions: NDArray[np.int64]
-    retries: NDArray[np.int64]
-    migrations: NDArray[np.int64]
-    hit_tokens: NDArray[np.int64]
-    outcome: list[str]
-    views: list[NDArray[np.float64]]
-    requests: list[NDArray[np.float64]]
-    iterations: list[list[Iteration]]
-    preempted: list[list[Preemption]]
-
-
-@dataclass
 class Fleet:
-    """The state of a run."""
+    """The state of a run: `replicas` are `Replica`s and `Encoder`s."""
 
     requests: list[Request]
-    replicas: list[Replica]
+    replicas: list[Any]
     choose: Choose
     speeds: list[float]
+    settings: FleetSettings
+    check: bool = True
     upcoming: list[Request] = field(default_factory=list)  # arrivals whose time is known
     at_router: list[Request] = field(default_factory=list)
+    migrations: list[Migration] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    check: bool = True
     num_events: int = 0
     last_arrival_s: float = math.nan
     views: list[NDArray[np.float64]] = field(default_factory=list)
     descriptions: list[NDArray[np.float64]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.history = History(self.replicas)
+        self.upcoming = [r for r in self.requests if r.parent is None]
+        for failure in self.settings.failures:
+            number = failure.replica
+            self.at(failure.time_s, lambda now_s, n=number: availability.fail(self, n, now_s))
+            self.at(failure.until_s, lambda now_s, n=number: availability.recover(self, n))
+        for time_s, wanted in self.settings.scaling:
+            self.at(time_s, lambda now_s, w=wanted: availability.scale(self, w, now_s))
+        if self.settings.rebalance:
+            self.at(self.settings.rebalance_s, lambda now_s: self.rebalance(1, now_s))
+
     def run(self) -> None:
         """Serve everything."""
-        self.upcoming = [r for r in self.requests if r.parent is None]
         before_s = -math.inf
         while True:
             now_s = self.next_instant()
@@ -86,14 +70,19 @@ class Fleet:
             before_s = now_s
             self.complete_iterations(now_s)
             self.let_happen(now_s)
-            self.route_arrivals(now_s)
+            self.route_requests(now_s)
+            looks_back = self.settings.state_delay_s > 0
+            before_starts = self.history.now() if looks_back else []
             self.start_iterations(now_s)
+            if looks_back:
+                self.history.moments.append(Moment(now_s, before_starts, self.history.now()))
             if self.check:
-                for replica in self.replicas:
-                    check_replica(replica)
+                self.check_blocks_and_queues()
+        for request in list(self.at_router):
+            endings.end(self, request, "lost", before_s)
 
     def next_instant(self) -> float:
-        times = [r.in_flight.end_s for r in self.replicas if r.in_flight]
+        times = [replica.ends_s for replica in self.replicas]
         times += [r.arrival_s for r in self.upcoming] + [e.time_s for e in self.events]
         return min(times, default=math.inf)
 
@@ -107,42 +96,103 @@ class Fleet:
 
     def complete_iterations(self, now_s: float) -> None:
         for replica in self.replicas:
-            if replica.in_flight and replica.in_flight.end_s == now_s:
-                served = list(replica.batch)
-                replica.end_iteration()
-                for request in served:
-                    if request.outcome == "finished":
-                        self.start_follow_ups(request)
+            if replica.ends_s == now_s:
+                for request in replica.end_iteration():
+                    self.send_on(replica, request, now_s)
+                for request in replica.leaving:
+                    if request.place != "ended":
+                        endings.end(self, request, "cancelled", now_s)
+                replica.leaving = []
+                stopping, replica.stopping = replica.stopping, []
+                for moving in stopping:
+                    migration.stop(self, moving, now_s)
 
     def let_happen(self, now_s: float) -> None:
         while self.events and self.events[0].time_s <= now_s:
             self.events.pop(0).happen(now_s)
 
-    def route_arrivals(self, now_s: float) -> None:
+    def route_requests(self, now_s: float) -> None:
+        """Those at the router first, then arrivals; whoever finds no replica stays there."""
         for request in sorted((r for r in self.upcoming if r.arrival_s == now_s), key=lambda r: r.index):
             self.upcoming.remove(request)
-            request.place = "router"
-            request.gap_s = 0.0 if math.isnan(self.last_arrival_s) else now_s - self.last_arrival_s
-            self.last_arrival_s = now_s
-            self.at_router.append(request)
+            self.arrive(request, now_s)
         for request in list(self.at_router):
-            self.route(request, now_s)
+            allowed = [self.may_go(request, replica) for replica in self.replicas]
+            if any(allowed):
+                self.at_router.remove(request)
+                self.send(request, self.ask_router(request, allowed, now_s), now_s)
 
     def start_iterations(self, now_s: float) -> None:
         for replica in self.replicas:
-            if not replica.in_flight and replica.woken:
+            if replica.woken and not replica.in_flight and not replica.failed:
                 replica.start_iteration(now_s)
+
+    # Arrivals.
+
+    def arrive(self, request: Request, now_s: float) -> None:
+        request.place = "router"
+        request.gap_s = 0.0 if math.isnan(self.last_arrival_s) else now_s - self.last_arrival_s
+        self.last_arrival_s = now_s
+        self.at_router.append(request)
+        if request.cancel_after_s < math.inf:
+            self.at(now_s + request.cancel_after_s, lambda now_s: endings.cancel(self, request, now_s))
+
+    def start_follow_ups(self, parent: Request) -> None:
+        for request in self.requests:
+            if request.parent is parent:
+                request.caused_s = parent.finish_s
+                request.arrival_s = parent.finish_s + request.think_s
+                self.upcoming.append(request)
+
+    def come_to_router(self, request: Request, now_s: float) -> None:
+        """A request comes back, to be routed again."""
+        request.place, request.caused_s = "router", now_s
+        self.at_router.append(request)
+
+    def send_on(self, replica: Any, request: Request, now_s: float) -> None:
+        """What becomes of a request that an iteration has served."""
+        if request.outcome == "finished":
+            self.start_follow_ups(request)
+        elif replica.role == "encode":
+            self.come_to_router(request, now_s)
+        elif replica.role == "prefill" and request.decoding:
+            replica.running.remove(request)
+            self.come_to_router(request, now_s)
 
     # Routing.
 
-    def route(self, request: Request, now_s: float) -> None:
-        """Send it where the router wants it."""
-        allowed = [self.may_serve(replica, request) for replica in self.replicas]
-        rows = [
-            glance.row(now_s, request, available, speed)
-            for glance, available, speed in zip(self.glances(now_s), allowed, self.speeds, strict=True)
-        ]
-        view = np.array(rows, dtype=np.float64)
+    def stage(self, request: Request) -> str:
+        """What a request at the router needs next."""
+        encoders = any(replica.role == "encode" for replica in self.replicas)
+        if request.image_tokens and not request.encoded and encoders:
+            return "encode"
+        return "decode" if request.computed else "prefill"
+
+    def may_go(self, request: Request, replica: Any) -> bool:
+        return replica.available and self.suits(request, self.stage(request), replica)
+
+    def suits(self, request: Request, stage: str, replica: Any) -> bool:
+        """Whether a replica has the role for this stage, and room for the request when it is alone."""
+        splits = any(r.role == "decode" for r in self.replicas)
+        roles = {
+            "encode": ("encode",),
+            "prefill": ("mixed", "prefill"),
+            "decode": ("decode",) if splits else ("mixed",),
+        }[stage]
+        if replica.role not in roles:
+            return False
+        return stage == "encode" or not replica.why_unfit(request)
+
+    def ask_router(self, request: Request, allowed: list[bool], now_s: float) -> int:
+        """The replica that the router chooses; raises `InputError` for one that is not available."""
+        seen_s, glances = self.glances(request, now_s)
+        view = np.array(
+            [
+                glance.row(seen_s, request, available, speed)
+                for glance, available, speed in zip(glances, allowed, self.speeds, strict=True)
+            ],
+            dtype=np.float64,
+        )
         about = np.array(
             [request.prompt_tokens, request.predicted_output_tokens, request.gap_s, request.priority],
             dtype=np.float64,
@@ -152,77 +202,66 @@ class Fleet:
         chosen = int(self.choose(view.copy(), about.copy()))
         if not (0 <= chosen < len(self.replicas) and allowed[chosen]):
             raise InputError(
-                f"choose: replica {chosen} for request {request.index}, not an available one "
-                f"of {len(self.replicas)}"
+                f"choose: replica {chosen} for request {request.index}, "
+                f"available are {[number for number, yes in enumerate(allowed) if yes]}"
             )
-        self.at_router.remove(request)
-        self.replicas[chosen].enqueue(request)
+        return chosen
 
-    def may_serve(self, replica: Replica, request: Request) -> bool:
-        return not why_unfit(replica, request)
+    def glances(self, request: Request, now_s: float) -> tuple[float, list[Glance]]:
+        """The instant that the router sees, and what it sees of every replica."""
+        seen_s = max(now_s - self.settings.state_delay_s, request.caused_s)
+        if seen_s < now_s:
+            return seen_s, self.history.at(seen_s)
+        return now_s, self.history.now()
 
-    def glances(self, now_s: float) -> list[Glance]:
-        return [glance_at(replica) for replica in self.replicas]
+    def send(self, request: Request, chosen: int, now_s: float) -> None:
+        """On its way: with its KV over the link, or as it came, after the latency of dispatch."""
+        target = self.replicas[chosen]
+        request.journey += 1
+        journey, request.replica = request.journey, chosen
+        if request.computed:
+            source = self.replicas[request.holder]
 
-    # Sessions.
+            def kv_arrived(now_s: float) -> None:
+                if request.journey == journey:
+                    source.release(request)
+                    request.brought = True
+                    target.enqueue(request)
 
-    def start_follow_ups(self, parent: Request) -> None:
-        for request in self.requests:
-            if request.parent is parent:
-                request.arrival_s = request.caused_s = parent.finish_s
-                request.arrival_s += request.think_s
-                self.upcoming.append(request)
+            request.place = "link"
+            self.at(source.link.send(len(request.table), now_s), kv_arrived)
+        elif self.settings.dispatch_latency_s:
 
+            def arrived(now_s: float) -> None:
+                if request.journey == journey:
+                    target.enqueue(request)
 
-def why_unfit(replica: Replica, request: Request) -> str:
-    return replica.engine.why_unfit(request.prompt_tokens, request.output_tokens, request.max_output_tokens)
+            request.place = "dispatch"
+            self.at(now_s + self.settings.dispatch_latency_s, arrived)
+        else:
+            target.enqueue(request)
 
+    # Migration.
 
-def simulate_fleet(
-    workload: Any, choose: Choose, *, replicas: Sequence[ReplicaSpec], check: bool = True
-) -> FleetResult:
-    """Serve a workload to its end, asserting the invariants on the way (`check`: also at every instant).
+    def rebalance(self, turn: int, now_s: float) -> None:
+        """Start the migrations that the rule wants, and come again as long as there is work."""
+        assert self.settings.rebalance is not None
+        for request, target in self.settings.rebalance(now_s, self.replicas):
+            migration.start(self, request, target, now_s)
+        busy = any(replica.in_flight for replica in self.replicas) or self.upcoming or self.events
+        if busy and any(r.place != "ended" for r in self.requests):
+            next_s = (turn + 1) * self.settings.rebalance_s
+            self.at(next_s, lambda now_s: self.rebalance(turn + 1, now_s))
 
-    `workload` is anything with the columns of `Workload`; `choose(replicas (R, 13), request (4,)) ->
-    replica` is called whenever a request is routed. Raises `InputError` for a workload or a choice that
-    the specification does not allow.
-    """
-    if not replicas:
-        raise InputError("num_replicas: 0, at least 1 is needed")
-    requests = requests_of(workload)
-    engines = [Replica(number, spec.engine, spec.cost) for number, spec in enumerate(replicas)]
-    for request in requests:
-        reasons = [why_unfit(replica, request) for replica in engines]
-        if all(reasons):
-            raise InputError(f"request {request.index}: {reasons[0]}")
-    fleet = Fleet(requests, engines, choose, speeds(replicas), check=check)
-    fleet.run()
-    check_end(requests, engines)
-    return FleetResult(
-        replica=np.array([r.replica for r in requests], dtype=np.int64),
-        scheduled_s=np.array([r.scheduled_s for r in requests]),
-        first_token_s=np.array([r.first_token_s for r in requests]),
-        finish_s=np.array([r.finish_s for r in requests]),
-        cancelled_s=np.array([r.cancelled_s for r in requests]),
-        preemptions=np.array([r.preemptions for r in requests], dtype=np.int64),
-        retries=np.array([r.retries for r in requests], dtype=np.int64),
-        migrations=np.array([r.migrations for r in requests], dtype=np.int64),
-        hit_tokens=np.array([r.hit_tokens for r in requests], dtype=np.int64),
-        outcome=[r.outcome for r in requests],
-        views=fleet.views,
-        requests=fleet.descriptions,
-        iterations=[replica.log for replica in engines],
-        preempted=[replica.preemption_log for replica in engines],
-    )
+    # Invariants.
 
-
-def speeds(replicas: Sequence[ReplicaSpec]) -> list[float]:
-    """Seconds of the reference iteration on the first replica over those on each."""
-    tokens = min(REFERENCE_TOKENS, *(spec.engine.max_num_batched_tokens for spec in replicas))
-    seconds = [
-        1.0 if isinstance(spec.cost, LookupCost) else iteration_s(spec.cost, [(tokens, 0)], 0, 0, 1)
-        for spec in replicas
-    ]
-    if not min(seconds) > 0:
-        raise InputError(f"cost: an iteration of {min(seconds)} s, must be longer than 0")
-    return [seconds[0] / s for s in seconds]
+    def check_blocks_and_queues(self) -> None:
+        for replica in self.replicas:
+            if replica.role != "encode":
+                reserved = [b for m in self.migrations if m.target is replica for b in m.reserved]
+                sending = [
+                    r
+                    for r in self.requests
+                    if r.place in ("router", "link") and r.table and r.holder == replica.number
+                ]
+                check_replica(replica, reserved, sending)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from tests.reference.llm import simulate
+from tests.reference.simulate import simulate_fleet
 
 
 def cost_of(overhead_s=0.0, token_s=0.0, **fields):
@@ -53,8 +54,21 @@ def run(requests, engine, cost=ONE_SECOND, choose=first, num_replicas=1, predict
     )
 
 
+def first_available(replicas, request):
+    return int(np.argmax(replicas[:, 0]))
+
+
+def run_fleet(requests, replicas, choose=first_available, columns=None, **settings):
+    """`requests` are (arrival_s, prompt_tokens, output_tokens), `columns` more of a workload."""
+    arrival_s, prompt, output = zip(*requests, strict=True)
+    workload = SimpleNamespace(
+        arrival_s=arrival_s, prompt_tokens=prompt, output_tokens=output, **(columns or {})
+    )
+    return simulate_fleet(workload, choose, replicas=replicas, **settings)
+
+
 def batches(result, replica=0):
-    """One line an iteration: `A4@2` is a prefill of 4 tokens of request 0 after 2, `b@5` a decode of request 1."""
+    """One line an iteration: `A4@2` prefills 4 tokens of request 0 after 2, `b@5` decodes request 1."""
     return [
         " ".join(
             f"{chr(65 + e.request)}{e.tokens}@{e.computed}"

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.reference.engine import Engine
-from tests.reference.fleet import Choose, FleetResult, ReplicaSpec, simulate_fleet
+from tests.reference.fleet import Choose
+from tests.reference.settings import ReplicaSpec
+from tests.reference.simulate import FleetResult, simulate_fleet
 
 __all__ = ["Engine", "simulate"]
 

@@ -2,26 +2,28 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from servegym.costmodels.errors import InputError
 from tests.reference.blocks import Block, BlockPool
 from tests.reference.cost import iteration_s
-from tests.reference.engine import Engine
 from tests.reference.log import Entry, Iteration, Preemption
+from tests.reference.member import Member
 from tests.reference.request import Request
 from tests.reference.schedulers import SCHEDULE
+from tests.reference.settings import ReplicaSpec
+from tests.reference.view import Glance, glance_at
 
 
-class Replica:
+class Replica(Member):
     """An engine with requests. The scheduler (`schedulers/`) decides; the methods here carry it out."""
 
-    def __init__(self, number: int, engine: Engine, cost: Any) -> None:
-        self.number = number
-        self.engine = engine
-        self.cost = cost
-        self.pool = BlockPool(engine.num_kv_blocks, engine.prefix_caching)
-        self.waiting: list[Request] = []
+    def __init__(self, number: int, spec: ReplicaSpec, image_s: Callable[[Request], float]) -> None:
+        super().__init__(number, spec)
+        assert spec.engine is not None
+        self.engine = spec.engine
+        self.cost = spec.cost
+        self.image_s = image_s  # encoding done by this replica, at the first admission
+        self.pool = BlockPool(self.engine.num_kv_blocks, self.engine.prefix_caching)
         self.running: list[Request] = []  # in order of admission
         self.swapped: list[Request] = []
         self.batch: list[Request] = []  # of the iteration in flight, in the order scheduled
@@ -32,14 +34,34 @@ class Replica:
         self.now_s = -math.inf  # start of the iteration being scheduled
         self.extra_s = 0.0  # what swapping and encoding add to it
         self.reserved_seats = 0  # for requests that migrate here
-        self.image_s: Callable[[Request], float] = lambda request: 0.0  # encoding done by this replica
-        self.woken = False  # something has happened here since the last attempt to start an iteration
         self.reset_scheduler()
 
     def reset_scheduler(self) -> None:
         self.decodes_since_prefill = 0  # LightLLM: since the last attempt
         self.first_ratio = 0.7  # SGLang: what it promises of the output limits, falling with
         self.decodes_since_ratio = 0  # the decode iterations since this ratio was set
+
+    def clear(self) -> None:
+        """After a failure, or when it is started: as new. Its records stay."""
+        self.waiting, self.running, self.swapped, self.batch, self.leaving = [], [], [], [], []
+        self.in_flight = None
+        self.reserved_seats = 0
+        self.pool.clear()
+        self.reset_scheduler()
+
+    @property
+    def ends_s(self) -> float:
+        return self.in_flight.end_s if self.in_flight else math.inf
+
+    def glance(self) -> Glance:
+        return glance_at(self)
+
+    def why_unfit(self, request: Request) -> str:
+        """Why this engine can never serve the request, here up to its first token with the role `prefill`."""
+        output, limit = request.output_tokens, request.max_output_tokens
+        if self.role == "prefill":
+            output = limit = 1
+        return self.engine.why_unfit(request.prompt_tokens, output, limit)
 
     # Queues.
 
@@ -59,6 +81,13 @@ class Replica:
 
     def present(self) -> list[Request]:
         return self.running + self.waiting + self.swapped
+
+    def take_out(self, request: Request) -> None:
+        """The request is no longer here; its blocks are released apart from this."""
+        for queue in (self.waiting, self.running, self.swapped):
+            if request in queue:
+                queue.remove(request)
+        self.woken = True
 
     # What schedulers do.
 
@@ -100,7 +129,9 @@ class Replica:
         self.waiting.remove(request)
         self.running.append(request)
         request.place, request.holder = "running", self.number
-        self.extra_s += self.image_s(request)
+        if not request.encoded:
+            self.extra_s += self.image_s(request)
+            request.encoded = True
         if hits:
             self.pool.hold(hits)
             request.table = list(hits)
@@ -168,8 +199,8 @@ class Replica:
             raise InputError(f"cost: an iteration of {seconds} s, must be longer than 0")
         self.in_flight = Iteration(self.number, now_s, now_s + seconds, sampled, self.pool.used, entries)
 
-    def end_iteration(self) -> None:
-        """Complete the iteration in flight: computed tokens, sampled tokens, finished requests."""
+    def end_iteration(self) -> list[Request]:
+        """Complete the iteration in flight: computed and sampled tokens. Gives the requests it served."""
         assert self.in_flight is not None
         for request in self.batch:
             request.computed += request.tokens_in_flight
@@ -177,7 +208,9 @@ class Replica:
             if request.computed == request.known:
                 self.sample(request, self.in_flight.end_s)
         self.log.append(self.in_flight)
+        served = self.batch
         self.in_flight, self.batch, self.woken = None, [], True
+        return served
 
     def sample(self, request: Request, now_s: float) -> None:
         request.generated += 1

@@ -27,12 +27,12 @@ class Request:
     prefix_ids: Sequence[int] = ()
     prefix_block_tokens: int = 0
 
-    # Where it is: future, router, dispatch, waiting, running, swapped, link, encode or ended.
+    # Where it is: future, router, dispatch, waiting, running, swapped, link or ended.
     place: str = "future"
     outcome: str = ""  # finished, cancelled or lost, once it has ended
     replica: int = -1
-    holder: int = -1  # the replica that holds its KV blocks, where that is not `replica`
-    stage: str = "prefill"  # what the router places next: encode, prefill or decode
+    holder: int = -1  # the replica that holds its KV blocks
+    journey: int = 0  # grows when it leaves or is sent: what was under way to it before is void
     gap_s: float = 0.0
     caused_s: float = -math.inf  # the event that caused its coming to the router
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.reference.engine import Engine
-from tests.reference.fleet import ReplicaSpec, simulate_fleet
 from tests.reference.lookup import read_csv, read_lookup_cost
+from tests.reference.settings import ReplicaSpec
+from tests.reference.simulate import simulate_fleet
 
 RUNS = ("sarathi_1r", "sarathi_1r_kv400", "vllm_1r", "vllm_1r_kv400")
 LONGEST_REQUEST = 4096  # tokens; Vidur's limit for a request, which bounds any of its batches here

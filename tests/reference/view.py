@@ -8,8 +8,6 @@ from typing import Any
 from tests.reference.engine import Engine
 from tests.reference.request import Request
 
-REFERENCE_TOKENS = 256  # of the iteration by which replicas' speeds are compared
-
 
 @dataclass(frozen=True)
 class Glance:
@@ -61,7 +59,7 @@ class Glance:
 def glance_at(replica: Any) -> Glance:
     """A look at a `Replica`."""
     prefilling = [r for r in replica.running if not r.decoding]
-    queued = sum(r.known for r in replica.waiting)
+    queued = sum(r.known for r in replica.waiting if not r.brought)
     queued += sum(r.known - r.computed - r.tokens_in_flight for r in prefilling)
     present = replica.present()
     released = sum(r.final_kv_tokens for r in replica.finished)
