@@ -67,7 +67,7 @@ def make_case(rng: np.random.Generator) -> Case:
     block_size = int(rng.choice([4, 16]))
     requests = _requests(rng, block_size)
     most_blocks = max(kv_blocks(request, block_size) for request in requests)
-    scarcity = rng.choice([1.0, 1.2, 1.6, 2.5, 8.0], p=[0.15, 0.2, 0.25, 0.25, 0.15])
+    scarcity = rng.choice([1.0, 1.2, 1.6, 2.5, 8.0], p=[0.2, 0.25, 0.25, 0.2, 0.1])
     max_num_seqs = int(rng.integers(2, 13))
     budget = int(rng.choice([8, 16, 40, 96, 256])) + int(rng.integers(0, 8))
     settings = Settings(
@@ -80,6 +80,13 @@ def make_case(rng: np.random.Generator) -> Case:
         enable_prefix_caching=bool(rng.random() < 0.85),
         scheduler_reserve_full_isl=bool(rng.random() < 0.75),
     )
+    if rng.random() < 0.25:  # chunks of several requests side by side, where blocks lack: many victims
+        settings["policy"] = "priority"
+        settings["long_prefill_token_threshold"] = int(rng.integers(block_size, 4 * block_size))
+        settings["max_num_batched_tokens"] = int(rng.integers(3 * block_size, 8 * block_size)) + max_num_seqs
+        settings["num_kv_blocks"] = int(most_blocks * rng.choice([1.0, 1.2, 1.6]))
+        settings["enable_prefix_caching"] = True
+        settings["scheduler_reserve_full_isl"] = False
     return Case(settings=settings, requests=requests)
 
 
@@ -93,17 +100,20 @@ def _requests(rng: np.random.Generator, block_size: int) -> list[RequestCase]:
     prompts = _conversations if rng.random() < 0.3 else _shared_prompts
     arrival_steps = _arrival_steps(rng, int(rng.integers(8, 33)))
     outputs = [tokens.take(int(rng.integers(1, 40))) for _ in arrival_steps]
+    priorities = rng.integers(4, size=len(arrival_steps))
+    if rng.random() < 0.4:
+        priorities = -np.sort(priorities)  # the later the more urgent: victims stand in front
     return [
         RequestCase(
             arrival_step=arrival_step,
             parent=parent,
             think_steps=int(rng.integers(4)),
-            priority=int(rng.integers(4)),
+            priority=int(priority),
             prompt=prompt,
             output=output,
         )
-        for arrival_step, output, (parent, prompt) in zip(
-            arrival_steps, outputs, prompts(rng, tokens, block_size, outputs), strict=True
+        for arrival_step, output, priority, (parent, prompt) in zip(
+            arrival_steps, outputs, priorities, prompts(rng, tokens, block_size, outputs), strict=True
         )
     ]
 

@@ -5,8 +5,24 @@ from collections import Counter
 import pytest
 
 from tests.witness.conftest import Step, Witnessed
+from tests.witness.iterations import Iteration, of_reference, of_vllm
+from tests.witness.workload import as_workload
 
 pytestmark = pytest.mark.slow  # half a minute, and most of it imports vLLM
+
+
+def test_the_reference_schedules_as_vllm_does(witnessed: list[Witnessed]) -> None:
+    """Every iteration: who, in which order, how many tokens after how many, hits, victims, blocks."""
+    for number, (case, steps) in enumerate(witnessed):
+        found = of_reference(as_workload(case), case["settings"])
+        assert_equal(found, of_vllm(steps), f"case {number}, {case['settings']}")
+
+
+def assert_equal(found: list[Iteration], expected: list[Iteration], case: str) -> None:
+    """Fails at the first iteration that differs."""
+    for ours, theirs in zip(found, expected, strict=False):
+        assert ours == theirs, f"{case}\nours:   {ours}\nvLLM's: {theirs}"
+    assert len(found) == len(expected), case
 
 
 def test_vllm_finishes_every_request_and_frees_every_block(witnessed: list[Witnessed]) -> None:
