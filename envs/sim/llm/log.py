@@ -153,6 +153,18 @@ def log_iteration(
 
 
 @kernel
+def void_iteration(log: Log, replica_id: int) -> None:
+    """Takes back the last iteration of a replica, which has failed before its end."""
+    if not log.enabled:
+        return
+    at = min(log.counts[_ITERATIONS], log.iterations.shape[0]) - 1
+    while at >= 0 and log.iterations[at].replica != replica_id:
+        at -= 1
+    if at >= 0:
+        log.iterations[at].end_s = np.nan
+
+
+@kernel
 def log_preemption(log: Log, time_s: float, replica_id: int, request_id: int, kind: int) -> None:
     """Records a preemption of `kind` RECOMPUTE or SWAP."""
     if not log.enabled:
@@ -186,7 +198,8 @@ class IterationLog:
             raise ValueError(
                 f"the log has room for {recorded}, and {log.counts[:_OPEN].tolist()} were counted"
             )
-        return cls.sorted(*(np.array(part) for part in log[2:]))
+        iterations, entries, preemptions = (np.array(part) for part in log[2:])
+        return cls.sorted(iterations[~np.isnan(iterations["end_s"])], entries, preemptions)
 
     @classmethod
     def sorted(cls, iterations: np.ndarray, entries: np.ndarray, preemptions: np.ndarray) -> "IterationLog":
@@ -194,7 +207,7 @@ class IterationLog:
         iterations = iterations[np.lexsort((iterations["replica"], iterations["start_s"]))]
         counts = iterations["num_entries"].astype(np.int64)
         first = np.cumsum(counts) - counts
-        entries = entries[np.repeat(iterations["first_entry"] - first, counts) + np.arange(len(entries))]
+        entries = entries[np.repeat(iterations["first_entry"] - first, counts) + np.arange(counts.sum())]
         iterations["first_entry"] = first
         order = np.lexsort((preemptions["replica"], preemptions["time_s"]))
         return cls(iterations, entries, preemptions[order])

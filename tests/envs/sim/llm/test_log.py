@@ -19,6 +19,7 @@ from servegym.envs.sim.llm.log import (
     no_log,
     recording_log,
     retract_entry,
+    void_iteration,
 )
 
 
@@ -62,6 +63,21 @@ def test_iterations_come_by_start_then_replica_with_their_entries():
         (0.25, 0, 7, RECOMPUTE),
         (0.5, 1, 4, SWAP),
     ]
+
+
+def test_an_iteration_that_a_failure_cuts_short_is_taken_back():
+    @jit
+    def play_and_fail(log: Log) -> None:
+        play(log)
+        void_iteration(log, 1)
+
+    counted = counting_log()
+    play_and_fail(counted)
+    log = recording_log(counted)
+    play_and_fail(log)
+    left = IterationLog.of(log)
+    assert left.iterations["replica"].tolist() == [0, 0]
+    assert left.entries["request"].tolist() == [3]
 
 
 def test_a_log_that_is_off_stays_as_it_is():
