@@ -60,9 +60,9 @@ def of_reference(workload: Workload, settings: Settings) -> list[Iteration]:
     )
     contents = ("priority", "parent", "think_s", "prefix_ids", "prefix_offsets", "prefix_block_tokens")
     result = simulate(
-        workload.arrival_s,
-        workload.prompt_tokens,
-        workload.output_tokens,
+        workload.arrival_s.tolist(),
+        workload.prompt_tokens.tolist(),
+        workload.output_tokens.tolist(),
         lambda replicas, request: 0,
         num_replicas=1,
         engine=engine,
