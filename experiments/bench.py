@@ -1,4 +1,4 @@
-"""`servegym bench`: how fast the simulator and the environments are on this machine, on one core."""
+"""`servegym bench`: how fast the simulator and the environments are on this machine."""
 
 import statistics
 import subprocess
@@ -16,11 +16,13 @@ from rich.table import Table
 
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
-from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
+from servegym.experiments.bench_env import decisions_per_wall_s, playing
+from servegym.experiments.bench_peers import measure_mocker, mocker_version
+from servegym.experiments.bench_stream import measure_stream
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
 
@@ -40,6 +42,19 @@ print(time.perf_counter() - started)
 """
 
 
+COUNTS = (
+    "requests",
+    "num_envs",
+    "steps",
+    "passes",
+    "processes",
+    "stream_requests",
+    "stream_replicas",
+    "peer_requests",
+)
+"""Keys whose values must be at least 1."""
+
+
 @dataclass
 class BenchConfig:
     """Schema of `conf/bench.yaml`."""
@@ -52,17 +67,24 @@ class BenchConfig:
     num_envs: int = MISSING
     steps: int = MISSING
     passes: int = MISSING
+    processes: int = MISSING
+    stream_requests: int = MISSING
+    stream_replicas: int = MISSING
+    peer_requests: int = MISSING
+    peer_replicas: list[int] = MISSING
     first_call: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("requests", "num_envs", "steps", "passes"):
+        for key in COUNTS:
             value = getattr(self, key)
             if value != MISSING and value < 1:
                 raise InputError(f"{key} = {value}: must be at least 1")
         if self.rate_rps_per_replica != MISSING and not self.rate_rps_per_replica > 0:
             raise InputError(f"rate_rps_per_replica = {self.rate_rps_per_replica}: must be positive")
-        if self.replicas != MISSING and not (self.replicas and min(self.replicas) >= 1):
-            raise InputError(f"replicas = {self.replicas}: must be numbers of at least 1")
+        for key in ("replicas", "peer_replicas"):
+            value = getattr(self, key)
+            if value != MISSING and not (value and min(value) >= 1):
+                raise InputError(f"{key} = {value}: must be numbers of at least 1")
 
 
 def bench(config: DictConfig) -> dict[str, Any]:
@@ -82,25 +104,59 @@ def bench(config: DictConfig) -> dict[str, Any]:
 def show(answer: dict[str, Any]) -> None:
     """Prints the rates as a table."""
     console = Console(soft_wrap=True)
-    if answer["what"] == "env":
-        table = Table(
-            "environment", "environments a call", "decisions/s", title="One core, observations written"
-        )
-        for environment, rate in answer["decisions_per_s"].items():
-            table.add_row(environment, str(answer["num_envs"]), f"{rate:,.0f}")
-    else:
-        table = Table("router", "replicas", "requests/s", title="One core, results recorded")
-        for replicas, rate in answer["requests_per_s"].items():
-            table.add_row("round_robin", replicas, f"{rate:,.0f}")
-        for replicas, rate in answer["least_outstanding_tokens_requests_per_s"].items():
-            table.add_row("least_outstanding_tokens", replicas, f"{rate:,.0f}")
+    TABLES[answer["what"]](answer, console)
+    console.print(f"Requests: {answer['workload_source']}. {answer['cpu']}")
+
+
+def _show_simulator(answer: dict[str, Any], console: Console) -> None:
+    table = Table("router", "replicas", "requests/s", title="One core, results recorded")
+    for replicas, rate in answer["requests_per_s"].items():
+        table.add_row("round_robin", replicas, f"{rate:,.0f}")
+    for replicas, rate in answer["least_outstanding_tokens_requests_per_s"].items():
+        table.add_row("least_outstanding_tokens", replicas, f"{rate:,.0f}")
     console.print(table)
-    if answer.get("compile_s") is not None:
+    if "compile_s" in answer:
         console.print(
             f"First results after {answer['compile_s']:.1f} s with everything to compile, "
             f"{answer['load_s']:.1f} s from cache"
         )
-    console.print(f"Requests: {answer['workload_source']}. {answer['cpu']}")
+
+
+def _show_env(answer: dict[str, Any], console: Console) -> None:
+    table = Table("environment", "environments a call", "decisions/s", title="One core, observations written")
+    for environment, rate in answer["decisions_per_s"].items():
+        table.add_row(environment, str(answer["num_envs"]), f"{rate:,.0f}")
+    console.print(table)
+    if "processes_ratio" in answer:
+        console.print(
+            f"{answer['processes']} processes side by side: {answer['processes_ratio']:.2f} times the decisions of one"
+        )
+
+
+def _show_stream(answer: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"{answer['requests']:,} requests over {answer['replicas']:,} replicas in {answer['seconds']:.1f} s "
+        f"of processor time, {answer['requests_per_s']:,.0f} requests/s"
+    )
+    console.print(
+        f"Memory: peak {answer['peak_rss_mib']:,.0f} MiB, {answer['rss_growth_mib']:,.0f} MiB of it while "
+        f"the stream ran; {answer['mean_in_flight']:,.0f} requests in flight on average, "
+        f"{answer['bytes_per_slot']} bytes a slot"
+    )
+
+
+def _show_peers(answer: dict[str, Any], console: Console) -> None:
+    if not answer["dynamo_mocker"]:
+        console.print("Skipped: NVIDIA's Dynamo mocker is not installed (pip install ai-dynamo-runtime)")
+        return
+    title = f"NVIDIA's Dynamo mocker {answer['dynamo_mocker_version']}: same trace, limits and router"
+    table = Table("replicas", "", "requests/s", "mean TTFT, s", "mean latency, s", title=title)
+    for replicas, found in answer["dynamo_mocker"].items():
+        for name, prefix in (("servegym", ""), ("mocker", "mocker_")):
+            times = (f"{found[f'{prefix}mean_{time}_s']:.3f}" for time in ("ttft", "latency"))
+            table.add_row(replicas, name, f"{found[f'{prefix}requests_per_s']:,.0f}", *times)
+        table.add_row(replicas, "ratio", f"{found['ratio']:,.0f}")
+    console.print(table)
 
 
 def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
@@ -123,30 +179,61 @@ def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]
 
 
 def bench_env(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
-    """Routing decisions per second of the vector environment; episodes end and restart meanwhile."""
-    env = RoutingVectorEnv(settings.num_envs, scenario, copy=False)
-    env.reset(seed=0)
-    rng = np.random.default_rng(0)
-    actions = rng.integers(scenario.num_replicas, size=(settings.steps, settings.num_envs))
-    env.step(actions[0])  # compiles
-
-    def play() -> None:
-        for step in range(settings.steps):
-            env.step(actions[step])
-
+    """Routing decisions per second of the vector environment, and of several processes side by side."""
+    play = playing(scenario, settings.num_envs, settings.steps)
     rate = settings.steps * settings.num_envs / _median_s(play, settings.passes)
-    return {
+    answer = {
         "decisions_per_s": {ENVIRONMENT: rate},
         "num_envs": settings.num_envs,
         "replicas": scenario.num_replicas,
     }
+    if settings.processes == 1:
+        return answer
+    one, several = (
+        decisions_per_wall_s(settings.scenario, settings.num_envs, settings.steps, settings.passes, processes)
+        for processes in (1, settings.processes)
+    )
+    return {**answer, "processes": settings.processes, "processes_ratio": several / one}
+
+
+def bench_stream(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
+    """A stream through a large fleet: rate and memory."""
+    return measure_stream(
+        scenario, settings.stream_requests, settings.stream_replicas, settings.rate_rps_per_replica
+    )
+
+
+def bench_peers(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
+    """Another simulator on the same requests; the load of each replica is the same for any number."""
+    lengths = scenario.traffic.test_workload(0)
+    found = {
+        str(num): measure_mocker(
+            scenario,
+            repeated(lengths, settings.peer_requests, settings.rate_rps_per_replica * num),
+            num,
+            settings.passes,
+        )
+        for num in settings.peer_replicas
+        if mocker_version()
+    }
+    return {"dynamo_mocker": found, "dynamo_mocker_version": mocker_version()}
 
 
 BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {
     "simulator": bench_simulator,
     "env": bench_env,
+    "stream": bench_stream,
+    "peers": bench_peers,
 }
 """What can be measured."""
+
+TABLES: dict[str, Callable[[dict[str, Any], Console], None]] = {
+    "simulator": _show_simulator,
+    "env": _show_env,
+    "stream": _show_stream,
+    "peers": _show_peers,
+}
+"""How it is shown."""
 
 
 def repeated(workload: Workload, num_requests: int, rate_rps: float) -> Workload:

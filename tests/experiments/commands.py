@@ -28,7 +28,15 @@ SHORT_TRAINING = (
 
 SMALL_TRAINING = (*SMALL_SCENARIO, "agent=ppo_gnn", *SHORT_TRAINING)
 
-SHORT_BENCH = ("requests=200", "steps=20", "passes=1", "replicas=[1,2]", "num_envs=4", "first_call=false")
+SHORT_BENCH = (
+    "requests=200",
+    "steps=20",
+    "passes=1",
+    "replicas=[1,2]",
+    "num_envs=4",
+    "processes=1",
+    "first_call=false",
+)
 
 
 def answer_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

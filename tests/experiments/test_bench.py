@@ -1,5 +1,6 @@
 """`servegym bench`: its keys, and the workload it measures with."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from servegym.envs.workloads import Workload
 from servegym.experiments.bench import repeated
+from servegym.experiments.bench_peers import mocker_version, write_mooncake
+from servegym.experiments.bench_stream import CHUNK, poisson_chunks
 from servegym.experiments.cli import main
 from tests.experiments.commands import FEW_REQUESTS, SHORT_BENCH, answer_of
 
@@ -45,3 +48,56 @@ def test_repeated_workload_keeps_gaps_and_lengths_and_has_the_rate() -> None:
     gaps = np.diff(seven.arrival_s)
     assert gaps[[1, 4]] / gaps[[0, 3]] == pytest.approx([3.0, 3.0])
     assert (gaps > 0).all()
+
+
+def test_stream_is_measured_with_its_memory(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    words = ("stream_requests=300", "stream_replicas=4")
+    answer = answer_of(capsys, "bench", "stream", *SHORT_BENCH, *FEW_REQUESTS, *words)
+    assert (answer["requests"], answer["replicas"]) == (300, 4)
+    assert answer["requests_per_s"] == pytest.approx(300 / answer["seconds"])
+    assert answer["mean_in_flight"] > 0
+    assert answer["peak_rss_mib"] >= answer["rss_growth_mib"] >= 0
+    assert answer["bytes_per_slot"] < 100
+
+
+def test_stream_is_poisson_with_the_lengths_of_the_workload() -> None:
+    lengths = Workload("two", np.array([0.0, 1.0]), np.array([10, 20]), np.array([1, 2]))
+    chunks = list(poisson_chunks(lengths, CHUNK + 1000, rate_rps=50.0, seed=3))
+    assert [chunk.num_requests for chunk in chunks] == [CHUNK, 1000]
+    arrival_s = np.concatenate([chunk.arrival_s for chunk in chunks])
+    gaps = np.diff(arrival_s)
+    assert gaps.min() >= 0
+    assert gaps.mean() == pytest.approx(1 / 50.0, rel=0.02)
+    assert gaps.std() == pytest.approx(1 / 50.0, rel=0.02)
+    pairs = np.stack([chunks[0].prompt_tokens, chunks[0].output_tokens], axis=1)
+    assert np.unique(pairs, axis=0).tolist() == [[10, 1], [20, 2]]
+
+
+def test_mooncake_trace_shares_no_block(folder: Path) -> None:
+    workload = Workload("three", np.array([0.0, 0.5, 2.0]), np.array([512, 513, 1]), np.array([1, 2, 3]))
+    write_mooncake(workload, folder / "trace.jsonl")
+    lines = [json.loads(line) for line in (folder / "trace.jsonl").read_text().splitlines()]
+    assert [line["timestamp"] for line in lines] == [0.0, 500.0, 2000.0]
+    assert [(line["input_length"], line["output_length"]) for line in lines] == [(512, 1), (513, 2), (1, 3)]
+    assert [line["hash_ids"] for line in lines] == [[0], [1, 2], [3]]
+
+
+def test_peer_runs_the_same_requests_or_is_skipped(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    words = ("bench", "peers", *SHORT_BENCH, *FEW_REQUESTS, "peer_requests=50", "peer_replicas=[1,2]")
+    if mocker_version() is None:
+        assert main(words) == 0
+        assert "Skipped" in capsys.readouterr().out
+        assert answer_of(capsys, *words)["dynamo_mocker"] == {}
+        return
+    answer = answer_of(capsys, *words)
+    assert set(answer["dynamo_mocker"]) == {"1", "2"}
+    for found in answer["dynamo_mocker"].values():
+        assert found["ratio"] == pytest.approx(found["requests_per_s"] / found["mocker_requests_per_s"])
+        assert found["mocker_mean_latency_s"] > found["mocker_mean_ttft_s"] > 0
+
+
+@pytest.mark.slow
+def test_processes_side_by_side(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    answer = answer_of(capsys, "bench", "env", *SHORT_BENCH, *FEW_REQUESTS, "processes=2")
+    assert answer["processes"] == 2
+    assert answer["processes_ratio"] > 0
