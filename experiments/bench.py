@@ -129,7 +129,8 @@ def _show_env(answer: dict[str, Any], console: Console) -> None:
     console.print(table)
     if "processes_ratio" in answer:
         console.print(
-            f"{answer['processes']} processes side by side: {answer['processes_ratio']:.2f} times the decisions of one"
+            f"{answer['processes']} processes side by side: {answer['processes_ratio']:.2f} times the "
+            "decisions of one"
         )
 
 
