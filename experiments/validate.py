@@ -1,4 +1,4 @@
-"""`servegym validate`: how far the clock of the simulator is from measurements it has not seen."""
+"""`servegym validate`: how far the simulator and its clock are from what they have not seen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,13 @@ from omegaconf import MISSING, DictConfig
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import find_data
-from servegym.experiments import validate_e2e, validate_engine, validate_kernels, validate_peers
+from servegym.experiments import (
+    validate_e2e,
+    validate_engine,
+    validate_kernels,
+    validate_peers,
+    validate_simulator,
+)
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
 
@@ -28,6 +34,7 @@ class ValidateConfig:
     profile: str | None = None
     table: str | None = None
     clock: str = MISSING
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         if self.folds != MISSING and self.folds < 2:
@@ -35,6 +42,7 @@ class ValidateConfig:
 
 
 LOG = "kernels/llmservingsim/bench/examples/RTXPRO6000/Llama-3.1-8B/vllm"
+REFERENCE = "../reference/vidur"
 TABLE = "kernels/e2e_silicon/silicon_sample.csv.gz"
 
 
@@ -77,6 +85,10 @@ def _e2e(settings: ValidateConfig) -> dict[str, Any]:
     return validate_e2e.validate_e2e(settings.table or _shared("table", TABLE), settings.clock, settings.data)
 
 
+def _simulator(settings: ValidateConfig) -> dict[str, Any]:
+    return validate_simulator.validate_simulator(settings.reference or _shared("reference", REFERENCE))
+
+
 def _shared(key: str, path: str) -> str:
     """The measurements that are validated against unless told otherwise."""
     found = find_data(path)
@@ -92,5 +104,6 @@ TARGETS: dict[str, Target] = {
     "peers": Target(
         lambda settings: validate_peers.validate_peers(settings.clock, settings.data), validate_peers.show
     ),
+    "simulator": Target(_simulator, validate_simulator.show),
 }
 """What can be validated."""

@@ -105,6 +105,7 @@ def engine_of(run: ReferenceRun) -> Engine:
         "num_kv_blocks": run.setting("num_blocks", int),
         "block_size": run.setting("block_size", int),
         "watermark": run.setting("watermark_fraction", float),
+        "restart_cuts_prompt": True,
     }
     if run.scheduler == "sarathi":
         return Engine(max_num_batched_tokens=run.setting("chunk_size", int), **common)

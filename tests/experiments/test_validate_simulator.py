@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,14 @@ import pytest
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.log import IterationLog
 from servegym.envs.sim.llm.simulate import Results
+from servegym.experiments.cli import main
 from servegym.experiments.reference_run import ENTRIES, ReferenceRun, find_runs, read_reference_run
 from servegym.experiments.validate_simulator import compare
+from tests.experiments.commands import answer_of, error_of
+from tests.experiments.made_up_runs import write_made_up_run, write_tables
+
+RUNS = ["sarathi_1r", "sarathi_1r_kv400", "vllm_1r", "vllm_1r_kv400"]
+"""Of Vidur, where they are at hand."""
 
 SETTINGS = {
     "trace": "../trace.csv",
@@ -195,3 +202,67 @@ def test_bad_runs_are_refused(tmp_path: Path, name: str, old: str, new: str, mes
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no reference.json, there or in a folder of it"):
         find_runs(tmp_path)
+
+
+@pytest.mark.parametrize("scheduler", ["sarathi", "vllm_v0"])
+@pytest.mark.parametrize("replicas, num_blocks", [(1, 45), (2, 40), (3, 300)])
+def test_runs_of_the_reference_simulator_are_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scheduler: str, replicas: int, num_blocks: int
+) -> None:
+    """Also where memory is so scarce that a request is preempted in the middle of its prefill, and cut."""
+    write_tables(tmp_path / "tables")
+    made = [write_made_up_run(tmp_path / f"run{s}", scheduler, replicas, num_blocks, s) for s in range(2)]
+    if num_blocks < 100:
+        assert all(result.preemptions.sum() > 50 for result in made)
+    answer = answer_of(capsys, "validate", "simulator", f"reference={tmp_path}")
+    assert answer["batches_equal"], answer["runs"]
+    assert answer["max_rel_diff"] < 1e-9
+    for run, result in zip(answer["runs"], made, strict=True):
+        assert run["replicas_equal"] and run["restarts_equal"]
+        assert run["batches"] == run["found_batches"] == sum(map(len, result.iterations))
+
+
+def test_the_first_batch_that_differs_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tables(tmp_path / "tables")
+    write_made_up_run(tmp_path / "run", "sarathi", 1, 300, 0)
+    path = tmp_path / "run" / "batches.csv"
+    lines = path.read_text().splitlines()
+    *times, entries = lines[21].split(",")
+    request, tokens, processed, done = entries.split(" ")[0].split(":")
+    altered = ":".join((request, tokens, str(int(processed) + 1), done))
+    lines[21] = ",".join([*times, " ".join([altered, *entries.split(" ")[1:]])])
+    path.write_text("\n".join(lines))
+    assert main(["validate", "simulator", f"reference={tmp_path / 'run'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "run: batch 20 of replica 0 differs first." in printed
+
+
+def test_runs_of_vidur_are_repeated(
+    real_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = answer_of(capsys, "validate", "simulator", f"reference={real_data('../reference/vidur')}")
+    assert [run["run"] for run in answer["runs"]] == RUNS
+    assert answer["batches_equal"] and answer["max_rel_diff"] < 1e-9
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ('"sarathi"', '"orca"', "scheduler = orca: must be sarathi or vllm_v0"),
+        (
+            '"max_num_seqs": 16',
+            '"max_num_seqs": 17',
+            "max_num_seqs = 17: must be at most 16, where its tables",
+        ),
+        ('"chunk_size": 32', '"chunk_size": 600', "max_num_batched_tokens = 600: must be at most 512"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
+) -> None:
+    write_tables(tmp_path / "tables")
+    write_made_up_run(tmp_path / "run", "sarathi", 1, 300, 0)
+    path = tmp_path / "run" / "reference.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert message in error_of(capsys, "validate", "simulator", f"reference={tmp_path}")

@@ -1,0 +1,99 @@
+"""`servegym replay`: a simulation once more, with every iteration recorded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from omegaconf import MISSING, DictConfig
+from rich.console import Console
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.trace_events import trace_events, write_trace
+from servegym.experiments.configs import load_config, read_config
+from servegym.experiments.simulate import CONFIG_FILE, REQUESTS_FILE, SimulateConfig
+from servegym.experiments.simulate import run as run_simulation
+from servegym.experiments.validate_simulator import relative_differences
+
+TIMES = ("scheduled_s", "first_token_s", "finish_s")
+
+SAME = 1e-9
+"""Relative difference of times that is rounding: a recorded simulation does not skip over decodes."""
+
+
+@dataclass
+class ReplayConfig:
+    """Schema of `conf/replay.yaml`."""
+
+    run: str = MISSING
+    perfetto: str | None = None
+    log: str | None = None
+
+
+def replay(config: DictConfig) -> dict[str, Any]:
+    """Repeats the simulation in folder `run` and writes what is asked for.
+
+    InputError where the folder holds no simulation, or one that this version of servegym does not repeat.
+    """
+    settings = read_config(config, ReplayConfig)
+    folder = Path(settings.run)
+    simulated = _settings_of(folder)
+    scenario, results = run_simulation(simulated, log=True)
+    difference = _difference(folder, results)
+    if not difference <= SAME:
+        raise InputError(
+            f"run = {folder}: its times differ by up to {difference:.2g} from those simulated now: it was "
+            "written by another version; run servegym simulate again"
+        )
+    log = results.log
+    answer: dict[str, Any] = {
+        "run": str(folder),
+        "scenario": scenario.name,
+        "router": simulated.router,
+        "requests": len(results.arrival_s),
+        "iterations": len(log.iterations),
+        "entries": len(log.entries),
+        "preemptions": len(log.preemptions),
+        "max_rel_diff": difference,
+        "perfetto": settings.perfetto,
+        "log": settings.log,
+    }
+    if settings.perfetto is not None:
+        title = f"{simulated.router['name']} on {scenario.name}, seed {simulated.seed}"
+        events = trace_events(results, log, scenario.num_replicas, title)
+        answer["events"] = write_trace(Path(settings.perfetto), events)
+    if settings.log is not None:
+        log.save(Path(settings.log))
+    return answer
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints what was recorded and where it is."""
+    console = Console(soft_wrap=True, highlight=False)
+    mean_batch = answer["entries"] / max(answer["iterations"], 1)
+    console.print(
+        f"{answer['requests']:,} requests in {answer['iterations']:,} iterations of {mean_batch:.1f} "
+        f"requests on average; {answer['preemptions']:,} preemptions"
+    )
+    if answer["perfetto"] is not None:
+        console.print(f"{answer['events']:,} events for ui.perfetto.dev: {answer['perfetto']}")
+    if answer["log"] is not None:
+        console.print(f"Log of iterations: {answer['log']}")
+
+
+def _settings_of(folder: Path) -> SimulateConfig:
+    path = folder / CONFIG_FILE
+    if not path.is_file() or not (folder / REQUESTS_FILE).is_file():
+        raise InputError(f"run = {folder}: must be a folder that servegym simulate has written")
+    return load_config(path, SimulateConfig)
+
+
+def _difference(folder: Path, results: Results) -> float:
+    """The largest relative difference of a request's times from those in the folder."""
+    table = pq.read_table(folder / REQUESTS_FILE, columns=[*TIMES, "replica"])
+    if not np.array_equal(table["replica"].to_numpy(), results.replica):
+        return float("inf")
+    times = ((table[name].to_numpy(), getattr(results, name)) for name in TIMES)
+    return max(float(relative_differences(now, before).max(initial=0.0)) for before, now in times)

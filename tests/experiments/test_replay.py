@@ -1,0 +1,77 @@
+"""`servegym replay`: the same simulation again, with its iterations."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from servegym.envs.sim.llm.log import IterationLog
+from servegym.experiments.cli import main
+from tests.experiments.commands import SMALL_SCENARIO, answer_of, error_of
+
+
+@pytest.fixture
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """A simulation on disk, with settings that are not the scenario's own."""
+    changed = ("router=random", "seed=3", "scenario.engine.num_kv_blocks=900")
+    answer_of(capsys, "simulate", *SMALL_SCENARIO, *changed, "out=a/b")
+    return "a/b"
+
+
+def test_trace_and_log_tell_of_the_same_simulation(
+    folder: Path, capsys: pytest.CaptureFixture[str], run: str
+) -> None:
+    answer = answer_of(capsys, "replay", run, "--perfetto", "out/trace.json.gz", "log=out/log.npz")
+    requests = pq.read_table(folder / run / "requests.parquet").to_pydict()
+    log = IterationLog.load(folder / "out/log.npz")
+    assert answer["requests"] == len(requests["replica"])
+    assert (answer["router"], answer["scenario"]) == ({"name": "random"}, "generated_8xh100")
+    assert answer["max_rel_diff"] < 1e-9
+    assert answer["preemptions"] == len(log.preemptions) == sum(requests["preemptions"])
+    assert answer["iterations"] == len(log.iterations) and answer["entries"] == len(log.entries)
+
+    starts = np.repeat(log.iterations["start_s"], log.iterations["num_entries"])
+    ends = np.repeat(log.iterations["end_s"], log.iterations["num_entries"])
+    first_start, last_end = np.full((2, answer["requests"]), np.nan)
+    np.fmin.at(first_start, log.entries["request"], starts)
+    np.fmax.at(last_end, log.entries["request"], ends)
+    np.testing.assert_allclose(first_start, requests["scheduled_s"], rtol=1e-9)
+    np.testing.assert_allclose(last_end, requests["finish_s"], rtol=1e-9)
+    assert (log.iterations["kv_used_blocks"] <= 900).all()
+
+    events = json.loads(gzip.decompress((folder / "out/trace.json.gz").read_bytes()))["traceEvents"]
+    assert len(events) == answer["events"]
+    assert sum(event["ph"] == "X" and event["cat"] == "iteration" for event in events) == answer["iterations"]
+    assert {e["args"]["name"] for e in events if e["name"] == "process_name"} == {
+        "random on generated_8xh100, seed 3"
+    }
+    assert {path.name for path in (folder / "out").iterdir()} == {"trace.json.gz", "log.npz"}
+
+
+def test_the_person_is_told(folder: Path, capsys: pytest.CaptureFixture[str], run: str) -> None:
+    assert main(["replay", run, "perfetto=trace.json"]) == 0
+    printed = capsys.readouterr().out
+    assert "iterations of" in printed and "for ui.perfetto.dev: trace.json" in printed
+
+
+def test_results_of_another_version_are_not_explained_by_this_one(
+    folder: Path, capsys: pytest.CaptureFixture[str], run: str
+) -> None:
+    path = folder / run / "requests.parquet"
+    table = pq.read_table(path)
+    later = pa.array(pc.multiply(table["finish_s"], 1.001).to_numpy())
+    pq.write_table(table.set_column(table.schema.get_field_index("finish_s"), "finish_s", later), path)
+    error = error_of(capsys, "replay", run, "--perfetto", "trace.json")
+    assert error.startswith("run = a/b: its times differ by up to 0.00")
+
+
+def test_a_folder_without_a_simulation_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(capsys, "replay", "nosuch") == (
+        "run = nosuch: must be a folder that servegym simulate has written"
+    )
+    assert "run" in error_of(capsys, "replay")
