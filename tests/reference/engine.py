@@ -16,7 +16,8 @@ class Engine:
 
     `order` may be a rank function: called with the request when it enters the queue, smaller is served
     first. `restart_cuts_prompt` is Vidur's quirk, for replays of its runs only: a request preempted in
-    the middle of its prefill keeps the tokens computed so far as its prompt, the rest becomes output.
+    the middle of its prefill keeps the tokens computed so far as its prompt, the rest becomes output; what
+    was recorded did finish, so the stricter checks for fitting are left out.
     Raises `InputError` for values out of range.
     """
 
@@ -90,7 +91,7 @@ class Engine:
             return f"needs {prompt + output} tokens, max_model_len is {self.max_model_len}"
         limit = self.output_limit(prompt, max_output)
         budget = self.max_num_batched_tokens
-        if self.scheduler in ("sarathi", "vllm_v0"):
+        if self.scheduler in ("sarathi", "vllm_v0") and not self.restart_cuts_prompt:
             free_at_turn = self.blocks_for(last - 1) + 1 if output > 1 else 0
             needed = max(blocks + self.watermark_blocks, free_at_turn)
             if needed > self.num_kv_blocks:

@@ -55,14 +55,17 @@ def test_request_is_counted_at_its_replica_when_it_has_reached_it():
 
 def test_router_sees_the_state_of_some_time_ago():
     # A: iterations end at 1, 2, ..., 6. The delay is 1 s.
-    requests = [(0, 3, 6), (0.5, 3, 1), (1.5, 3, 1), (2, 3, 1)]
+    requests = [(0, 3, 6), (0.5, 3, 1), (1.25, 3, 1), (1.5, 3, 1), (2, 3, 1)]
     views = run_fleet(requests, [PLAIN], state_delay_s=1.0).views
-    # At 0.5 of -0.5: nothing. At 1.5 of 0.5: A in flight, nothing computed, B not yet there (it arrives at
-    # 0.5 and is there after everything that happened then).
-    assert views[1][0, [RUNNING, WAITING, OUTSTANDING, LEFT]].tolist() == [0, 0, 0, 0]
-    assert views[2][0, [RUNNING, WAITING, OUTSTANDING, CONTEXT, LEFT]].tolist() == [1, 1, 6, 0, 0.5]
+    # At 0.5 of -0.5: nothing. At 1.25 of 0.25: A in flight. At 1.5 of 0.5: B has come, nothing is computed.
     # At 2 of 1: [0, 1] has ended, and the next iteration has not started, which will admit B.
-    assert views[3][0, [RUNNING, WAITING, OUTSTANDING, CONTEXT, LEFT]].tolist() == [1, 1, 7, 3, 0]
+    columns = [RUNNING, WAITING, OUTSTANDING, CONTEXT, LEFT]
+    assert [view[0, columns].tolist() for view in views[1:]] == [
+        [0, 0, 0, 0, 0],
+        [1, 0, 3, 0, 0.75],
+        [1, 1, 6, 0, 0.5],
+        [1, 1, 7, 3, 0],
+    ]
 
 
 def test_state_is_not_older_than_what_caused_the_arrival():
@@ -236,10 +239,14 @@ def test_request_waits_at_the_router_for_a_replica_to_start():
 
 
 def test_start_that_is_called_off_does_not_happen():
+    # Begun at 1, called off at 2; begun anew at 2.25, and over at 3.75.
     result = run_fleet(
-        [(0, 3, 1), (4, 3, 1)], [PLAIN, PLAIN], scaling=[(0, 1), (1, 2), (2, 1)], startup_s=1.5
+        [(0, 3, 1), (3, 3, 1), (4, 3, 1)],
+        [PLAIN, PLAIN],
+        scaling=[(0, 1), (1, 2), (2, 1), (2.25, 2)],
+        startup_s=1.5,
     )
-    assert result.views[1][:, AVAILABLE].tolist() == [1, 0]
+    assert [view[1, AVAILABLE] for view in result.views] == [0, 0, 1]
 
 
 # Images without encode replicas.
@@ -255,6 +262,15 @@ def test_images_are_encoded_in_the_iteration_that_admits_their_request():
         encode_s_per_token=0.25,
     )
     assert [i.end_s for i in result.iterations[0]] == [4, 5]
+
+
+def test_image_is_not_encoded_again_after_a_preemption():
+    # 4 blocks of 2; B is preempted at 3 and comes back at 6.
+    tight = ReplicaSpec(Engine(8, 4, 2, 4), ONE_SECOND)
+    columns = {"image_tokens": [0, 2]}
+    result = run_fleet([(0, 2, 5), (0, 3, 3)], [tight], columns=columns, encode_overhead_s=1.0)
+    assert result.preemptions.tolist() == [0, 1]
+    assert [i.end_s for i in result.iterations[0]] == [2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(

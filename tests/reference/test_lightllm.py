@@ -17,9 +17,12 @@ def test_prefill_is_tried_after_so_many_decodes():
 
 
 def test_failed_attempt_counts_as_one():
-    # B does not fit beside A. Attempts at 3 and 5 (2 decodes after the one before), and when A has gone.
-    result = run([(0, 2, 6), (0.5, 9, 1)], lightllm(16, 4, 1, 12, decodes_between_prefills=2))
-    assert batches(result) == ["A2@0", "a@2", "a@3", "a@4", "a@5", "a@6", "B9@0"]
+    # 18 blocks. [3, 4] C (10, 0) does not fit with A (5, 0) and B (5, 5): 20. A has gone by 4, but the next
+    # attempt is 2 decodes later: B (7, 3), C: 17.
+    requests = [(0, 2, 4), (0, 2, 9), (0.5, 9, 1)]
+    result = run(requests, lightllm(16, 4, 1, 18, decodes_between_prefills=2))
+    together = [f"a@{n} b@{n}" for n in (2, 3, 4)]
+    assert batches(result) == ["A2@0 B2@0", *together, "b@5", "C9@0", *(f"b@{n}" for n in range(6, 10))]
 
 
 @pytest.mark.parametrize(("blocks", "expected"), [(11, "A2@0 B2@0 C3@0"), (10, "A2@0 B2@0")])
@@ -33,6 +36,14 @@ def test_peak_of_those_running_is_counted_from_what_they_have():
     # After [1, 2]: A has 3 tokens computed, (4, 3); C (4, 0). A: 7; A, C: 8 < 10.
     result = run([(0, 2, 6), (0, 2, 2), (0, 3, 2)], lightllm(16, 4, 1, 10, decodes_between_prefills=1))
     assert batches(result)[:3] == ["A2@0 B2@0", "a@2 b@2", "C3@0"]
+
+
+@pytest.mark.parametrize(("blocks", "third"), [(20, "C1@0"), (19, "a@3 b@3")])
+def test_peak_of_those_running_counts_what_they_may_still_generate(blocks, third):
+    # After [1, 2]: A and B (4, 3), C (2, 5). C: 5 + 2; C, A: 3 * 2 + 6; all: 3 * 3 + 10 = 19.
+    requests = [(0, 2, 6), (0, 2, 6), (0.5, 1, 7)]
+    result = run(requests, lightllm(16, 4, 1, blocks, decodes_between_prefills=1))
+    assert batches(result)[:3] == ["A2@0 B2@0", "a@2 b@2", third]
 
 
 def test_rounding_up_to_blocks_is_set_aside():

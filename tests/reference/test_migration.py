@@ -45,14 +45,17 @@ def test_request_decodes_while_its_kv_goes_over_and_stops_for_the_last_blocks():
 
 
 def test_after_so_many_stages_it_stops_whatever_is_left():
-    # 0.25 s a block and a target of 0 blocks left: never reached. Stages of 3, 0 and 0 blocks end at 2.25.
-    result = migrate([(0, 12, 20)], [replica(), replica()], last_stage_blocks=0)
-    assert result.iterations[1][0].start_s == 3.25
+    # A target of 0 blocks left is never reached. Stages of 3, 0 and 0 blocks and 0.25 s each end at 2.5, 2.75
+    # and 3, when [2, 3] has ended: A stops at once, and its fourth block is there at 3.5.
+    slow = ReplicaSpec(Engine(16, 4, 4, 20), ONE_SECOND, link_latency_s=0.25, **LINK)
+    result = migrate([(0, 12, 20)], [slow, slow], last_stage_blocks=0)
+    assert batches(result, 0) == ["A12@0", "a@12", "a@13"]
+    assert result.iterations[1][0].start_s == 3.5
 
 
 def test_short_request_stops_without_a_stage():
     # 3 blocks are few enough at 1.5: A stops at 2, with 13 tokens in 4 blocks, which take 1 s.
-    result = migrate([(0, 12, 20)], [replica(), replica()], last_stage_blocks=16)
+    result = migrate([(0, 12, 20)], [replica(), replica()], last_stage_blocks=3)
     assert batches(result, 0) == ["A12@0", "a@12"]
     assert result.iterations[1][0].start_s == 3
 
@@ -101,7 +104,7 @@ def test_cancelled_request_does_not_arrive():
 
 
 def test_preempted_request_is_not_migrated():
-    # 8 blocks of 4 at the source. At 4.5 A and B have 15 tokens in 4 blocks, and 3 of B's go, till 5.25. At 5
+    # 8 blocks of 4 at the source. At 4.5 A has 15 tokens and B 14 in 4 blocks, and 3 of B's go, till 5.25. At 5
     # A needs a fifth, and B is preempted. The reservation lasts till 5.25.
     requests = [(0, 12, 9), (0, 12, 6), (5.125, 1, 1), (5.25, 1, 1)]
     turns = iter([0, 0, 0, 0])
@@ -116,6 +119,14 @@ def test_preempted_request_is_not_migrated():
     assert (result.preemptions[1], result.migrations[1], result.replica[1]) == (1, 0, 0)
 
 
+def test_request_preempted_and_back_meanwhile_is_not_migrated():
+    # As above, but the stage takes 6 s more, till 11.25. B is back at 9 and decodes again from 10 on.
+    slow = ReplicaSpec(Engine(16, 4, 4, 8), ONE_SECOND, link_latency_s=6.0, **LINK)
+    result = migrate([(0, 12, 9), (0, 12, 12)], [slow, replica()], rebalance=move_once(1, 1), rebalance_s=4.5)
+    assert batches(result, 0)[9:12] == ["B16@0", "b@16", "b@17"]
+    assert (result.preemptions[1], result.migrations[1], result.replica[1]) == (1, 0, 0)
+
+
 def test_failure_of_the_target_ends_the_migration_alone():
     result = migrate([(0, 12, 20)], [replica(), replica()], failures=[Failure(1, 2)])
     assert (result.migrations[0], result.retries[0], result.finish_s[0]) == (0, 0, 20)
@@ -126,6 +137,15 @@ def test_failure_of_the_source_frees_the_reservation():
     result = migrate([(0, 12, 5)], [replica(), replica()], lambda *_: next(turns), failures=[Failure(0, 2)])
     assert batches(result, 1)[0] == "A12@0"
     assert (result.retries[0], result.finish_s[0]) == (1, 7)
+
+
+def test_request_migrates_once_at_a_time():
+    def twice(now_s, replicas):
+        return [(r, 1) for r in replicas[0].running] * 2
+
+    result = migrate([(0, 12, 20), (2, 3, 1)], [replica(), replica()], rebalance=twice)
+    assert result.migrations.tolist() == [1, 0]
+    assert result.views[1][:, KV_USED].tolist() == [4, 3]
 
 
 def test_impossible_moves_are_ignored():

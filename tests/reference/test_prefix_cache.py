@@ -181,12 +181,12 @@ def test_victim_keeps_blocks_that_were_filled_in_its_last_iteration_as_full():
     assert batches(result) == ["A8@0", "A4@8 B2@0", "b@2", "A4@14"]
 
 
-@pytest.mark.parametrize(("prefix_caching", "expected"), [(True, [0, 4]), (False, [0, 0])])
+@pytest.mark.parametrize(("prefix_caching", "expected"), [(True, [0, 4, 2]), (False, [0, 0, 0])])
 def test_router_sees_how_much_of_the_request_is_cached(prefix_caching, expected):
     result = run(
-        [(0, 7, 1), (0.5, 6, 1)],
+        [(0, 7, 1), (0.5, 6, 1), (0.5, 4, 1)],
         Engine(32, 4, 2, 9, prefix_caching=prefix_caching),
         columns="all",
-        **prefixes((1, 2, 3), (1, 2), block_tokens=2),
+        **prefixes((1, 2, 3), (1, 2), (1, 2), block_tokens=2),
     )
     assert [view[0, 11] for view in result.views] == expected

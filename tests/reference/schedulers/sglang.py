@@ -37,8 +37,6 @@ def _prefill(replica: "Replica") -> None:
         replica.take_blocks(request, request.computed + tokens)
         replica.serve(request, tokens)
         budget -= tokens
-        if request.computed + tokens < request.known:
-            return
 
     while replica.waiting and replica.num_seats > 0 and budget > 0:
         request = replica.waiting[0]
@@ -52,9 +50,7 @@ def _prefill(replica: "Replica") -> None:
         replica.take_blocks(request, request.computed + tokens)
         replica.serve(request, tokens)
         promised += in_all - len(request.table)
-        budget -= tokens
-        if request.computed + tokens < request.known:
-            return
+        budget -= tokens  # nothing is left of it behind a prompt that is not complete
 
 
 def _future_tokens(replica: "Replica", request: "Request") -> int:
