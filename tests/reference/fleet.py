@@ -248,7 +248,7 @@ class Fleet:
         assert self.settings.rebalance is not None
         for request, target in self.settings.rebalance(now_s, self.replicas):
             migration.start(self, request, target, now_s)
-        busy = any(replica.in_flight for replica in self.replicas) or self.upcoming or self.events
+        busy = any(replica.present() for replica in self.replicas) or self.upcoming or self.events
         if busy and any(r.place != "ended" for r in self.requests):
             next_s = (turn + 1) * self.settings.rebalance_s
             self.at(next_s, lambda now_s: self.rebalance(turn + 1, now_s))

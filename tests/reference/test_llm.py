@@ -9,6 +9,7 @@ from servegym.costmodels.errors import InputError
 from tests.reference.cost import decode_attention_s, iteration_s, prefill_s_per_pair
 from tests.reference.hand import cost_of, run, shortest_queue
 from tests.reference.llm import Engine, simulate
+from tests.reference.lookup import LookupCost
 
 
 def brief(result):
@@ -43,6 +44,13 @@ def test_iteration_time_adds_up_every_term():
     # Without prefill: 2 tokens, 2 sample, and decode attention by the table for it.
     seconds = iteration_s(cost, [], num_decodes=2, kv_tokens=10, sampled=2)
     assert seconds == 1 + 20 + 200 + 2_000 + 20_000 + 0.125
+
+
+def test_iteration_time_by_lookup():
+    # 3 + 4 + 2 tokens: 16, the next multiple of 8. Histories 10 and 64: 64 each; sqrt(9 + 16) = 5. Decodes of
+    # 60 and 69 + 2 tokens: 65 on average (65.5), 128 as a multiple of 64.
+    cost = LookupCost(linear_s={16: 1.0}, decode_s={(2, 128): 10.0}, prefill_s={(128, 25): 100.0})
+    assert iteration_s(cost, [(3, 10), (4, 64)], num_decodes=2, kv_tokens=129, sampled=0) == 111
 
 
 @pytest.mark.parametrize(
@@ -373,6 +381,16 @@ def test_without_a_predictor_the_predictions_are_zero():
     result = run([(0, 3, 9), (1.5, 3, 9)], Engine(8, 4, block_size=16, num_kv_blocks=10))
     assert [view[0, 9] for view in result.views] == [0, 0]
     assert [request[1] for request in result.requests] == [0, 0]
+
+
+def test_all_columns_on_demand():
+    engine = Engine(8, 4, block_size=4, num_kv_blocks=10)
+    result = run([(0, 3, 2), (0.5, 2, 1)], engine, columns="all", num_replicas=2, priority=[3, -1])
+    assert result.views[1].tolist() == [
+        [1, 1, 0, 0, 3, 0, 1, 10, 0.5, 0, 0, 0, 1],
+        [1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 1],
+    ]
+    assert [about.tolist() for about in result.requests] == [[3, 0, 0, 3], [2, 0, 0.5, -1]]
 
 
 # Bad input, and the invariants under load.

@@ -104,8 +104,8 @@ def test_cancelled_request_does_not_arrive():
 
 
 def test_preempted_request_is_not_migrated():
-    # 8 blocks of 4 at the source. At 4.5 A has 15 tokens and B 14 in 4 blocks, and 3 of B's go, till 5.25. At 5
-    # A needs a fifth, and B is preempted. The reservation lasts till 5.25.
+    # 8 blocks of 4 at the source. At 4.5 A has 15 tokens and B 14 in 4 blocks, and 3 of B's go, till 5.25.
+    # At 5 A needs a fifth, and B is preempted. The reservation lasts till 5.25.
     requests = [(0, 12, 9), (0, 12, 6), (5.125, 1, 1), (5.25, 1, 1)]
     turns = iter([0, 0, 0, 0])
     result = migrate(
@@ -120,9 +120,16 @@ def test_preempted_request_is_not_migrated():
 
 
 def test_request_preempted_and_back_meanwhile_is_not_migrated():
-    # As above, but the stage takes 6 s more, till 11.25. B is back at 9 and decodes again from 10 on.
+    # As above, but the stage takes 6 s more, till 11.25. B is back at 9 and decodes again from 10 on; the two
+    # blocks that it has more by then are few enough to be sent at last, but the migration is over.
     slow = ReplicaSpec(Engine(16, 4, 4, 8), ONE_SECOND, link_latency_s=6.0, **LINK)
-    result = migrate([(0, 12, 9), (0, 12, 12)], [slow, replica()], rebalance=move_once(1, 1), rebalance_s=4.5)
+    result = migrate(
+        [(0, 12, 9), (0, 12, 12)],
+        [slow, replica()],
+        rebalance=move_once(1, 1),
+        rebalance_s=4.5,
+        last_stage_blocks=2,
+    )
     assert batches(result, 0)[9:12] == ["B16@0", "b@16", "b@17"]
     assert (result.preemptions[1], result.migrations[1], result.replica[1]) == (1, 0, 0)
 
@@ -137,6 +144,21 @@ def test_failure_of_the_source_frees_the_reservation():
     result = migrate([(0, 12, 5)], [replica(), replica()], lambda *_: next(turns), failures=[Failure(0, 2)])
     assert batches(result, 1)[0] == "A12@0"
     assert (result.retries[0], result.finish_s[0]) == (1, 7)
+
+
+def test_target_that_drains_is_not_empty_while_a_request_is_on_its_way_there():
+    # Replica 1 is to leave at 1.75 and wanted again at 2: it goes on at once, without a start of 9 s.
+    result = migrate(
+        [(0, 12, 20), (2.5, 1, 1)], [replica(), replica()], scaling=[(1.75, 1), (2, 2)], startup_s=9.0
+    )
+    assert result.views[1][:, AVAILABLE].tolist() == [1, 1]
+    assert result.migrations[0] == 1
+
+
+def test_rule_is_asked_again_and_again_while_there_is_work():
+    asked = []
+    migrate([(0, 12, 5)], [replica()], rebalance=lambda now_s, _: asked.append(now_s) or [])
+    assert asked == [1.5, 3, 4.5, 6]
 
 
 def test_request_migrates_once_at_a_time():

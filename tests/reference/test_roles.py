@@ -59,6 +59,17 @@ def test_mixed_replicas_decode_where_there_is_nobody_else_for_it():
     assert batches(result, 1) == ["a@5", "b@5"]
 
 
+def test_mixed_replicas_do_not_decode_for_others_where_there_are_decode_replicas():
+    result = run_fleet([(0, 5, 2)], [PREFILL, DECODE, MIXED])
+    assert [view[:, AVAILABLE].tolist() for view in result.views] == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_prefill_replica_needs_room_for_the_prompt_only():
+    small = ReplicaSpec(Engine(16, 4, 4, 2), ONE_SECOND, "prefill")
+    result = run_fleet([(0, 8, 9)], [small, DECODE])
+    assert result.finish_s[0] == 9
+
+
 def test_preempted_at_the_decode_replica_it_is_recomputed_there():
     # 4 blocks of 4 at the decode replica: A and B, of 4 + 1 tokens, take two each. When A has 8 and needs a
     # third, B is preempted with 9 known tokens.

@@ -49,6 +49,12 @@ def test_watermark_is_kept_free_by_admissions_only():
     assert batches(result) == ["A5@0", "a@5", "a@6", "B3@0"]
 
 
+def test_one_percent_is_kept_free_by_default():
+    # 100 blocks of 1: B would leave none.
+    result = run([(0, 50, 1), (0, 50, 1)], sarathi(60, 4, 1, 100, watermark=None))
+    assert batches(result)[0] == "A50@0"
+
+
 @pytest.mark.parametrize(
     ("cuts", "expected"),
     [
