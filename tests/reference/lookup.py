@@ -57,15 +57,19 @@ def read_lookup_cost(folder: Path, layers: int) -> LookupCost:
     )
 
 
-def read_csv(path: Path) -> list[list[str]]:
-    """The rows below the header of a CSV file, or of the same with `.gz` behind its name."""
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header, or of the same with `.gz` behind its name."""
     packed = path.with_name(path.name + ".gz")
     with gzip.open(packed, "rt") if packed.exists() else path.open() as lines:
-        return list(csv.reader(lines))[1:]
+        return list(csv.DictReader(lines))
 
 
 def _table(folder: Path, name: str) -> dict[tuple[int, ...], float]:
-    return {tuple(map(int, row[:-1])): float(row[-1]) for row in read_csv(folder / f"table_{name}.csv")}
+    table = {}
+    for row in read_csv(folder / f"table_{name}.csv"):
+        *key, ms = row.values()  # the last column
+        table[tuple(map(int, key))] = float(ms)
+    return table
 
 
 def _round_up(value: int, step: int) -> int:

@@ -17,6 +17,9 @@ RUNS = ("sarathi_1r", "sarathi_1r_kv400", "vllm_1r", "vllm_1r_kv400")
 LONGEST_REQUEST = 4096  # tokens; Vidur's limit for a request, which bounds any of its batches here
 
 
+ENTRIES = "entries(request:tokens:processed_before:prefill_done)"
+
+
 def reference_folder():
     """Where the runs are: under `SERVEGYM_REFERENCE`, or beside the checkout."""
     beside = Path(__file__).parents[3] / "shared" / "reference"
@@ -41,8 +44,10 @@ def engine_of(settings):
 def replay(folder):
     """The run anew: its results, and Vidur's records of requests and batches."""
     settings = json.loads((folder / "reference.json").read_text())
-    trace = np.array(read_csv(folder / settings["trace"]), dtype=float)
-    workload = SimpleNamespace(arrival_s=trace[:, 0], prompt_tokens=trace[:, 1], output_tokens=trace[:, 2])
+    trace = read_csv(folder / settings["trace"])
+    names = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
+    arrival_s, prompt, output = ([float(row[name]) for row in trace] for name in names)
+    workload = SimpleNamespace(arrival_s=arrival_s, prompt_tokens=prompt, output_tokens=output)
     cost = read_lookup_cost(folder / settings["tables"], settings["layers"])
     turn = iter(range(len(trace)))
     num_replicas = settings["replicas"]
@@ -63,6 +68,10 @@ def entries(iteration):
     )
 
 
+def numbers(rows, *names):
+    return [[float(row[name]) for name in names] for row in rows]
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_run_of_vidur_is_repeated(run):
     folder = reference_folder() / run
@@ -71,16 +80,18 @@ def test_run_of_vidur_is_repeated(run):
     result, requests, batches = replay(folder)
 
     iterations = sorted((i for log in result.iterations for i in log), key=lambda i: (i.start_s, i.replica))
-    expected = sorted(batches, key=lambda row: (float(row[2]), int(row[1])))
+    expected = sorted(batches, key=lambda row: (float(row["scheduled_at"]), int(row["replica_id"])))
     for number, (iteration, row) in enumerate(zip(iterations, expected, strict=False)):
-        assert (iteration.replica, entries(iteration)) == (int(row[1]), row[8]), f"batch {number}"
+        assert (iteration.replica, entries(iteration)) == (int(row["replica_id"]), row[ENTRIES]), (
+            f"batch {number}"
+        )
     assert len(iterations) == len(expected)
     ours = [(i.start_s, i.end_s, i.end_s - i.start_s) for i in iterations]
-    np.testing.assert_allclose(ours, [[float(x) for x in row[2:5]] for row in expected], rtol=1e-6, atol=1e-9)
+    times = ("scheduled_at", "completed_at", "execution_time")
+    np.testing.assert_allclose(ours, numbers(expected, *times), rtol=1e-6, atol=1e-9)
 
-    times = np.array([[float(x) for x in row[4:7]] for row in requests])
-    np.testing.assert_allclose(result.scheduled_s, times[:, 0], rtol=1e-6)
-    np.testing.assert_allclose(result.first_token_s, times[:, 1], rtol=1e-6)
-    np.testing.assert_allclose(result.finish_s, times[:, 2], rtol=1e-6)
-    assert result.preemptions.tolist() == [int(row[10]) for row in requests]
-    assert result.replica.tolist() == [int(row[12]) for row in requests]
+    ours = np.transpose([result.scheduled_s, result.first_token_s, result.finish_s])
+    times = ("scheduled_at", "prefill_completed_at", "completed_at")
+    np.testing.assert_allclose(ours, numbers(requests, *times), rtol=1e-6)
+    ours = np.transpose([result.preemptions, result.replica])
+    np.testing.assert_array_equal(ours, numbers(requests, "num_restarts", "replica_id"))
