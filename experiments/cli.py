@@ -24,6 +24,10 @@ COMMANDS = {
         "run one router on one workload, write every request's times",
         "simulate scenario=azure_conv_8xh100 router=jsq",
     ),
+    "replay": Command(
+        "simulate again with every iteration recorded, for ui.perfetto.dev",
+        "replay runs/simulate/azure_conv_8xh100-jsq-seed0 --perfetto runs/trace.json.gz",
+    ),
     "train": Command(
         "train a router, or go on where a killed run stopped",
         "train scenario=azure_conv_8xh100 agent=ppo_gnn run_dir=runs/demo",
