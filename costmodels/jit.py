@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.lowering import Lower
+from numba.core.typed_passes import NativeLowering
 
 
 def _folders() -> list[Path]:
@@ -71,3 +75,38 @@ def kernel(function: Function) -> Function:
     by zero gives infinity, as in NumPy, instead of a check at every division.
     """
     return cast(Function, _njit(forceinline=True, _nrt=False, error_model="numpy")(function))
+
+
+def routine(function: Function) -> Function:
+    """Decorator for what `kernel`s call now and then: the same, but one copy that is called, never inlined.
+
+    It keeps the code that is compiled, and compiled again inside its callers, small.
+    """
+    return cast(Function, _njit(forceinline=False, _nrt=False, error_model="numpy")(function))
+
+
+class _ApartLower(Lower):  # type: ignore[misc]
+    def pre_lower(self) -> None:
+        super().pre_lower()
+        self.builder.function.attributes.add("noinline")
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _ApartLowering(NativeLowering):  # type: ignore[misc]
+    _name = "native_lowering_apart"
+
+    @property
+    def lowering_class(self) -> type[Lower]:
+        return _ApartLower
+
+
+class _ApartCompiler(CompilerBase):  # type: ignore[misc]
+    """Numba's own pipeline, with a function at its end that LLVM may not inline."""
+
+    def define_pipelines(self) -> list[Any]:
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.passes = [
+            (_ApartLowering if step is NativeLowering else step, why) for step, why in pipeline.passes
+        ]
+        pipeline.finalize()
+        return [pipeline]

@@ -8,7 +8,7 @@ from servegym.costmodels.composer import Parallelism, compose_iteration_cost
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.presets import load_preset
 from servegym.costmodels.specs import GpuSpec, ModelSpec
-from servegym.envs.sim.llm.state import Engine
+from servegym.envs.sim.llm.engine import Engine
 
 Clock = Callable[[ModelSpec, GpuSpec, int, Engine], IterationCost]
 """Of a model on so many GPUs of a kind, with the limits of an engine."""

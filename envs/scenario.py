@@ -5,7 +5,7 @@ from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.clocks import CLOCKS
 from servegym.envs.scenario_config import ScenarioConfig, require
-from servegym.envs.sim.llm.state import Engine
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.traffic import Traffic
 
 

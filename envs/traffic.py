@@ -8,7 +8,7 @@ import numpy as np
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario_config import EpisodeConfig, WorkloadConfig
-from servegym.envs.sim.llm.state import Engine
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.workloads import (
     FittedWorkload,
     Workload,

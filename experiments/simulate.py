@@ -79,7 +79,7 @@ def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Resul
         engine=scenario.engine,
         cost=scenario.cost,
         seed=settings.seed,
-        **({"log": True} if log else {}),
+        log=log,
     )
     return scenario, results
 

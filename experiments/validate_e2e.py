@@ -26,7 +26,7 @@ from servegym.costmodels.kernels.devices import model_of
 from servegym.costmodels.specs import ModelSpec, gpu_spec
 from servegym.envs.metrics import tpot_s, ttft_s
 from servegym.envs.sim.llm.closed_loop import simulate_closed_loop
-from servegym.envs.sim.llm.state import Engine
+from servegym.envs.sim.llm.engine import Engine
 from servegym.experiments.validation_clocks import kernels_of
 
 DEVICE = "h100_sxm"

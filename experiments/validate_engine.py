@@ -16,7 +16,7 @@ from servegym.costmodels.measured_layers import average_decode_skew, compile_fro
 from servegym.costmodels.specs import gpu_spec
 from servegym.envs.metrics import tpot_s
 from servegym.envs.sim.llm.simulate import Results, simulate
-from servegym.envs.sim.llm.state import Engine
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.workloads import Workload
 
 MEMORY_FRACTION = 0.9

@@ -11,7 +11,8 @@ from servegym.envs.routing.reward import cost_so_far, expected_wait_s
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.state import NOBODY, Fleet, clear, load_requests, new_fleet
+from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
+from servegym.envs.sim.llm.state import Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
     REPLICA_FEATURES,
@@ -54,7 +55,9 @@ class RoutingEpisodes:
         if slots < self.num_replicas:
             raise InputError(f"slots = {slots}: must be at least the scenario's {self.num_replicas} replicas")
         self.fleet = new_fleet(
-            num_episodes * self.num_replicas, num_episodes * max_requests, scenario.engine, scenario.cost
+            [ReplicaSpec(scenario.engine, scenario.cost)] * self.num_replicas,
+            num_episodes * max_requests,
+            num_episodes=num_episodes,
         )
         self.episodes = np.zeros(num_episodes, EPISODE).view(np.recarray)
         self.request = np.zeros((num_episodes, REQUEST_FEATURES), np.float32)
@@ -65,15 +68,11 @@ class RoutingEpisodes:
     def begin(self, episode_id: int, workload: Workload) -> None:
         """Starts episode `episode_id` afresh with a workload and writes its first observation."""
         engine = self.scenario.engine
-        workload.check_fits(engine.num_kv_blocks, engine.block_size)
+        engine.check_fits(workload)
         clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
+        first = episode_id * self.max_requests
         load_requests(
-            self.fleet,
-            np.arange(workload.num_requests, dtype=np.int32) + episode_id * self.max_requests,
-            workload.arrival_s,
-            workload.prompt_tokens,
-            workload.output_tokens,
-            workload.predicted_output_tokens,
+            self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload
         )
         episode = self.episodes[episode_id]
         episode.num_requests = workload.num_requests
@@ -203,11 +202,12 @@ def _cost_s(
         latency_offset_s += replica.latency_offset_s
         num_before_first_token += replica.num_before_first_token
         num_unfinished += replica.num_unfinished
-        num_queued = replica.num_waiting + (replica.partial != NOBODY)
-        if prefill_s_per_token > 0 and num_queued + replica.num_joining > 0:
+        num_joining = replica.batch_sampled
+        num_queued = replica.num_waiting + replica.num_prefilling - num_joining
+        if prefill_s_per_token > 0 and num_queued + num_joining > 0:
             expected_s += expected_wait_s(
                 replica.clock_s - now_s if replica.in_flight else 0.0,
-                replica.num_joining,
+                num_joining,
                 num_queued,
                 queued_prefill_tokens(replica),
                 prefill_s_per_token,

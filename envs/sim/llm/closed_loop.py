@@ -7,7 +7,10 @@ from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.jit import jit
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.state import Engine, Fleet, load_requests, new_fleet
+from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
+from servegym.envs.sim.llm.state import Fleet
+from servegym.envs.workloads import Workload
 
 
 def simulate_closed_loop(
@@ -29,9 +32,8 @@ def simulate_closed_loop(
     if num_clients < 1:
         raise InputError(f"num_clients is {num_clients}, must be at least 1")
     count = len(prompt_tokens)
-    fleet = new_fleet(1, count, engine, cost)
-    load_requests(
-        fleet, np.arange(count, dtype=np.int32), np.zeros(count), prompt_tokens, output_tokens, None
+    fleet = fleet_with(
+        Workload("closed loop", np.zeros(count), prompt_tokens, output_tokens), [ReplicaSpec(engine, cost)]
     )
     _run(fleet, num_clients)
     return Results.of(fleet, slice(0, count))

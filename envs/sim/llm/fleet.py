@@ -1,22 +1,50 @@
 """A fleet through time: replicas are advanced lazily, when somebody looks at them or sends a request."""
 
+import numba
+import numpy as np
+from numba.core import types
+
+from servegym.costmodels.calls import address_of, call_at
 from servegym.costmodels.iteration import decode_iterations_within
-from servegym.costmodels.jit import kernel
-from servegym.envs.sim.llm.iteration import (
-    complete_iteration,
-    decode_horizon,
-    skip_decodes,
-    start_decode,
-    start_iteration,
-)
-from servegym.envs.sim.llm.queues import append_waiting
+from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.structs import struct
+from servegym.envs.sim.llm import schedulers
+from servegym.envs.sim.llm.batch import begin_batch
+from servegym.envs.sim.llm.engine import FCFS, VLLM_V1
+from servegym.envs.sim.llm.iteration import complete_iteration, skip_decodes, start_batch, start_decode
+from servegym.envs.sim.llm.queues import append_waiting, insert_waiting
+from servegym.envs.sim.llm.schedulers import vllm_v1
 from servegym.envs.sim.llm.state import Fleet
 
 
 @kernel
 def advance(fleet: Fleet, replica_id: int, now_s: float) -> None:
     """Completes the iterations that end by `now_s` and starts those that start before it."""
+    call_at(fleet.advance, (fleet, replica_id, now_s))
+
+
+def with_advance(fields: Fleet) -> Fleet:
+    """A fleet that can be advanced; which schedulers are compiled for it depends on its engines."""
+    only_vllm_v1 = bool(np.all(fields.engines["scheduler"] == VLLM_V1))
+    function = _advance_vllm_v1 if only_vllm_v1 else _advance_any
+    fleet_type = numba.typeof(struct(fields._replace(advance=0)))
+    return struct(fields._replace(advance=address_of(function, fleet_type, types.int64, types.float64)))
+
+
+@routine
+def _advance_vllm_v1(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    _advance(fleet, replica_id, now_s, vllm_v1.start, vllm_v1.horizon)
+
+
+@routine
+def _advance_any(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    _advance(fleet, replica_id, now_s, schedulers.start, schedulers.horizon)
+
+
+@kernel
+def _advance(fleet, replica_id, now_s, start, horizon):
     replica = fleet.replicas[replica_id]
+    skips = fleet.lookup.decode_s.size == 0 and not fleet.log.enabled
     while True:
         if replica.in_flight:
             if replica.clock_s > now_s:
@@ -24,18 +52,21 @@ def advance(fleet: Fleet, replica_id: int, now_s: float) -> None:
             complete_iteration(fleet, replica_id)
         if replica.num_unfinished == 0 or replica.clock_s >= now_s:
             return
-        horizon = decode_horizon(fleet, replica_id)
-        if horizon == 0:
-            start_iteration(fleet, replica_id)
+        limit = horizon(fleet, replica_id) if skips else 0
+        if limit == 0:
+            begin_batch(fleet, replica_id)
+            start(fleet, replica_id)
+            if not start_batch(fleet, replica_id):
+                return
             continue
         decodes = replica.num_decodes
         kv_tokens = replica.context_offset + decodes * replica.iteration
         iterations, seconds, next_s = decode_iterations_within(
-            fleet.cost, decodes, kv_tokens, horizon, now_s - replica.clock_s
+            fleet.cost[replica.group], decodes, kv_tokens, limit, now_s - replica.clock_s
         )
         if iterations > 0:
             skip_decodes(fleet, replica_id, iterations, seconds)
-        if iterations < horizon and replica.clock_s < now_s:
+        if iterations < limit and replica.clock_s < now_s:
             start_decode(fleet, replica_id, next_s)
 
 
@@ -44,9 +75,12 @@ def submit(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Sends a request to a replica that has been advanced to its arrival."""
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
-    if replica.num_unfinished == 0 and replica.clock_s < request.arrival_s:
+    if not replica.in_flight and replica.clock_s < request.arrival_s:
         replica.clock_s = request.arrival_s
-    append_waiting(fleet, replica_id, request_id)
+    if fleet.engines[replica.group].order == FCFS:
+        append_waiting(fleet, replica_id, request_id)
+    else:
+        insert_waiting(fleet, replica_id, request_id)
     request.replica = replica_id
     replica.waiting_tokens += request.prompt_tokens
     replica.prompt_tokens += request.prompt_tokens

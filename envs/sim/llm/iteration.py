@@ -1,54 +1,28 @@
-"""One iteration of a replica's engine, as vLLM V1 schedules it: its start and its end.
+"""The start and the end of one iteration, whatever its scheduler has put together."""
 
-The rules are numbered in docs/simulator.md, "An iteration".
-"""
+import math
 
 from servegym.costmodels.iteration import (
     decode_attention_seconds,
     mixed_decode_attention_seconds,
-    prefill_attention_seconds,
     step_seconds,
 )
-from servegym.costmodels.jit import kernel
-from servegym.envs.sim.llm.memory import add_decode, blocks_for, iterations_with_blocks, kv_blocks_at
-from servegym.envs.sim.llm.queues import (
-    REQUEST_BITS,
-    append_running,
-    pop_due,
-    pop_waiting,
-    prepend_waiting,
-    push_due,
-    remove_due,
-    remove_running,
+from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.lookup import lookup_decode_seconds, lookup_prefill_seconds, rounded_history
+from servegym.envs.sim.llm.batch import (
+    cache_blocks,
+    computed_tokens,
+    evict,
+    join_decodes,
+    known_tokens,
+    leave_decodes,
 )
-from servegym.envs.sim.llm.state import NOBODY, Fleet
-
-
-@kernel
-def known_tokens(fleet: Fleet, request_id: int) -> int:
-    """Prompt and generated tokens of a request that is not decoding."""
-    request = fleet.requests[request_id]
-    return request.prompt_tokens + request.generated
-
-
-@kernel
-def decode_horizon(fleet: Fleet, replica_id: int) -> int:
-    """For how many iterations from now the replica does nothing but decode the same batch.
-
-    0 where the next iteration prefills, admits or preempts. An arrival can end it only when nobody
-    waits: the queue is first come first served, and while its head is kept out, free blocks only shrink.
-    """
-    replica = fleet.replicas[replica_id]
-    if replica.partial != NOBODY or replica.num_decodes == 0:
-        return 0
-    if replica.num_waiting > 0 and replica.num_running < fleet.max_num_seqs:
-        budget = fleet.max_num_batched_tokens - replica.num_decodes
-        free = fleet.num_kv_blocks - kv_blocks_at(fleet, replica_id, replica.iteration + 1)
-        first_chunk = min(known_tokens(fleet, replica.waiting_first), budget)
-        if first_chunk > 0 and blocks_for(first_chunk, fleet.block_size) <= free:
-            return 0
-    until_completion = (fleet.due[replica_id, 0] >> REQUEST_BITS) - replica.iteration
-    return iterations_with_blocks(fleet, replica_id, until_completion)
+from servegym.envs.sim.llm.engine import LIGHTLLM
+from servegym.envs.sim.llm.log import log_entry, log_iteration
+from servegym.envs.sim.llm.memory import kv_used_blocks
+from servegym.envs.sim.llm.queues import REQUEST_BITS, append_prefilling, pop_due, remove_running
+from servegym.envs.sim.llm.schedulers.lightllm import count_skipped
+from servegym.envs.sim.llm.state import DECODING, ENDED, FINISHING, HELD, NOBODY, Fleet
 
 
 @kernel
@@ -57,6 +31,10 @@ def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
     replica = fleet.replicas[replica_id]
     replica.clock_s += seconds
     replica.in_flight = 1
+    replica.decodes_run = 1
+    replica.num_held = 0
+    if fleet.engines[replica.group].scheduler == LIGHTLLM:
+        count_skipped(fleet, replica_id, 1)
 
 
 @kernel
@@ -65,111 +43,142 @@ def skip_decodes(fleet: Fleet, replica_id: int, iterations: int, seconds: float)
     replica = fleet.replicas[replica_id]
     replica.clock_s += seconds
     replica.iteration += iterations
+    replica.num_iterations += iterations
     replica.generated_tokens += iterations * replica.num_decodes
-    finish_due(fleet, replica_id)
+    engine = fleet.engines[replica.group]
+    if engine.scheduler == LIGHTLLM:
+        count_skipped(fleet, replica_id, iterations)
+    if engine.prefix_caching:
+        evict(fleet, replica_id, 0)
+    _finish_due(fleet, replica_id)
+    if replica.num_finishing > 0:
+        _finish_in_order(fleet, replica_id)
 
 
 @kernel
-def start_iteration(fleet: Fleet, replica_id: int) -> None:
-    """Starts any iteration: serves the running requests, admits waiting ones, fixes its duration."""
+def start_batch(fleet: Fleet, replica_id: int) -> bool:
+    """Starts the batch that was put together; False where it is empty."""
     replica = fleet.replicas[replica_id]
-    size = fleet.block_size
-    preempted = False
-    free = fleet.num_kv_blocks - kv_blocks_at(fleet, replica_id, replica.iteration + 1)
-    if free < 0:
-        _serve_decodes_short_of_blocks(fleet, replica_id)
-        free = fleet.num_kv_blocks - kv_blocks_at(fleet, replica_id, replica.iteration + 1)
-        preempted = True
-    budget = fleet.max_num_batched_tokens - replica.num_decodes
-    sampled = replica.num_decodes
-    kv_tokens = replica.context_offset + replica.num_decodes * replica.iteration
-    seconds = 0.0
-    replica.num_joining = 0
-
-    if replica.partial != NOBODY:
-        chunk = min(replica.partial_tokens - replica.partial_computed, budget)
-        computed = replica.partial_computed
-        blocks = blocks_for(computed + chunk, size) - blocks_for(computed, size)
-        if blocks > free:
-            _preempt_partial(fleet, replica_id)
-            preempted = True
-        else:
-            replica.prefill_blocks += blocks
-            free -= blocks
-            budget -= chunk
-            seconds += prefill_attention_seconds(fleet.cost, chunk, computed)
-            if computed + chunk == replica.partial_tokens:
-                _join_after_this_iteration(fleet, replica_id, replica.partial)
-                sampled += 1
-                _clear_partial(fleet, replica_id)
-            else:
-                replica.partial_computed_next = computed + chunk
-
-    while (
-        not preempted and budget > 0 and replica.num_waiting > 0 and replica.num_running < fleet.max_num_seqs
-    ):
-        request_id = replica.waiting_first
-        known = known_tokens(fleet, request_id)
-        chunk = min(known, budget)
-        blocks = blocks_for(chunk, size)
-        if blocks > free:
-            break
-        pop_waiting(fleet, replica_id)
-        append_running(fleet, replica_id, request_id)
-        request = fleet.requests[request_id]
-        if request.preemptions == 0:
-            request.scheduled_s = replica.clock_s
-        replica.waiting_tokens -= known
-        replica.prefill_blocks += blocks
-        free -= blocks
-        budget -= chunk
-        seconds += fleet.first_chunk_s[chunk]
-        if chunk == known:
-            _join_after_this_iteration(fleet, replica_id, request_id)
-            sampled += 1
-        else:
-            replica.partial = request_id
-            replica.partial_tokens = known
-            replica.partial_computed = 0
-            replica.partial_computed_next = chunk
-
-    tokens = fleet.max_num_batched_tokens - budget
-    prefill_tokens = tokens - replica.num_decodes
-    if prefill_tokens > 0:
-        seconds += mixed_decode_attention_seconds(fleet.cost, replica.num_decodes, kv_tokens, prefill_tokens)
+    decodes = (replica.num_decodes - replica.num_held) * replica.decodes_run
+    prefill_tokens = replica.batch_prefill_tokens
+    tokens = decodes + prefill_tokens
+    if tokens == 0:
+        return False
+    cost = fleet.cost[replica.group]
+    kv_tokens = replica.context_offset + replica.num_decodes * replica.iteration - replica.held_context
+    seconds = replica.batch_s + step_seconds(cost, tokens, decodes + replica.batch_sampled)
+    if fleet.lookup.decode_s.size > 0:
+        seconds += _looked_up_seconds(fleet, replica_id, decodes, kv_tokens + decodes)
+    elif prefill_tokens > 0:
+        seconds += mixed_decode_attention_seconds(cost, decodes, kv_tokens, prefill_tokens)
     else:
-        seconds += decode_attention_seconds(fleet.cost, replica.num_decodes, kv_tokens)
-    replica.clock_s += seconds + step_seconds(fleet.cost, tokens, sampled)
+        seconds += decode_attention_seconds(cost, decodes, kv_tokens)
+    start_s = replica.clock_s
+    replica.clock_s += seconds
     replica.in_flight = 1
+    if fleet.log.enabled:
+        _log_batch(fleet, replica_id, start_s, tokens, decodes)
+    return True
+
+
+@routine
+def _looked_up_seconds(fleet: Fleet, replica_id: int, decodes: int, kv_tokens: int) -> float:
+    """Attention of the batch from tables at rounded keys."""
+    replica = fleet.replicas[replica_id]
+    histories, squares = 0, 0
+    request_id = replica.prefilling_first
+    for _ in range(replica.num_prefilling):
+        request = fleet.requests[request_id]
+        if request.chunk > 0:
+            histories += rounded_history(request.computed)
+            squares += request.chunk * request.chunk
+        request_id = request.next_prefilling
+    seconds = lookup_decode_seconds(fleet.lookup, decodes, kv_tokens)
+    return seconds + lookup_prefill_seconds(fleet.lookup, histories, squares)
+
+
+@routine
+def _log_batch(fleet: Fleet, replica_id: int, start_s: float, tokens: int, decodes: int) -> None:
+    """Records the iteration and every request in it, in the order of the running list."""
+    replica = fleet.replicas[replica_id]
+    request_id = replica.running_first
+    while request_id != NOBODY:
+        request = fleet.requests[request_id]
+        computed = computed_tokens(fleet, replica_id, request_id)
+        if request.state == DECODING:
+            if replica.decodes_run and request.chunk != HELD:
+                log_entry(fleet.log, request_id, 1, computed, 0, False)
+        elif request.chunk > 0:
+            hits = request.admission_hit_tokens
+            log_entry(fleet.log, request_id, request.chunk, computed, hits, True)
+        request_id = request.next
+    used = kv_used_blocks(fleet, replica_id)
+    log_iteration(fleet.log, replica_id, start_s, replica.clock_s, tokens, decodes, used)
 
 
 @kernel
 def complete_iteration(fleet: Fleet, replica_id: int) -> None:
     """Ends the iteration in flight: samples tokens, finishes requests, frees their blocks."""
     replica = fleet.replicas[replica_id]
+    if fleet.engines[replica.group].prefix_caching:
+        evict(fleet, replica_id, replica.decodes_run)
     replica.in_flight = 0
-    replica.iteration += 1
-    replica.generated_tokens += replica.num_decodes
-    finish_due(fleet, replica_id)
-    if replica.partial != NOBODY:
-        replica.partial_computed = replica.partial_computed_next
-    request_id = replica.joining_first
-    for _ in range(replica.num_joining):
-        following = fleet.requests[request_id].next
-        _sample_first_of_prefill(fleet, replica_id, request_id)
-        request_id = following
-    replica.num_joining = 0
+    replica.num_iterations += 1
+    if replica.decodes_run:
+        replica.iteration += 1
+        replica.generated_tokens += replica.num_decodes - replica.num_held
+        if replica.num_held > 0:
+            _release_held(fleet, replica_id)
+        _finish_due(fleet, replica_id)
+    if replica.num_prefilling > 0:
+        _advance_prefills(fleet, replica_id)
+    if replica.num_finishing > 0:
+        _finish_in_order(fleet, replica_id)
+
+
+@routine
+def _release_held(fleet, replica_id):
+    replica = fleet.replicas[replica_id]
+    replica.num_held = 0
+    request_id = replica.running_first
+    while request_id != NOBODY:
+        request = fleet.requests[request_id]
+        if request.chunk == HELD:
+            request.chunk = 0
+        request_id = request.next
 
 
 @kernel
-def finish_due(fleet: Fleet, replica_id: int) -> None:
+def _finish_due(fleet, replica_id):
     """Finishes the decodes whose last token came with the iteration just completed."""
     replica = fleet.replicas[replica_id]
     heap = fleet.due[replica_id]
     while replica.num_decodes > 0 and heap[0] >> REQUEST_BITS <= replica.iteration:
         request_id = pop_due(heap, replica.num_decodes)
-        _leave_decodes(fleet, replica_id, request_id)
+        leave_decodes(fleet, replica_id, request_id)
         _finish(fleet, replica_id, request_id)
+
+
+@kernel
+def _advance_prefills(fleet, replica_id):
+    """Prefilling requests have computed their chunks; those that are complete leave the prefilling list."""
+    replica = fleet.replicas[replica_id]
+    request_id = replica.prefilling_first
+    count = replica.num_prefilling
+    replica.num_prefilling = 0
+    replica.prefilling_first = NOBODY
+    replica.batch_sampled = 0
+    for _ in range(count):
+        request = fleet.requests[request_id]
+        following = request.next_prefilling
+        request.computed += request.chunk
+        request.chunk = 0
+        request.admission_hit_tokens = 0
+        if request.computed == known_tokens(fleet, request_id):
+            _sample_first_of_prefill(fleet, replica_id, request_id)
+        else:
+            append_prefilling(fleet, replica_id, request_id)
+        request_id = following
 
 
 @kernel
@@ -177,117 +186,61 @@ def _sample_first_of_prefill(fleet, replica_id, request_id):
     """A prefill is complete: one token comes with it, and the request decodes or is finished."""
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
-    computed = request.prompt_tokens + request.generated
-    replica.prefill_blocks -= blocks_for(computed, fleet.block_size)
     request.generated += 1
     replica.generated_tokens += 1
-    if request.generated == 1:
+    if math.isnan(request.first_token_s):
         request.first_token_s = replica.clock_s
         replica.num_before_first_token -= 1
         replica.ttft_offset_s += replica.clock_s
+    reserved = fleet.engines[replica.group].reserved_blocks
+    if reserved == 0:
+        replica.prefill_blocks -= request.blocks
     if request.generated == request.output_tokens:
         _finish(fleet, replica_id, request_id)
         return
-    request.anchor = computed - replica.iteration
-    replica.context_offset += request.anchor
-    add_decode(fleet, replica_id, request.anchor, 1)
     due = replica.iteration + request.output_tokens - request.generated
-    push_due(fleet.due[replica_id], replica.num_decodes, due, request_id)
-    replica.num_decodes += 1
+    join_decodes(fleet, replica_id, request_id, request.computed, due)
 
 
 @kernel
 def _finish(fleet, replica_id, request_id):
+    """The last token was sampled. With prefix caching the order matters in which blocks are given back."""
     replica = fleet.replicas[replica_id]
-    request = fleet.requests[request_id]
-    remove_running(fleet, replica_id, request_id)
-    kv_tokens = request.prompt_tokens + request.output_tokens - 1
-    replica.released_tokens += kv_tokens
-    replica.prompt_tokens -= request.prompt_tokens
-    replica.generated_tokens -= request.output_tokens
-    replica.predicted_tokens -= request.predicted_tokens
-    request.generated = request.output_tokens
-    request.finish_s = replica.clock_s
-    replica.num_unfinished -= 1
-    replica.latency_offset_s += replica.clock_s
+    if fleet.engines[replica.group].prefix_caching:
+        fleet.requests[request_id].state = FINISHING
+        replica.num_finishing += 1
+    else:
+        _leave(fleet, replica_id, request_id)
 
 
-@kernel
-def _leave_decodes(fleet, replica_id, request_id):
-    """Takes a request (already off the heap) out of the sums over decodes."""
+@routine
+def _finish_in_order(fleet: Fleet, replica_id: int) -> None:
+    """Finishes what has been put off, in the order of the running list, which is that of scheduling."""
     replica = fleet.replicas[replica_id]
-    anchor = fleet.requests[request_id].anchor
-    replica.num_decodes -= 1
-    replica.context_offset -= anchor
-    add_decode(fleet, replica_id, anchor, -1)
-
-
-@kernel
-def _join_after_this_iteration(fleet, replica_id, request_id):
-    """Notes that the iteration being started completes this request's prefill."""
-    replica = fleet.replicas[replica_id]
-    if replica.num_joining == 0:
-        replica.joining_first = request_id
-    replica.num_joining += 1
-
-
-@kernel
-def _clear_partial(fleet, replica_id):
-    replica = fleet.replicas[replica_id]
-    replica.partial = NOBODY
-    replica.partial_tokens = 0
-    replica.partial_computed = 0
-    replica.partial_computed_next = 0
-
-
-@kernel
-def _serve_decodes_short_of_blocks(fleet, replica_id):
-    """Rule 1 when the free blocks do not cover all decodes: the last running requests are preempted."""
-    replica = fleet.replicas[replica_id]
-    taken = 0
     request_id = replica.running_first
-    while request_id != NOBODY and request_id != replica.partial:
-        following = fleet.requests[request_id].next
-        if (fleet.requests[request_id].anchor + replica.iteration) % fleet.block_size == 0:
-            while kv_blocks_at(fleet, replica_id, replica.iteration) + taken == fleet.num_kv_blocks:
-                victim = replica.running_last
-                if victim == replica.partial:
-                    _preempt_partial(fleet, replica_id)
-                else:
-                    _preempt_decode(fleet, replica_id, victim)
-                if victim == request_id:
-                    return
-                if victim == following:
-                    following = NOBODY
-            taken += 1
+    while replica.num_finishing > 0:
+        request = fleet.requests[request_id]
+        following = request.next
+        if request.state == FINISHING:
+            tokens = request.prompt_tokens + request.output_tokens - 1
+            cache_blocks(fleet, replica_id, request_id, tokens, True)
+            _leave(fleet, replica_id, request_id)
+            replica.num_finishing -= 1
         request_id = following
 
 
 @kernel
-def _preempt_decode(fleet, replica_id, request_id):
+def _leave(fleet, replica_id, request_id):
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
-    computed = request.anchor + replica.iteration
-    request.generated = computed + 1 - request.prompt_tokens
-    remove_due(fleet.due[replica_id], replica.num_decodes, request_id)
-    _leave_decodes(fleet, replica_id, request_id)
-    _return_to_waiting(fleet, replica_id, request_id)
-
-
-@kernel
-def _preempt_partial(fleet, replica_id):
-    replica = fleet.replicas[replica_id]
-    request_id = replica.partial
-    computed = replica.partial_computed
-    replica.prefill_blocks -= blocks_for(computed, fleet.block_size)
-    _clear_partial(fleet, replica_id)
-    _return_to_waiting(fleet, replica_id, request_id)
-
-
-@kernel
-def _return_to_waiting(fleet, replica_id, request_id):
-    replica = fleet.replicas[replica_id]
     remove_running(fleet, replica_id, request_id)
-    fleet.requests[request_id].preemptions += 1
-    prepend_waiting(fleet, replica_id, request_id)
-    replica.waiting_tokens += known_tokens(fleet, request_id)
+    replica.prefill_blocks -= fleet.engines[replica.group].reserved_blocks
+    replica.released_tokens += request.prompt_tokens + request.output_tokens - 1
+    replica.prompt_tokens -= request.prompt_tokens
+    replica.generated_tokens -= request.output_tokens
+    replica.predicted_tokens -= request.predicted_tokens
+    request.generated = request.output_tokens
+    request.state = ENDED
+    request.finish_s = replica.clock_s
+    replica.num_unfinished -= 1
+    replica.latency_offset_s += replica.clock_s

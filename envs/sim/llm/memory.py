@@ -3,7 +3,8 @@
 The blocks of prefills are counted (`prefill_blocks` of a replica). Those of decodes are computed: a decode
 holds `anchor + iteration` tokens, so with `anchor` split into whole blocks and a rest, the sum of the whole
 blocks (`anchor_blocks` of a replica) and a histogram of the rests (`Fleet.block_phase`) give the number of
-blocks after any number of iterations, and skipped iterations need no bookkeeping.
+blocks after any number of iterations, and skipped iterations need no bookkeeping. Where every running request
+reserves a fixed number of blocks, only `prefill_blocks` counts.
 """
 
 from servegym.costmodels.jit import kernel
@@ -19,16 +20,21 @@ def blocks_for(tokens: int, block_size: int) -> int:
 @kernel
 def add_decode(fleet: Fleet, replica_id: int, anchor: int, sign: int) -> None:
     """Counts a decode with this anchor in (`sign` 1) or out (-1)."""
-    blocks = anchor // fleet.block_size
-    fleet.replicas[replica_id].anchor_blocks += sign * blocks
-    fleet.block_phase[replica_id, anchor - blocks * fleet.block_size] += sign
+    replica = fleet.replicas[replica_id]
+    size = fleet.engines[replica.group].block_size
+    blocks = anchor // size
+    replica.anchor_blocks += sign * blocks
+    fleet.block_phase[replica_id, anchor - blocks * size] += sign
 
 
 @kernel
 def kv_blocks_at(fleet: Fleet, replica_id: int, iteration: int) -> int:
     """Blocks that the replica holds when its decodes have completed `iteration` iterations."""
     replica = fleet.replicas[replica_id]
-    size = fleet.block_size
+    engine = fleet.engines[replica.group]
+    if engine.reserved_blocks > 0:
+        return replica.prefill_blocks
+    size = engine.block_size
     phases = fleet.block_phase[replica_id]
     rounds = (iteration - 1) // size
     carry = size - (iteration - 1 - rounds * size)
@@ -42,20 +48,41 @@ def kv_blocks_at(fleet: Fleet, replica_id: int, iteration: int) -> int:
 def kv_used_blocks(fleet: Fleet, replica_id: int) -> int:
     """Blocks that the replica holds, those taken by the iteration in flight included."""
     replica = fleet.replicas[replica_id]
-    return kv_blocks_at(fleet, replica_id, replica.iteration + replica.in_flight)
+    return kv_blocks_at(fleet, replica_id, replica.iteration + replica.in_flight * replica.decodes_run)
 
 
 @kernel
-def iterations_with_blocks(fleet: Fleet, replica_id: int, limit: int) -> int:
-    """How many decode iterations from now, at most `limit`, the cache has blocks for."""
+def free_after_decodes(fleet: Fleet, replica_id: int) -> int:
+    """Blocks left when every decode has taken what one more iteration needs; negative: too few."""
     replica = fleet.replicas[replica_id]
-    size = fleet.block_size
+    total: int = fleet.engines[replica.group].num_kv_blocks
+    return total - kv_blocks_at(fleet, replica_id, replica.iteration + 1)
+
+
+@kernel
+def free_now(fleet: Fleet, replica_id: int) -> int:
+    """Blocks that nobody uses, between two iterations."""
+    replica = fleet.replicas[replica_id]
+    total: int = fleet.engines[replica.group].num_kv_blocks
+    return total - kv_blocks_at(fleet, replica_id, replica.iteration)
+
+
+@kernel
+def iterations_with_blocks(fleet: Fleet, replica_id: int, limit: int, keep: int) -> int:
+    """How many decode iterations from now, at most `limit`, the cache but `keep` of its blocks has room for."""
+    replica = fleet.replicas[replica_id]
+    engine = fleet.engines[replica.group]
+    if engine.reserved_blocks > 0:
+        return limit
+    size = engine.block_size
     last_rounds = (replica.iteration + limit) // size
     at_most = replica.prefill_blocks + replica.anchor_blocks + (last_rounds + 2) * replica.num_decodes
-    if at_most <= fleet.num_kv_blocks:
+    if at_most <= engine.num_kv_blocks - keep:
         return limit
     phases = fleet.block_phase[replica_id]
-    free = fleet.num_kv_blocks - kv_blocks_at(fleet, replica_id, replica.iteration)
+    free = free_now(fleet, replica_id) - keep
+    if free < 0:
+        return 0
     rounds = free // replica.num_decodes
     iterations = rounds * size
     free -= rounds * replica.num_decodes

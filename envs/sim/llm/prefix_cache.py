@@ -9,11 +9,11 @@ number of all blocks in use, and calls, in this order: at an admission `lookup`,
 at its end or preemption `give_back`.
 """
 
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.jit import kernel, routine
 from servegym.envs.sim.llm.prefix_state import NO_KEY, NO_NODE, PrefixCache
 
 
-@kernel
+@routine
 def lookup(cache: PrefixCache, replica_id: int, request_id: int, most_blocks: int) -> tuple[int, int]:
     """How many blocks of a request, from its first on, are cached (at most `most_blocks`), how many free."""
     contents = cache.requests[request_id]
@@ -33,7 +33,7 @@ def lookup(cache: PrefixCache, replica_id: int, request_id: int, most_blocks: in
     return contents.num_shared + private, free + private
 
 
-@kernel
+@routine
 def take_hits(cache: PrefixCache, replica_id: int, request_id: int, hits: int) -> None:
     """Gives a request the first `hits` blocks that `lookup` has found; the free ones leave the list.
 
@@ -62,7 +62,7 @@ def take_hits(cache: PrefixCache, replica_id: int, request_id: int, hits: int) -
             _release(cache, replica_id, run)
 
 
-@kernel
+@routine
 def evict_to_fit(cache: PrefixCache, replica_id: int, used_blocks: int, num_kv_blocks: int) -> None:
     """Evicts cached blocks, least recently freed first, until the rest fits beside `used_blocks`."""
     replica = cache.replicas[replica_id]
@@ -80,7 +80,7 @@ def evict_to_fit(cache: PrefixCache, replica_id: int, used_blocks: int, num_kv_b
             _release(cache, replica_id, oldest)
 
 
-@kernel
+@routine
 def publish(cache: PrefixCache, replica_id: int, request_id: int, full_blocks: int) -> None:
     """Lets others hit the shared blocks among the first `full_blocks` of a request, which it holds."""
     contents = cache.requests[request_id]
@@ -92,7 +92,7 @@ def publish(cache: PrefixCache, replica_id: int, request_id: int, full_blocks: i
         contents.num_held = i + 1
 
 
-@kernel
+@routine
 def give_back(
     cache: PrefixCache, replica_id: int, request_id: int, full_blocks: int, has_partial: int, finished: bool
 ) -> int:

@@ -12,7 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit
+from servegym.costmodels.structs import struct
+from servegym.envs.workloads import Workload
 
 NO_KEY = -1
 """The key of a run that nobody can hit any more. Shared keys are at least 0, run keys at most -2."""
@@ -92,14 +95,14 @@ def new_prefix_cache(num_kv_blocks: npt.ArrayLike, num_requests: int, num_block_
     replicas.first_slot = np.cumsum(num_slots) - num_slots
     replicas.slot_mask = num_slots - 1
     replicas.hash_shift = 32 - bits
-    cache = PrefixCache(
+    cache = struct(PrefixCache(
         replicas=replicas,
         nodes=np.zeros(num_nodes.sum(), NODE).view(np.recarray),
         slots=np.zeros(num_slots.sum(), np.int32),
         requests=np.zeros(num_requests, CONTENTS).view(np.recarray),
         block_keys=np.zeros(num_block_keys, np.int64),
         held_nodes=np.zeros(num_block_keys, np.int32),
-    )
+    ))
     for replica_id in np.flatnonzero(blocks):
         clear_cache(cache, int(replica_id))
     return cache
@@ -154,3 +157,27 @@ def clear_cache(cache: PrefixCache, replica_id: int) -> None:
     replica.unused = head + 1
     replica.spare = NO_NODE
     replica.cached_blocks = 0
+
+
+def shared_block_keys(workload: Workload, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys of the shared KV blocks of all requests, int64, and where each request's begin, int64 (N+1,).
+
+    A block is shared if it is full and lies in the part of the prompt whose contents the workload gives.
+    InputError where those contents do not come in whole blocks.
+    """
+    count = workload.num_requests
+    if workload.prefix_ids is None or workload.prefix_offsets is None:
+        return np.zeros(0, np.int64), np.zeros(count + 1, np.int64)
+    per_id = workload.prefix_block_tokens // block_size
+    if per_id * block_size != workload.prefix_block_tokens:
+        raise InputError(
+            f"workload {workload.name!r}: prefix_block_tokens = {workload.prefix_block_tokens}: must be a "
+            f"multiple of engine.block_size = {block_size}"
+        )
+    given = np.diff(workload.prefix_offsets) * per_id
+    counts = np.minimum(given, workload.prompt_tokens // block_size)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)  # position of each block in its request
+    which = np.repeat(workload.prefix_offsets[:-1], counts) + within // per_id
+    _, dense = np.unique(workload.prefix_ids, return_inverse=True)  # ids may be of any size
+    return dense[which].astype(np.int64) * per_id + within % per_id, offsets

@@ -1,8 +1,8 @@
-"""The three orders a replica keeps: waiting queue, running list, and the heap of completions."""
+"""The orders that a replica keeps: waiting queue, running list, prefilling list, and the heap of completions."""
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.jit import kernel, routine
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 REQUEST_BITS = 32
@@ -46,17 +46,98 @@ def pop_waiting(fleet: Fleet, replica_id: int) -> int:
 
 
 @kernel
+def comes_before(fleet: Fleet, request_id: int, other_id: int) -> bool:
+    """Whether a request stands before another one in a queue that is ordered by key."""
+    request, other = fleet.requests[request_id], fleet.requests[other_id]
+    if request.key != other.key:
+        return request.key < other.key
+    return arrived_before(fleet, request_id, other_id)
+
+
+@kernel
+def arrived_before(fleet: Fleet, request_id: int, other_id: int) -> bool:
+    """Whether a request arrived before another one; of those at one instant, which comes first in the workload."""
+    request, other = fleet.requests[request_id], fleet.requests[other_id]
+    if request.arrival_s != other.arrival_s:
+        return request.arrival_s < other.arrival_s
+    return request_id < other_id
+
+
+@routine
+def insert_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Puts a request into its place in a waiting queue ordered by key."""
+    replica = fleet.replicas[replica_id]
+    if replica.num_waiting == 0 or comes_before(fleet, replica.waiting_last, request_id):
+        append_waiting(fleet, replica_id, request_id)
+        return
+    if comes_before(fleet, request_id, replica.waiting_first):
+        prepend_waiting(fleet, replica_id, request_id)
+        return
+    before = replica.waiting_first
+    while comes_before(fleet, fleet.requests[before].next, request_id):
+        before = fleet.requests[before].next
+    fleet.requests[request_id].next = fleet.requests[before].next
+    fleet.requests[before].next = request_id
+    replica.num_waiting += 1
+
+
+@routine
+def insert_waiting_last_of_equals(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Puts a request into a waiting queue ordered by key, behind all of the same key."""
+    replica = fleet.replicas[replica_id]
+    key = fleet.requests[request_id].key
+    if replica.num_waiting == 0 or fleet.requests[replica.waiting_last].key <= key:
+        append_waiting(fleet, replica_id, request_id)
+        return
+    if key < fleet.requests[replica.waiting_first].key:
+        prepend_waiting(fleet, replica_id, request_id)
+        return
+    before = replica.waiting_first
+    while fleet.requests[fleet.requests[before].next].key <= key:
+        before = fleet.requests[before].next
+    fleet.requests[request_id].next = fleet.requests[before].next
+    fleet.requests[before].next = request_id
+    replica.num_waiting += 1
+
+
+@routine
+def remove_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Takes a request out of the waiting queue, wherever it stands."""
+    replica = fleet.replicas[replica_id]
+    if replica.waiting_first == request_id:
+        pop_waiting(fleet, replica_id)
+        return
+    before = replica.waiting_first
+    while fleet.requests[before].next != request_id:
+        before = fleet.requests[before].next
+    fleet.requests[before].next = fleet.requests[request_id].next
+    if replica.waiting_last == request_id:
+        replica.waiting_last = before
+    replica.num_waiting -= 1
+
+
+@kernel
 def append_running(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Puts a request at the end of the running list."""
+    insert_running_after(fleet, replica_id, request_id, fleet.replicas[replica_id].running_last)
+
+
+@kernel
+def insert_running_after(fleet: Fleet, replica_id: int, request_id: int, before: int) -> None:
+    """Puts a request behind `before` in the running list; NOBODY: at its front."""
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
-    request.next = NOBODY
-    request.previous = replica.running_last
-    if replica.num_running == 0:
+    request.previous = before
+    if before == NOBODY:
+        request.next = replica.running_first
         replica.running_first = request_id
     else:
-        fleet.requests[replica.running_last].next = request_id
-    replica.running_last = request_id
+        request.next = fleet.requests[before].next
+        fleet.requests[before].next = request_id
+    if request.next == NOBODY:
+        replica.running_last = request_id
+    else:
+        fleet.requests[request.next].previous = request_id
     replica.num_running += 1
 
 
@@ -74,6 +155,36 @@ def remove_running(fleet: Fleet, replica_id: int, request_id: int) -> None:
     else:
         fleet.requests[request.next].previous = request.previous
     replica.num_running -= 1
+
+
+@kernel
+def append_prefilling(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Notes that a running request has a prefill to complete."""
+    replica = fleet.replicas[replica_id]
+    fleet.requests[request_id].next_prefilling = NOBODY
+    if replica.num_prefilling == 0:
+        replica.prefilling_first = request_id
+    else:
+        fleet.requests[replica.prefilling_last].next_prefilling = request_id
+    replica.prefilling_last = request_id
+    replica.num_prefilling += 1
+
+
+@routine
+def remove_prefilling(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Takes a request out of the prefilling list, wherever it stands."""
+    replica = fleet.replicas[replica_id]
+    following = fleet.requests[request_id].next_prefilling
+    if replica.prefilling_first == request_id:
+        replica.prefilling_first = following
+    else:
+        before = replica.prefilling_first
+        while fleet.requests[before].next_prefilling != request_id:
+            before = fleet.requests[before].next_prefilling
+        fleet.requests[before].next_prefilling = following
+        if replica.prefilling_last == request_id:
+            replica.prefilling_last = before
+    replica.num_prefilling -= 1
 
 
 @kernel
@@ -116,7 +227,7 @@ def pop_due(heap: np.ndarray, size: int) -> int:
     return request_id
 
 
-@kernel
+@routine
 def remove_due(heap: np.ndarray, size: int, request_id: int) -> None:
     """Removes the completion of one request from a heap of `size` entries."""
     position = 0

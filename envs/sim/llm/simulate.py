@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -11,10 +11,14 @@ from numba import types
 
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.jit import jit, jit_for, kernel
+from servegym.costmodels.lookup import LookupAttention
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.invariants import check_replica
+from servegym.envs.sim.llm.log import IterationLog, counting_log, no_log, recording_log
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
-from servegym.envs.sim.llm.state import Engine, Fleet, load_requests, new_fleet
+from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
+from servegym.envs.sim.llm.state import Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
     REPLICA_FEATURES,
@@ -33,7 +37,8 @@ class Results:
     """What happened to each of N requests, in workload order. Times in seconds from the workload's start.
 
     replica: int (N,); arrival_s, scheduled_s (start of its first iteration), first_token_s, finish_s:
-    float64 (N,); prompt_tokens, output_tokens: int (N,); preemptions: int (N,).
+    float64 (N,); prompt_tokens, output_tokens: int (N,); preemptions: int (N,); hit_tokens: int (N,), found in
+    the prefix cache at its admissions. log: every iteration, where it was recorded.
     """
 
     arrival_s: npt.NDArray[np.float64]
@@ -44,20 +49,22 @@ class Results:
     first_token_s: npt.NDArray[np.float64]
     finish_s: npt.NDArray[np.float64]
     preemptions: npt.NDArray[np.int64]
+    hit_tokens: npt.NDArray[np.int64]
+    log: IterationLog | None = None
 
     @classmethod
     def of(cls, fleet: Fleet, request_ids: slice, first_replica: int = 0) -> "Results":
         """Copies the results of some requests; replicas are numbered from `first_replica`."""
         count = request_ids.stop - request_ids.start
-        times, counts = np.empty((4, count)), np.empty((4, count), np.int64)
+        times, counts = np.empty((4, count)), np.empty((5, count), np.int64)
         _read_results(fleet.requests[request_ids], first_replica, times, counts)
         return cls.of_columns(times, counts)
 
     @classmethod
     def of_columns(cls, times: Times, counts: Counts) -> "Results":
-        """From columns as `write_result` fills them, times (4, N) and counts (4, N); shares their memory."""
+        """From columns as `write_result` fills them, times (4, N) and counts (5, N); shares their memory."""
         arrival_s, scheduled_s, first_token_s, finish_s = times
-        prompt_tokens, output_tokens, replica, preemptions = counts
+        prompt_tokens, output_tokens, replica, preemptions, hit_tokens = counts
         return cls(
             arrival_s,
             prompt_tokens,
@@ -67,12 +74,13 @@ class Results:
             first_token_s,
             finish_s,
             preemptions,
+            hit_tokens,
         )
 
 
 @kernel
 def write_result(request: np.record, row: int, first_replica: int, times: Times, counts: Counts) -> None:
-    """Copies a request into row `row` of the columns times (4, N) and counts (4, N)."""
+    """Copies a request into row `row` of the columns times (4, N) and counts (5, N)."""
     times[0, row] = request.arrival_s
     times[1, row] = request.scheduled_s
     times[2, row] = request.first_token_s
@@ -81,6 +89,7 @@ def write_result(request: np.record, row: int, first_replica: int, times: Times,
     counts[1, row] = request.output_tokens
     counts[2, row] = request.replica - first_replica
     counts[3, row] = request.preemptions
+    counts[4, row] = request.hit_tokens
 
 
 @jit
@@ -98,29 +107,35 @@ def simulate(
     engine: Engine,
     cost: IterationCost,
     seed: int = 0,
+    lookup: LookupAttention | None = None,
+    log: bool = False,
     debug: bool = False,
 ) -> Results:
     """Simulates every request of `workload` to its last token.
 
     A compiled router runs without the interpreter; any other callable is called at every arrival.
-    `debug` checks the invariants of docs/simulator.md after every event (slow). Raises InputError where a
-    request can never fit into the KV cache, and ValueError where the router picks no existing replica.
+    `lookup` replaces the attention of `cost`. `log` records every iteration (slower: none is skipped, and all
+    is simulated twice; the router must be a function of what it sees). `debug` checks the invariants of
+    docs/simulator.md after every event (slow). Raises InputError where a request can never be served, and
+    ValueError where the router picks no existing replica.
     """
-    workload.check_fits(engine.num_kv_blocks, engine.block_size)
-    fleet = new_fleet(num_replicas, workload.num_requests, engine, cost)
-    request_ids = np.arange(workload.num_requests, dtype=np.int32)
-    load_requests(
-        fleet,
-        request_ids,
-        workload.arrival_s,
-        workload.prompt_tokens,
-        workload.output_tokens,
-        workload.predicted_output_tokens,
-    )
+    engine.check_fits(workload)
+    replicas = [ReplicaSpec(engine, cost)] * num_replicas
+    logs = [counting_log()] if log else [no_log()]
+    for one in logs:
+        fleet = fleet_with(workload, replicas, lookup=lookup, log=one)
+        _run(fleet, workload, router, seed, debug)
+        if log and len(logs) == 1:
+            logs.append(recording_log(one))
+    results = Results.of(fleet, slice(0, workload.num_requests))
+    return replace(results, log=IterationLog.of(logs[-1])) if log else results
+
+
+def _run(fleet: Fleet, workload: Workload, router: Router, seed: int, debug: bool) -> None:
     route = route_function(fleet, router)
     route(
         fleet,
-        request_ids,
+        np.arange(workload.num_requests, dtype=np.int32),
         workload.arrival_s[0] if workload.num_requests > 0 else 0.0,
         router.choose,
         router.parameters,
@@ -130,7 +145,6 @@ def simulate(
         debug,
     )
     run_out(fleet, debug)
-    return Results.of(fleet, slice(0, workload.num_requests))
 
 
 @jit

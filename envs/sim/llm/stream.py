@@ -14,7 +14,10 @@ from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.jit import jit
 from servegym.envs.sim.llm.router import Router, random_state
 from servegym.envs.sim.llm.simulate import Counts, Results, Times, route_function, run_out, write_result
-from servegym.envs.sim.llm.state import REQUEST, Engine, load_requests, new_fleet
+from servegym.costmodels.structs import fields_of, struct
+from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.setup import ReplicaSpec, load_requests, new_fleet
+from servegym.envs.sim.llm.state import REQUEST
 from servegym.envs.workloads import Workload
 
 MIN_SLOTS = 4096
@@ -56,7 +59,7 @@ def simulate_stream(
     random = random_state(np.random.SeedSequence(seed))
     previous_s = None
     for chunk in chunks:
-        chunk.check_fits(engine.num_kv_blocks, engine.block_size)
+        engine.check_fits(chunk)
         previous_s = _continued_from(previous_s, chunk)
         first = 0
         while first < chunk.num_requests:
@@ -99,7 +102,7 @@ class _Slots:
     """A fleet whose requests come and go; a slot is taken from `load` to the `harvest` after the finish."""
 
     def __init__(self, num_replicas: int, engine: Engine, cost: IterationCost) -> None:
-        self.fleet = new_fleet(num_replicas, 0, engine, cost)
+        self.fleet = new_fleet([ReplicaSpec(engine, cost)] * num_replicas, 0)
         self.num_free = 0
         self._free = np.zeros(0, np.int32)  # slots, of which the first `num_free` are free
         self._numbers = np.zeros(0, np.int64)  # of the request in each slot
@@ -111,15 +114,7 @@ class _Slots:
         count = part.stop - part.start
         self.num_free -= count
         request_ids = self._free[self.num_free : self.num_free + count]
-        predicted = chunk.predicted_output_tokens
-        load_requests(
-            self.fleet,
-            request_ids,
-            chunk.arrival_s[part],
-            chunk.prompt_tokens[part],
-            chunk.output_tokens[part],
-            None if predicted is None else predicted[part],
-        )
+        load_requests(self.fleet, request_ids, chunk, part)
         self._numbers[request_ids] = np.arange(self._num_loaded, self._num_loaded + count)
         self._num_loaded += count
         return request_ids
@@ -127,7 +122,7 @@ class _Slots:
     def harvest(self) -> Finished:
         """Takes out the requests that have finished."""
         most = self._free.size - self.num_free
-        times, counts, number = np.empty((4, most)), np.empty((4, most), np.int64), np.empty(most, np.int64)
+        times, counts, number = np.empty((4, most)), np.empty((5, most), np.int64), np.empty(most, np.int64)
         count = _take_finished(
             self.fleet.requests, self._numbers, self._free[self.num_free :], number, times, counts
         )
@@ -144,7 +139,7 @@ class _Slots:
         more = np.zeros(count, REQUEST)
         more["finish_s"] = np.nan
         requests = np.concatenate([self.fleet.requests.view(np.ndarray).view(REQUEST), more])
-        self.fleet = self.fleet._replace(requests=requests.view(np.recarray))
+        self.fleet = struct(fields_of(self.fleet)._replace(requests=requests.view(np.recarray)))
         self._numbers = np.concatenate([self._numbers, np.zeros(count, np.int64)])
         self._free = np.concatenate([np.arange(size, size + count, dtype=np.int32), self._free])
         self.num_free += count

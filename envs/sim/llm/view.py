@@ -50,8 +50,8 @@ PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S = range(REQUEST_FEATURES)
 @kernel
 def queued_prefill_tokens(replica: np.record) -> int:
     """Tokens that a replica has still to prefill after the iteration in flight."""
-    partial_left: int = replica.partial_tokens - replica.partial_computed_next
-    return replica.waiting_tokens + partial_left
+    queued: int = replica.waiting_tokens + replica.prefill_left_tokens
+    return queued
 
 
 @kernel
@@ -60,16 +60,17 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     replica = fleet.replicas[replica_id]
     row[AVAILABLE] = 1.0
     row[RUNNING] = replica.num_running
-    row[WAITING] = replica.num_waiting
+    row[WAITING] = replica.num_waiting + replica.num_swapped
     row[QUEUED_PREFILL_TOKENS] = queued_prefill_tokens(replica)
     row[OUTSTANDING_TOKENS] = replica.prompt_tokens + replica.generated_tokens
-    row[DECODE_CONTEXT_TOKENS] = replica.context_offset + replica.num_decodes * replica.iteration
+    context = replica.context_offset + replica.num_decodes * replica.iteration
+    row[DECODE_CONTEXT_TOKENS] = context + replica.num_held * replica.in_flight
     row[KV_USED_BLOCKS] = kv_used_blocks(fleet, replica_id)
-    row[KV_TOTAL_BLOCKS] = fleet.num_kv_blocks
+    row[KV_TOTAL_BLOCKS] = fleet.engines[replica.group].num_kv_blocks
     row[ITERATION_LEFT_S] = replica.clock_s - now_s if replica.in_flight else 0.0
     row[PREDICTED_REMAINING_TOKENS] = max(0, replica.predicted_tokens - replica.generated_tokens)
     row[KV_RELEASED_PER_ITERATION] = (
-        replica.released_tokens / replica.iteration if replica.iteration > 0 else 0.0
+        replica.released_tokens / replica.num_iterations if replica.num_iterations > 0 else 0.0
     )
 
 

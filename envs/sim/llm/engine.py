@@ -1,0 +1,213 @@
+"""The settings of a replica's engine: docs/simulator.md, "Engine settings"."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.workloads import Workload
+
+SCHEDULERS = ("vllm_v1", "sarathi", "vllm_v0", "orca", "lightllm", "sglang")
+"""By number: the position here is what compiled code branches on."""
+
+VLLM_V1, SARATHI, VLLM_V0, ORCA, LIGHTLLM, SGLANG = range(len(SCHEDULERS))
+
+ORDERS = ("fcfs", "priority", "rank")
+FCFS, PRIORITY, RANK = range(len(ORDERS))
+
+ENGINE = np.dtype(
+    [
+        ("scheduler", np.int64),
+        ("max_num_batched_tokens", np.int64),
+        ("max_num_seqs", np.int64),
+        ("num_kv_blocks", np.int64),
+        ("block_size", np.int64),
+        ("order", np.int64),
+        ("prefix_caching", np.int64),
+        ("long_prefill_token_threshold", np.int64),
+        ("reserve_full_prompt", np.int64),
+        ("watermark_blocks", np.int64),
+        ("max_padded_prefill_tokens", np.int64),
+        ("swap_blocks", np.int64),
+        ("swap_s_per_block", np.float64),
+        ("max_model_len", np.int64),
+        ("decodes_between_prefills", np.int64),
+        ("restart_cuts_prompt", np.int64),
+        ("reserved_blocks", np.int64),  # Orca: of every running request; 0: blocks follow the tokens
+    ],
+    align=True,
+)
+"""What compiled code reads of an engine."""
+
+
+@dataclass
+class Engine:
+    """The limits and rules of a replica's engine, under vLLM's names where vLLM has them.
+
+    max_num_batched_tokens: token budget of one iteration (Sarathi: its chunk size).
+    max_num_seqs: requests running at once; at most the token budget.
+    num_kv_blocks: KV blocks of `block_size` tokens.
+    scheduler: one of `SCHEDULERS`. order: one of `ORDERS`, of the waiting queue.
+    The others belong to single schedulers, see docs/simulator.md, "Engine settings".
+    restart_cuts_prompt: as Vidur, which takes the tokens processed so far for the prompt of a request that
+    is preempted in the middle of its prefill; for replaying its runs.
+    """
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    num_kv_blocks: int
+    block_size: int = 16
+    scheduler: str = "vllm_v1"
+    order: str = "fcfs"
+    prefix_caching: bool = False
+    long_prefill_token_threshold: int = 0
+    reserve_full_prompt: bool = True
+    watermark: float | None = None
+    max_padded_prefill_tokens: int = 0
+    preemption: str = "recompute"
+    swap_blocks: int = 0
+    swap_s_per_block: float = 0.0
+    max_model_len: int = 0
+    decodes_between_prefills: int = 10
+    restart_cuts_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("max_num_batched_tokens", "max_num_seqs", "num_kv_blocks", "block_size"):
+            if getattr(self, key) < 1:
+                raise InputError(f"engine.{key} = {getattr(self, key)}: must be at least 1")
+        for key in ("long_prefill_token_threshold", "max_padded_prefill_tokens", "max_model_len"):
+            if getattr(self, key) < 0:
+                raise InputError(f"engine.{key} = {getattr(self, key)}: must be at least 0 (0: off)")
+        if self.max_num_seqs > self.max_num_batched_tokens:
+            raise InputError(
+                f"engine.max_num_seqs = {self.max_num_seqs}: must be at most "
+                f"max_num_batched_tokens = {self.max_num_batched_tokens}"
+            )
+        for key, allowed in (
+            ("scheduler", SCHEDULERS),
+            ("order", ORDERS),
+            ("preemption", ("recompute", "swap")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise InputError(f"engine.{key} = {getattr(self, key)}: must be one of {', '.join(allowed)}")
+        if self.watermark is not None and not 0 <= self.watermark < 1:
+            raise InputError(f"engine.watermark = {self.watermark}: must be at least 0 and below 1")
+        if self.decodes_between_prefills < 1:
+            raise InputError(
+                f"engine.decodes_between_prefills = {self.decodes_between_prefills}: must be at least 1"
+            )
+        if not 0 <= self.swap_s_per_block < np.inf or self.swap_blocks < 0:
+            raise InputError(
+                f"engine.swap_blocks = {self.swap_blocks}, swap_s_per_block = {self.swap_s_per_block}: "
+                "must be at least 0 and finite"
+            )
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """Refuses settings that the chosen scheduler does not have, or cannot do without."""
+        only = {
+            "long_prefill_token_threshold": ("vllm_v1",),
+            "prefix_caching": ("vllm_v1", "sglang"),
+            "max_padded_prefill_tokens": ("vllm_v0",),
+            "swap_blocks": ("vllm_v0",),
+            "watermark": ("sarathi", "vllm_v0"),
+            "max_model_len": ("orca",),
+        }
+        defaults = {field.name: field.default for field in fields(self)}
+        for key, schedulers in only.items():
+            if getattr(self, key) != defaults[key] and self.scheduler not in schedulers:
+                raise InputError(
+                    f"engine.{key} = {getattr(self, key)}: only with scheduler {' or '.join(schedulers)}, "
+                    f"not {self.scheduler}"
+                )
+        if (self.preemption == "swap") != (self.swap_blocks > 0):
+            raise InputError(
+                f"engine.preemption = {self.preemption}, swap_blocks = {self.swap_blocks}: swapping needs "
+                "host memory, and only swapping does"
+            )
+        if self.max_padded_prefill_tokens > self.max_num_batched_tokens:
+            raise InputError(
+                f"engine.max_padded_prefill_tokens = {self.max_padded_prefill_tokens}: must be at most "
+                f"max_num_batched_tokens = {self.max_num_batched_tokens}"
+            )
+        if self.scheduler == "orca" and self.max_model_len < 1:
+            raise InputError("engine.max_model_len = 0: orca reserves for it, must be at least 1")
+        if self.scheduler == "orca" and self._blocks(self.max_model_len) > self.num_kv_blocks:
+            raise InputError(
+                f"engine.max_model_len = {self.max_model_len}: orca reserves "
+                f"{self._blocks(self.max_model_len)} KV blocks for it, of num_kv_blocks = {self.num_kv_blocks}"
+            )
+        if self.order != "fcfs" and self.scheduler == "sglang":
+            raise InputError(f"engine.order = {self.order}: sglang orders by prefix, must be fcfs")
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self.block_size)
+
+    @property
+    def watermark_blocks(self) -> int:
+        """Blocks that admission leaves free: 1 % by default where the scheduler has a watermark."""
+        share = self.watermark
+        if share is None:
+            share = 0.01 if self.scheduler in ("sarathi", "vllm_v0") else 0.0
+        return int(share * self.num_kv_blocks)
+
+    def record(self) -> np.ndarray:
+        """ENGINE, shape ()."""
+        record = np.zeros((), ENGINE)
+        for name in ENGINE.names or ():
+            if hasattr(self, name) and name not in ("scheduler", "order"):
+                record[name] = getattr(self, name)
+        record["scheduler"] = SCHEDULERS.index(self.scheduler)
+        record["order"] = ORDERS.index(self.order)
+        record["watermark_blocks"] = self.watermark_blocks
+        record["reserved_blocks"] = self._blocks(self.max_model_len) if self.scheduler == "orca" else 0
+        return record
+
+    def check_fits(self, workload: Workload) -> None:
+        """Raises InputError naming the first request that this engine could never serve to its end."""
+        prompt = workload.prompt_tokens.astype(np.int64)
+        output = workload.output_tokens.astype(np.int64)
+        last = prompt + output - 1
+        blocks = -(-last // self.block_size)
+        self._require(workload, blocks <= self.num_kv_blocks - self.watermark_blocks, blocks, "KV blocks")
+        limits = {
+            "sarathi": (last, self._one_free_block_tokens()),
+            "vllm_v0": (
+                last,
+                min(
+                    self._one_free_block_tokens(),
+                    self.max_padded_prefill_tokens or self.max_num_batched_tokens,
+                ),
+            ),
+            "orca": (prompt, self.max_num_batched_tokens - self.max_num_seqs + 1),
+            "lightllm": (prompt, self.max_num_batched_tokens),
+        }
+        if self.scheduler in limits:
+            tokens, most = limits[self.scheduler]
+            self._require(workload, tokens <= most, tokens, f"tokens in one batch, at most {most} fit")
+        if self.scheduler == "orca":
+            tokens = prompt + output
+            self._require(workload, tokens <= self.max_model_len, tokens, "tokens of max_model_len")
+        limit = output if workload.max_output_tokens is None else workload.max_output_tokens.astype(np.int64)
+        if self.scheduler == "lightllm":
+            peak = prompt + 1 + np.maximum(0, limit - 2)
+            capacity = self.num_kv_blocks * self.block_size - self.max_num_seqs * (self.block_size - 1)
+            self._require(workload, peak < capacity, peak, f"KV tokens at its peak, below {capacity} are")
+        if self.scheduler == "sglang":
+            promised = -(-(last + np.minimum(limit - output + 1, 4096)) // self.block_size)
+            self._require(workload, promised <= self.num_kv_blocks, promised, "KV blocks promised")
+
+    def _one_free_block_tokens(self) -> int:
+        """Most tokens of a request whose last decode still finds a free block."""
+        return (self.num_kv_blocks - 1) * self.block_size + 1
+
+    def _require(self, workload: Workload, fits: np.ndarray, needs: np.ndarray, of_what: str) -> None:
+        if fits.all():
+            return
+        i = int(np.argmin(fits))
+        raise InputError(
+            f"workload {workload.name!r}: request {i} with {workload.prompt_tokens[i]} prompt and "
+            f"{workload.output_tokens[i]} output tokens needs {needs[i]} {of_what}; the engine "
+            f"({self.scheduler}) has num_kv_blocks = {self.num_kv_blocks}, max_num_batched_tokens = "
+            f"{self.max_num_batched_tokens}, watermark {self.watermark_blocks} blocks"
+        )

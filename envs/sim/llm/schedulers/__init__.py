@@ -1,0 +1,46 @@
+"""The schedulers of the field's engines, one per file.
+
+Each is two kernels: `start(fleet, replica_id)` puts the next batch together with the steps of batch.py, and
+`horizon(fleet, replica_id)` says for how many iterations from now `start` would find nothing to do but let the
+same decodes run, if no request arrives: the simulator skips these. 0 is always correct, and slow.
+"""
+
+from servegym.costmodels.jit import kernel
+from servegym.envs.sim.llm.engine import LIGHTLLM, ORCA, SARATHI, SGLANG, VLLM_V0
+from servegym.envs.sim.llm.schedulers import lightllm, orca, sarathi, sglang, vllm_v0, vllm_v1
+from servegym.envs.sim.llm.state import Fleet
+
+
+@kernel
+def start(fleet: Fleet, replica_id: int) -> None:
+    """Puts the next batch of a replica together, as its scheduler does."""
+    scheduler = fleet.engines[fleet.replicas[replica_id].group].scheduler
+    if scheduler == SARATHI:
+        sarathi.start(fleet, replica_id)
+    elif scheduler == VLLM_V0:
+        vllm_v0.start(fleet, replica_id)
+    elif scheduler == ORCA:
+        orca.start(fleet, replica_id)
+    elif scheduler == LIGHTLLM:
+        lightllm.start(fleet, replica_id)
+    elif scheduler == SGLANG:
+        sglang.start(fleet, replica_id)
+    else:
+        vllm_v1.start(fleet, replica_id)
+
+
+@kernel
+def horizon(fleet: Fleet, replica_id: int) -> int:
+    """Iterations from now in which the replica's scheduler changes nothing."""
+    scheduler = fleet.engines[fleet.replicas[replica_id].group].scheduler
+    if scheduler == SARATHI:
+        return sarathi.horizon(fleet, replica_id)
+    if scheduler == VLLM_V0:
+        return vllm_v0.horizon(fleet, replica_id)
+    if scheduler == ORCA:
+        return orca.horizon(fleet, replica_id)
+    if scheduler == LIGHTLLM:
+        return lightllm.horizon(fleet, replica_id)
+    if scheduler == SGLANG:
+        return sglang.horizon(fleet, replica_id)
+    return vllm_v1.horizon(fleet, replica_id)

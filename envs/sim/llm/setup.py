@@ -1,0 +1,195 @@
+"""Making a fleet, and loading requests into it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from servegym.costmodels.errors import InputError
+from servegym.costmodels.iteration import IterationCost, prefill_attention_seconds
+from servegym.costmodels.jit import jit
+from servegym.costmodels.lookup import LookupAttention
+from servegym.costmodels.structs import struct, struct_array
+from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.fleet import with_advance
+from servegym.envs.sim.llm.log import Log, no_log
+from servegym.envs.sim.llm.prefix_state import (
+    clear_cache,
+    load_contents,
+    new_prefix_cache,
+    shared_block_keys,
+)
+from servegym.envs.sim.llm.state import FIRST_TOKEN_RATIO, NOBODY, REPLICA, REQUEST, WAITING, Fleet
+from servegym.envs.workloads import Workload
+
+_REQUEST_IDS = (
+    "running_first",
+    "running_last",
+    "waiting_first",
+    "waiting_last",
+    "prefilling_first",
+    "prefilling_last",
+    "swapped_first",
+)
+
+
+@dataclass(frozen=True)
+class ReplicaSpec:
+    """A replica: its engine and how long its iterations take."""
+
+    engine: Engine
+    cost: IterationCost
+
+
+def new_fleet(
+    replicas: Sequence[ReplicaSpec],
+    num_requests: int,
+    *,
+    num_episodes: int = 1,
+    num_block_keys: int = 0,
+    lookup: LookupAttention | None = None,
+    log: Log | None = None,
+) -> Fleet:
+    """`num_episodes` idle fleets side by side, with room for `num_requests` requests in all (to be filled in).
+
+    num_block_keys: of their shared KV blocks, where there is prefix caching (see prefix_cache.py).
+    """
+    count = len(replicas) * num_episodes
+    if not 1 <= count <= np.iinfo(np.uint16).max:
+        raise InputError(f"replicas = {count}: must be between 1 and 65535")
+    kinds: list[ReplicaSpec] = []
+    groups = []
+    for spec in replicas:
+        same = [i for i, kind in enumerate(kinds) if kind.cost is spec.cost and kind.engine == spec.engine]
+        if not same:
+            kinds.append(spec)
+        groups.append(same[0] if same else len(kinds) - 1)
+    engines = [kind.engine for kind in kinds]
+    cost = struct_array([kind.cost for kind in kinds])
+    fleet = with_advance(Fleet(
+        replicas=np.zeros(count, REPLICA).view(np.recarray),
+        requests=np.zeros(num_requests, REQUEST).view(np.recarray),
+        due=np.zeros((count, max(engine.max_num_seqs for engine in engines)), np.int64),
+        block_phase=np.zeros((count, max(engine.block_size for engine in engines)), np.int32),
+        engines=np.stack([engine.record() for engine in engines]).view(np.recarray),
+        first_chunk_s=_first_chunk_seconds(
+            cost, len(kinds), max(len(kind.cost.linear_s) for kind in kinds)
+        ),
+        cost=cost,
+        lookup=struct(lookup or LookupAttention(np.zeros((0, 0)), np.zeros((0, 0)))),
+        log=struct(log or no_log()),
+        cache=new_prefix_cache(
+            np.tile([spec.engine.num_kv_blocks * spec.engine.prefix_caching for spec in replicas], num_episodes),
+            num_requests if any(engine.prefix_caching for engine in engines) else 0,
+            num_block_keys,
+        ),
+        advance=None,
+    ))
+    fleet.replicas["group"] = np.tile(np.array(groups, np.int32), num_episodes)
+    clear(fleet, slice(None))
+    return fleet
+
+
+@jit
+def _first_chunk_seconds(cost: Sequence[IterationCost], groups: int, size: int) -> np.ndarray:
+    """Prefill attention of a chunk with nothing computed before it, by its tokens: nearly all chunks."""
+    seconds = np.zeros((groups, size))
+    for group in range(groups):
+        for chunk in range(1, cost[group].linear_s.size):
+            seconds[group, chunk] = prefill_attention_seconds(cost[group], chunk, 0)
+    return seconds
+
+
+def fleet_with(
+    workload: Workload,
+    replicas: Sequence[ReplicaSpec],
+    *,
+    lookup: LookupAttention | None = None,
+    log: Log | None = None,
+) -> Fleet:
+    """A fleet with all requests of a workload, none of them routed yet; request `i` is number `i`."""
+    block_size = max(spec.engine.block_size for spec in replicas)
+    caching = any(spec.engine.prefix_caching for spec in replicas)
+    keys, offsets = shared_block_keys(workload, block_size) if caching else (np.zeros(0, np.int64), None)
+    count = workload.num_requests
+    fleet = new_fleet(replicas, count, num_block_keys=len(keys), lookup=lookup, log=log)
+    load_requests(fleet, np.arange(count, dtype=np.int32), workload)
+    if offsets is not None:
+        parent = np.full(count, NOBODY, np.int32) if workload.parent is None else workload.parent
+        load_contents(fleet.cache, 0, 0, 0, keys, offsets, parent)
+    return fleet
+
+
+def clear(fleet: Fleet, replica_ids: slice) -> None:
+    """Makes these replicas idle and empty at time 0."""
+    group = fleet.replicas["group"][replica_ids].copy()
+    fleet.replicas[replica_ids] = np.zeros((), REPLICA)
+    fleet.replicas["group"][replica_ids] = group
+    fleet.replicas["token_ratio"][replica_ids] = FIRST_TOKEN_RATIO
+    for field in _REQUEST_IDS:
+        fleet.replicas[field][replica_ids] = NOBODY
+    fleet.block_phase[replica_ids] = 0
+    for replica_id in np.arange(len(fleet.replicas))[replica_ids]:
+        clear_cache(fleet.cache, int(replica_id))
+
+
+def load_requests(
+    fleet: Fleet,
+    request_ids: np.ndarray,
+    workload: Workload,
+    part: slice = slice(None),
+    keys: np.ndarray | None = None,
+) -> None:
+    """Writes a part of n requests that have not been routed yet into the slots `request_ids`, int32 (n,).
+
+    keys: float64 (N,), their places in queues ordered by rank; by priority without them.
+    """
+    nothing = np.zeros(0, np.int32)
+    predicted, limits, priority = (
+        nothing if column is None else column[part]
+        for column in (workload.predicted_output_tokens, workload.max_output_tokens, workload.priority)
+    )
+    _write_requests(
+        fleet.requests,
+        request_ids,
+        workload.arrival_s[part],
+        workload.prompt_tokens[part],
+        workload.output_tokens[part],
+        predicted,
+        limits,
+        priority,
+        np.zeros(0) if keys is None else keys[part],
+    )
+
+
+@jit
+def _write_requests(
+    requests: np.ndarray,
+    request_ids: np.ndarray,
+    arrival_s: np.ndarray,
+    prompt_tokens: np.ndarray,
+    output_tokens: np.ndarray,
+    predicted_output_tokens: np.ndarray,
+    max_output_tokens: np.ndarray,
+    priority: np.ndarray,
+    keys: np.ndarray,
+) -> None:
+    """One pass, request by request."""
+    for i in range(arrival_s.size):
+        request = requests[request_ids[i]]
+        request.arrival_s = arrival_s[i]
+        request.scheduled_s = np.nan
+        request.first_token_s = np.nan
+        request.finish_s = np.nan
+        request.prompt_tokens = prompt_tokens[i]
+        request.output_tokens = output_tokens[i]
+        request.max_output_tokens = max_output_tokens[i] if max_output_tokens.size > 0 else output_tokens[i]
+        request.predicted_tokens = predicted_output_tokens[i] if predicted_output_tokens.size > 0 else 0
+        request.priority = priority[i] if priority.size > 0 else 0
+        request.key = keys[i] if keys.size > 0 else request.priority
+        request.generated = 0
+        request.chunk = 0
+        request.hit_tokens = 0
+        request.admission_hit_tokens = 0
+        request.preemptions = 0
+        request.state = WAITING
