@@ -15,8 +15,8 @@ from typing import Any
 from servegym.agents.heuristics import make_router
 from servegym.envs.metrics import latency_s, ttft_s
 from servegym.envs.scenario import Scenario
-from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
 
 TRACE_BLOCK_TOKENS = 512

@@ -15,8 +15,8 @@ from servegym.costmodels.kernels.llmservingsim import LayerProfile, read_layer_p
 from servegym.costmodels.measured_layers import average_decode_skew, compile_from_layer_profile
 from servegym.costmodels.specs import gpu_spec
 from servegym.envs.metrics import tpot_s
-from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.workloads import Workload
 
 MEMORY_FRACTION = 0.9

@@ -11,8 +11,8 @@ from servegym.costmodels.compile import compile_iteration_cost
 from servegym.costmodels.composer import compose_iteration_cost
 from servegym.costmodels.specs import gpu_spec, model_spec
 from servegym.envs.metrics import latency_s, tpot_s, ttft_s
-from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
 from servegym.experiments.validation_clocks import kernels_of
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.lookup import read_lookup_tables
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.log import IterationLog
 from servegym.envs.sim.llm.simulate import Results, simulate
-from servegym.envs.sim.llm.engine import Engine
 from servegym.experiments.reference_run import ReferenceRun, find_runs, read_reference_run
 
 Floats = npt.NDArray[np.float64]

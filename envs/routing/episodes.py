@@ -10,8 +10,8 @@ from servegym.costmodels.jit import jit, kernel
 from servegym.envs.routing.reward import cost_so_far, expected_wait_s
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.fleet import advance, submit
-from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
+from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.state import Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -71,9 +71,7 @@ class RoutingEpisodes:
         engine.check_fits(workload)
         clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
         first = episode_id * self.max_requests
-        load_requests(
-            self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload
-        )
+        load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)
         episode = self.episodes[episode_id]
         episode.num_requests = workload.num_requests
         episode.next_request = 0

@@ -11,8 +11,8 @@ from servegym.costmodels.compile import CPU_OVERHEAD_S
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.kernels.llmservingsim import read_layer_profile
 from servegym.costmodels.measured_layers import compile_from_layer_profile
-from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
 from servegym.experiments.validate_engine import show, validate_engine
 

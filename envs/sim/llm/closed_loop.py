@@ -5,10 +5,10 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.jit import jit
-from servegym.envs.sim.llm.fleet import advance, submit
-from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
+from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.state import Fleet
 from servegym.envs.workloads import Workload
 

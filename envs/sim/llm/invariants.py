@@ -91,5 +91,5 @@ def _check_cache(fleet: Fleet, replica_id: int, blocks: int) -> None:
     in_use = blocks - references + distinct
     assert in_use == kv_used_blocks(fleet, replica_id), "KV blocks in use differ from those requests hold"
     cached = cache.replicas[replica_id].cached_blocks
-    assert 0 <= cached, "cached blocks are fewer than none"
+    assert cached >= 0, "cached blocks are fewer than none"
     assert replica.num_running > 0 or in_use == 0, "blocks are in use and nobody runs"

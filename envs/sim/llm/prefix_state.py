@@ -95,14 +95,16 @@ def new_prefix_cache(num_kv_blocks: npt.ArrayLike, num_requests: int, num_block_
     replicas.first_slot = np.cumsum(num_slots) - num_slots
     replicas.slot_mask = num_slots - 1
     replicas.hash_shift = 32 - bits
-    cache = struct(PrefixCache(
-        replicas=replicas,
-        nodes=np.zeros(num_nodes.sum(), NODE).view(np.recarray),
-        slots=np.zeros(num_slots.sum(), np.int32),
-        requests=np.zeros(num_requests, CONTENTS).view(np.recarray),
-        block_keys=np.zeros(num_block_keys, np.int64),
-        held_nodes=np.zeros(num_block_keys, np.int32),
-    ))
+    cache = struct(
+        PrefixCache(
+            replicas=replicas,
+            nodes=np.zeros(num_nodes.sum(), NODE).view(np.recarray),
+            slots=np.zeros(num_slots.sum(), np.int32),
+            requests=np.zeros(num_requests, CONTENTS).view(np.recarray),
+            block_keys=np.zeros(num_block_keys, np.int64),
+            held_nodes=np.zeros(num_block_keys, np.int32),
+        )
+    )
     for replica_id in np.flatnonzero(blocks):
         clear_cache(cache, int(replica_id))
     return cache

@@ -66,25 +66,30 @@ def new_fleet(
         groups.append(same[0] if same else len(kinds) - 1)
     engines = [kind.engine for kind in kinds]
     cost = struct_array([kind.cost for kind in kinds])
-    fleet = with_advance(Fleet(
-        replicas=np.zeros(count, REPLICA).view(np.recarray),
-        requests=np.zeros(num_requests, REQUEST).view(np.recarray),
-        due=np.zeros((count, max(engine.max_num_seqs for engine in engines)), np.int64),
-        block_phase=np.zeros((count, max(engine.block_size for engine in engines)), np.int32),
-        engines=np.stack([engine.record() for engine in engines]).view(np.recarray),
-        first_chunk_s=_first_chunk_seconds(
-            cost, len(kinds), max(len(kind.cost.linear_s) for kind in kinds)
-        ),
-        cost=cost,
-        lookup=struct(lookup or LookupAttention(np.zeros((0, 0)), np.zeros((0, 0)))),
-        log=struct(log or no_log()),
-        cache=new_prefix_cache(
-            np.tile([spec.engine.num_kv_blocks * spec.engine.prefix_caching for spec in replicas], num_episodes),
-            num_requests if any(engine.prefix_caching for engine in engines) else 0,
-            num_block_keys,
-        ),
-        advance=None,
-    ))
+    fleet = with_advance(
+        Fleet(
+            replicas=np.zeros(count, REPLICA).view(np.recarray),
+            requests=np.zeros(num_requests, REQUEST).view(np.recarray),
+            due=np.zeros((count, max(engine.max_num_seqs for engine in engines)), np.int64),
+            block_phase=np.zeros((count, max(engine.block_size for engine in engines)), np.int32),
+            engines=np.stack([engine.record() for engine in engines]).view(np.recarray),
+            first_chunk_s=_first_chunk_seconds(
+                cost, len(kinds), max(len(kind.cost.linear_s) for kind in kinds)
+            ),
+            cost=cost,
+            lookup=struct(lookup or LookupAttention(np.zeros((0, 0)), np.zeros((0, 0)))),
+            log=struct(log or no_log()),
+            cache=new_prefix_cache(
+                np.tile(
+                    [spec.engine.num_kv_blocks * spec.engine.prefix_caching for spec in replicas],
+                    num_episodes,
+                ),
+                num_requests if any(engine.prefix_caching for engine in engines) else 0,
+                num_block_keys,
+            ),
+            advance=None,
+        )
+    )
     fleet.replicas["group"] = np.tile(np.array(groups, np.int32), num_episodes)
     clear(fleet, slice(None))
     return fleet

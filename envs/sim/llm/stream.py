@@ -12,11 +12,11 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.jit import jit
-from servegym.envs.sim.llm.router import Router, random_state
-from servegym.envs.sim.llm.simulate import Counts, Results, Times, route_function, run_out, write_result
 from servegym.costmodels.structs import fields_of, struct
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.router import Router, random_state
 from servegym.envs.sim.llm.setup import ReplicaSpec, load_requests, new_fleet
+from servegym.envs.sim.llm.simulate import Counts, Results, Times, route_function, run_out, write_result
 from servegym.envs.sim.llm.state import REQUEST
 from servegym.envs.workloads import Workload
 

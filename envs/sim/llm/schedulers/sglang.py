@@ -39,7 +39,9 @@ def _promised_blocks(fleet, replica_id):
     """Blocks that the running requests are expected to take yet."""
     replica = fleet.replicas[replica_id]
     size = fleet.engines[replica.group].block_size
-    ratio = max(LEAST_RATIO, replica.token_ratio - max(0, replica.iteration - replica.ratio_set_at) * RATIO_DECAY)
+    ratio = max(
+        LEAST_RATIO, replica.token_ratio - max(0, replica.iteration - replica.ratio_set_at) * RATIO_DECAY
+    )
     blocks = 0
     request_id = replica.running_first
     while request_id != NOBODY:

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servegym.costmodels.iteration import IterationCost, validate_iteration_cost
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import simulate
-from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.workloads import Workload
-from tests.reference import simulate as reference_fleet
 from tests.reference import llm as reference
+from tests.reference import simulate as reference_fleet
 
 TIMES = ("scheduled_s", "first_token_s", "finish_s")
 
@@ -134,7 +134,9 @@ def random_case(seed: int) -> Case:
     if rng.random() < 0.5:
         columns["priority"] = rng.integers(0, 3, num_requests)
     if rng.random() < 0.5 and scheduler in ("lightllm", "sglang"):
-        columns["max_output_tokens"] = np.minimum(outputs + rng.integers(0, 30, num_requests), longest - prompts)
+        columns["max_output_tokens"] = np.minimum(
+            outputs + rng.integers(0, 30, num_requests), longest - prompts
+        )
     if rules.get("prefix_caching"):
         columns |= random_prefixes(rng, prompts, block_size)
     num_replicas = int(rng.integers(1, 4))
@@ -180,7 +182,8 @@ def run_both(case: Case):
     slow = reference_fleet.simulate_fleet(
         workload,
         lambda replicas, request: int(next(script)),
-        replicas=[reference_fleet.ReplicaSpec(reference.Engine(**asdict(engine)), case.cost)] * case.num_replicas,
+        replicas=[reference_fleet.ReplicaSpec(reference.Engine(**asdict(engine)), case.cost)]
+        * case.num_replicas,
     )
     return fast, views, requests, slow
 

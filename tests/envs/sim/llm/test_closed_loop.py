@@ -7,8 +7,8 @@ from servegym.agents.heuristics import make_router
 from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.closed_loop import simulate_closed_loop
-from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
 
 LIMITS = {"max_num_batched_tokens": 64, "max_num_seqs": 4}

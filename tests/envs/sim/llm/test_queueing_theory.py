@@ -13,9 +13,9 @@ import pytest
 
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.compile import linear_iteration_cost
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router, compiled_router
 from servegym.envs.sim.llm.simulate import Results, simulate
-from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.view import RUNNING, WAITING
 from servegym.envs.workloads import ConstantLengths, GeometricLengths, generate
 
