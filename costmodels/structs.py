@@ -1,8 +1,8 @@
 """Named tuples passed by pointer, so that compiling does not drown in them.
 
-Numba passes a tuple of arrays as hundreds of separate numbers through every call: compiling the simulator so takes
-minutes. `struct` hands compiled code the address of those numbers instead; a field is read where it is
-used. In Python a struct has the attributes of its tuple, so the same functions run without compiling.
+Numba passes a tuple of arrays as hundreds of separate numbers through every call: compiling the simulator
+so takes minutes. `struct` hands compiled code the address of those numbers instead; a field is read where
+it is used. In Python a struct has the attributes of its tuple, so the same functions run without compiling.
 
 A struct is constant: compiled code may write into its arrays, never to its fields. It holds no references,
 so it must outlive the calls it is passed to, which is so for any argument.

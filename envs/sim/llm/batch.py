@@ -1,7 +1,7 @@
 """What a batch is made of: the steps from which every scheduler puts an iteration together.
 
-A scheduler calls `begin_batch`, then these steps as its rules say; `iteration.py` starts and ends what it has put
-together. Decodes run in every iteration unless `decodes_run` is set to 0 or single ones are held.
+A scheduler calls `begin_batch`, then these steps as its rules say; `iteration.py` starts and ends what it has
+put together. Decodes run in every iteration unless `decodes_run` is set to 0 or single ones are held.
 """
 
 import math
@@ -172,7 +172,7 @@ def _leave_waiting(fleet, replica_id, request_id, computed, blocks):
 
 @kernel
 def join_decodes(fleet: Fleet, replica_id: int, request_id: int, computed: int, due_iteration: int) -> None:
-    """A running request with `computed` tokens decodes from now on, and finishes with iteration `due_iteration`."""
+    """A running request with `computed` tokens decodes from now on; iteration `due_iteration` finishes it."""
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
     request.state = DECODING

@@ -69,7 +69,7 @@ def free_now(fleet: Fleet, replica_id: int) -> int:
 
 @kernel
 def iterations_with_blocks(fleet: Fleet, replica_id: int, limit: int, keep: int) -> int:
-    """How many decode iterations from now, at most `limit`, the cache but `keep` of its blocks has room for."""
+    """Decode iterations from now, at most `limit`, that fit into the cache but `keep` of its blocks."""
     replica = fleet.replicas[replica_id]
     engine = fleet.engines[replica.group]
     if engine.reserved_blocks > 0:

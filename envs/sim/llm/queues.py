@@ -1,4 +1,4 @@
-"""The orders that a replica keeps: waiting queue, running list, prefilling list, and the heap of completions."""
+"""The orders that a replica keeps: waiting queue, running and prefilling lists, heap of completions."""
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def comes_before(fleet: Fleet, request_id: int, other_id: int) -> bool:
 
 @kernel
 def arrived_before(fleet: Fleet, request_id: int, other_id: int) -> bool:
-    """Whether a request arrived before another one; of those at one instant, which comes first in the workload."""
+    """Whether a request arrived before another one; at one instant, in the order of the workload."""
     request, other = fleet.requests[request_id], fleet.requests[other_id]
     if request.arrival_s != other.arrival_s:
         return request.arrival_s < other.arrival_s

@@ -50,7 +50,7 @@ def new_fleet(
     lookup: LookupAttention | None = None,
     log: Log | None = None,
 ) -> Fleet:
-    """`num_episodes` idle fleets side by side, with room for `num_requests` requests in all (to be filled in).
+    """`num_episodes` idle fleets side by side, with room for `num_requests` requests in all (to be loaded).
 
     num_block_keys: of their shared KV blocks, where there is prefix caching (see prefix_cache.py).
     """

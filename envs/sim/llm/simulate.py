@@ -37,8 +37,8 @@ class Results:
     """What happened to each of N requests, in workload order. Times in seconds from the workload's start.
 
     replica: int (N,); arrival_s, scheduled_s (start of its first iteration), first_token_s, finish_s:
-    float64 (N,); prompt_tokens, output_tokens: int (N,); preemptions: int (N,); hit_tokens: int (N,), found in
-    the prefix cache at its admissions. log: every iteration, where it was recorded.
+    float64 (N,); prompt_tokens, output_tokens: int (N,); preemptions: int (N,); hit_tokens: int (N,), found
+    in the prefix cache at its admissions. log: every iteration, where it was recorded.
     """
 
     arrival_s: npt.NDArray[np.float64]

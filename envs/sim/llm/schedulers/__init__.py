@@ -1,8 +1,8 @@
 """The schedulers of the field's engines, one per file.
 
 Each is two kernels: `start(fleet, replica_id)` puts the next batch together with the steps of batch.py, and
-`horizon(fleet, replica_id)` says for how many iterations from now `start` would find nothing to do but let the
-same decodes run, if no request arrives: the simulator skips these. 0 is always correct, and slow.
+`horizon(fleet, replica_id)` says for how many iterations from now `start` would find nothing to do but let
+the same decodes run, if no request arrives: the simulator skips these. 0 is always correct, and slow.
 """
 
 from servegym.costmodels.jit import kernel

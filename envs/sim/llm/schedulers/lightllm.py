@@ -32,7 +32,7 @@ def start(fleet: Fleet, replica_id: int) -> None:
 
 @routine
 def horizon(fleet: Fleet, replica_id: int) -> int:
-    """Iterations in which nothing but the same decodes run: while somebody waits, at most up to the next attempt."""
+    """Iterations in which nothing but the same decodes run; while somebody waits, up to the next attempt."""
     replica = fleet.replicas[replica_id]
     if replica.num_decodes == 0:
         return 0

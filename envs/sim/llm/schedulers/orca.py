@@ -1,4 +1,4 @@
-"""Orca's iteration-level scheduling (Yu et al., OSDI 2022): memory for the longest output reserved at admission."""
+"""Orca's iteration-level scheduling (Yu et al., OSDI 2022): memory for the longest request is reserved."""
 
 from servegym.costmodels.jit import kernel, routine
 from servegym.envs.sim.llm.batch import admit, give_chunk, known_tokens

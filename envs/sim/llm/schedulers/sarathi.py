@@ -40,7 +40,7 @@ def start(fleet: Fleet, replica_id: int) -> None:
 
 @routine
 def horizon(fleet: Fleet, replica_id: int) -> int:
-    """Iterations in which nothing but the same decodes run; while the head is kept out, free blocks shrink."""
+    """Iterations in which nothing but the same decodes run; a head kept out stays so as blocks shrink."""
     replica = fleet.replicas[replica_id]
     engine = fleet.engines[replica.group]
     if replica.num_prefilling > 0 or replica.num_decodes == 0:

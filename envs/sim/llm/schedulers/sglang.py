@@ -45,7 +45,7 @@ def _promised_blocks(fleet, replica_id):
     blocks = 0
     request_id = replica.running_first
     while request_id != NOBODY:
-        blocks += int(math.ceil(ratio * _left(fleet, replica_id, request_id) / size))
+        blocks += math.ceil(ratio * _left(fleet, replica_id, request_id) / size)
         request_id = fleet.requests[request_id].next
     return blocks
 
@@ -131,7 +131,7 @@ def _sort_by_prefix(fleet: Fleet, replica_id: int) -> None:
 
 @routine
 def horizon(fleet: Fleet, replica_id: int) -> int:
-    """Iterations in which nothing but the same decodes run; one at a time while somebody waits for a promise."""
+    """Iterations in which nothing but the same decodes run; none while somebody waits for a promise."""
     replica = fleet.replicas[replica_id]
     if replica.num_prefilling > 0 or replica.num_decodes == 0:
         return 0
@@ -170,7 +170,7 @@ def _retract_one(fleet, replica_id, request_id):
 
 @kernel
 def _least_to_lose(fleet, replica_id):
-    """The decode with the fewest generated tokens, of equals the longest prompt, of equals the last admitted."""
+    """The decode with the fewest generated tokens; of equals the longest prompt, then the last admitted."""
     replica = fleet.replicas[replica_id]
     victim, fewest, longest = NOBODY, 0, 0
     request_id = replica.running_first

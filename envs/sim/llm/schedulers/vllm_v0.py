@@ -59,7 +59,7 @@ def _swapped_fits(fleet, replica_id):
 
 @routine
 def horizon(fleet: Fleet, replica_id: int) -> int:
-    """Iterations in which nothing but the same decodes run; whoever is kept out stays so while blocks shrink."""
+    """Iterations in which nothing but the same decodes run; who is kept out stays so as blocks shrink."""
     replica = fleet.replicas[replica_id]
     if replica.num_prefilling > 0 or replica.num_decodes == 0:
         return 0

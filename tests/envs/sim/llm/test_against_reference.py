@@ -80,7 +80,7 @@ class Case:
 
 
 def random_case(seed: int) -> Case:
-    """Any scheduler with any of its features; KV blocks for the largest request, or some more; ties or none."""
+    """Any scheduler with any of its features; KV blocks for the largest request or more; ties or none."""
     rng = np.random.default_rng(seed)
     scheduler = str(rng.choice(SCHEDULERS, p=[0.4, 0.12, 0.12, 0.12, 0.12, 0.12]))
     num_requests = int(rng.integers(1, 30))
