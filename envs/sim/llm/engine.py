@@ -135,7 +135,7 @@ class Engine:
         if self.scheduler == "orca" and self._blocks(self.max_model_len) > self.num_kv_blocks:
             raise InputError(
                 f"engine.max_model_len = {self.max_model_len}: orca reserves "
-                f"{self._blocks(self.max_model_len)} KV blocks for it, of num_kv_blocks = {self.num_kv_blocks}"
+                f"{self._blocks(self.max_model_len)} KV blocks, num_kv_blocks is {self.num_kv_blocks}"
             )
         if self.order != "fcfs" and self.scheduler == "sglang":
             raise InputError(f"engine.order = {self.order}: sglang orders by prefix, must be fcfs")

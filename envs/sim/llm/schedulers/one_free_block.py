@@ -17,7 +17,7 @@ def serve_decodes(fleet: Fleet, replica_id: int) -> bool:
 
 @routine
 def _serve_in_order(fleet: Fleet, replica_id: int) -> bool:
-    """While no block is free at a decode's turn, the last running request is preempted, it itself at worst."""
+    """While no block is free at a decode's turn, the last running request is preempted, at worst itself."""
     replica = fleet.replicas[replica_id]
     size = fleet.engines[replica.group].block_size
     preempted = False
