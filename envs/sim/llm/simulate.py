@@ -1,7 +1,7 @@
 """Runs one workload through a fleet under one router, from the first arrival to the last token."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numba
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.jit import jit, jit_for, kernel
 from servegym.costmodels.lookup import LookupAttention
@@ -120,6 +121,7 @@ def simulate(
     ValueError where the router picks no existing replica.
     """
     engine.check_fits(workload)
+    refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "simulate")
     replicas = [ReplicaSpec(engine, cost)] * num_replicas
     logs = [counting_log()] if log else [no_log()]
     for one in logs:
@@ -145,6 +147,15 @@ def _run(fleet: Fleet, workload: Workload, router: Router, seed: int, debug: boo
         debug,
     )
     run_out(fleet, debug)
+
+
+def refuse_columns(workload: Workload, columns: Sequence[str], by_whom: str) -> None:
+    """Raises InputError where the workload has a column that would be ignored."""
+    for column in columns:
+        if getattr(workload, column) is not None:
+            raise InputError(
+                f"workload {workload.name!r}: has {column}, which {by_whom} does not do (simulate_fleet does)"
+            )
 
 
 @jit

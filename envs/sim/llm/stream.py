@@ -16,7 +16,15 @@ from servegym.costmodels.structs import fields_of, struct
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router, random_state
 from servegym.envs.sim.llm.setup import ReplicaSpec, load_requests, new_fleet
-from servegym.envs.sim.llm.simulate import Counts, Results, Times, route_function, run_out, write_result
+from servegym.envs.sim.llm.simulate import (
+    Counts,
+    Results,
+    Times,
+    refuse_columns,
+    route_function,
+    run_out,
+    write_result,
+)
 from servegym.envs.sim.llm.state import REQUEST
 from servegym.envs.workloads import Workload
 
@@ -53,6 +61,12 @@ def simulate_stream(
     into the KV cache or arrives before the last of the chunk before, and ValueError where the router picks no
     existing replica.
     """
+    if engine.prefix_caching or engine.order != "fcfs" or engine.scheduler == "vllm_v0":
+        raise InputError(
+            f"engine.scheduler = {engine.scheduler}, order = {engine.order}, prefix_caching = "
+            f"{engine.prefix_caching}: a stream forgets requests, so it must be first come first served, "
+            "without prefix caching and not vllm_v0"
+        )
     slots = _Slots(num_replicas, engine, cost)
     route = route_function(slots.fleet, router)
     memory = np.zeros(router.memory_size)
@@ -60,6 +74,7 @@ def simulate_stream(
     previous_s = None
     for chunk in chunks:
         engine.check_fits(chunk)
+        refuse_columns(chunk, ("parent", "cancel_after_s", "image_tokens"), "simulate_stream")
         previous_s = _continued_from(previous_s, chunk)
         first = 0
         while first < chunk.num_requests:

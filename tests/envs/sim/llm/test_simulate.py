@@ -1,16 +1,19 @@
 """Running whole workloads: limits, errors, and the invariants' own alarm."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.router import Router, next_uniform, random_state
+from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
 from servegym.envs.sim.llm.simulate import simulate
-from servegym.envs.sim.llm.state import Engine, load_requests, new_fleet
 from servegym.envs.workloads import Workload
 
 ENGINE = Engine(max_num_batched_tokens=64, max_num_seqs=8, num_kv_blocks=100)
@@ -96,10 +99,8 @@ def test_uniform_draws_are_uniform() -> None:
 )
 def test_invariants_notice_corruption(field: str, message: str) -> None:
     """The debug switch is worth something: breaking any counter is noticed."""
-    fleet = new_fleet(1, 3, ENGINE, COST)
-    load_requests(
-        fleet, np.arange(3, dtype=np.int32), WORKLOAD.arrival_s, WORKLOAD.prompt_tokens, np.full(3, 30), None
-    )
+    workload = replace(WORKLOAD, output_tokens=np.full(3, 30))
+    fleet = fleet_with(workload, [ReplicaSpec(ENGINE, COST)])
     for request_id in range(3):
         advance(fleet, 0, float(WORKLOAD.arrival_s[request_id]))
         submit(fleet, 0, request_id)

@@ -5,16 +5,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm import stream
+from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.sim.llm.stream import Finished, simulate_stream
 from servegym.envs.workloads import Workload
-from tests.envs.sim.llm.test_against_reference import random_case
+from tests.envs.sim.llm.test_against_reference import dyadic_cost, random_case
+
+COLUMNS = [field for field in fields(Results) if field.name != "log"]
 
 
 def in_order(blocks: list[Finished], num_requests: int) -> dict[str, np.ndarray]:
@@ -24,7 +27,7 @@ def in_order(blocks: list[Finished], num_requests: int) -> dict[str, np.ndarray]
     order = np.argsort(number)
     return {
         field.name: np.concatenate([getattr(block.results, field.name) for block in blocks])[order]
-        for field in fields(Results)
+        for field in COLUMNS
     }
 
 
@@ -37,14 +40,17 @@ def cut(workload: Workload, rng: np.random.Generator) -> list[Workload]:
 
 @given(
     seed=st.integers(0, 2**63 - 1),
-    ties=st.booleans(),
     router=st.sampled_from(["round_robin", "least_outstanding_tokens", "random", "sal"]),
     slots=st.integers(4, 9),
 )
 @settings(max_examples=200, deadline=None)
-def test_equal_to_one_workload_to_the_bit(seed: int, ties: bool, router: str, slots: int) -> None:
+def test_equal_to_one_workload_to_the_bit(seed: int, router: str, slots: int) -> None:
     """Slots are used again and added within a few requests."""
-    workload, engine, cost, num_replicas, _ = random_case(seed, ties)
+    case = random_case(seed)
+    workload, engine, cost, num_replicas = case.workload, case.engine, case.cost, case.num_replicas
+    assume(engine.scheduler != "vllm_v0")
+    engine.prefix_caching = False
+    engine.order = "fcfs"
     chosen = make_router(router)
     whole = simulate(workload, chosen, num_replicas=num_replicas, engine=engine, cost=cost, seed=seed)
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +66,7 @@ def test_equal_to_one_workload_to_the_bit(seed: int, ties: bool, router: str, sl
             )
         )
     found = in_order(blocks, workload.num_requests)
-    for field in fields(Results):
+    for field in COLUMNS:
         np.testing.assert_array_equal(found[field.name], getattr(whole, field.name), err_msg=field.name)
 
 
@@ -74,8 +80,8 @@ def steady(num_requests: int, gap_s: float) -> Workload:
 
 
 def test_memory_grows_with_requests_in_flight_only() -> None:
-    _, engine, cost, _, _ = random_case(0, True)
-    engine.num_kv_blocks = 64
+    engine = Engine(16, 8, 64)
+    cost = dyadic_cost(engine)
 
     def most_slots(gap_s: float, num_requests: int) -> int:
         with pytest.MonkeyPatch.context() as patch:
@@ -100,12 +106,20 @@ def test_memory_grows_with_requests_in_flight_only() -> None:
 
 
 def test_chunks_must_go_on_in_time() -> None:
-    _, engine, cost, num_replicas, _ = random_case(0, True)
-    engine.num_kv_blocks = 64
+    engine = Engine(16, 8, 64)
     chunks = [steady(3, 1.0), steady(3, 1.0)]
     with pytest.raises(InputError, match=r"arrival_s starts at 0.0, must not be before .* 2.0"):
         list(
             simulate_stream(
-                chunks, make_router("round_robin"), num_replicas=num_replicas, engine=engine, cost=cost
+                chunks, make_router("round_robin"), num_replicas=2, engine=engine, cost=dyadic_cost(engine)
             )
         )
+
+
+def test_what_needs_forgotten_requests_is_refused() -> None:
+    engine = Engine(16, 8, 64, prefix_caching=True)
+    blocks = simulate_stream(
+        [steady(3, 1.0)], make_router("round_robin"), num_replicas=1, engine=engine, cost=dyadic_cost(engine)
+    )
+    with pytest.raises(InputError, match="a stream forgets requests"):
+        next(blocks)
