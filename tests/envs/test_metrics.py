@@ -18,6 +18,7 @@ def test_summary_by_hand() -> None:
         first_token_s=np.array([1.0, 4.0]),
         finish_s=np.array([5.0, 4.0]),
         preemptions=np.array([1, 0]),
+        hit_tokens=np.array([0, 0]),
     )
     summary = summarise(results)
     assert summary["num_requests"] == 2

@@ -40,6 +40,7 @@ def results(arrival_s: list[float], replica: list[int], finish_s: list[float]) -
         finish,
         finish,
         np.zeros(count, int),
+        np.zeros(count, int),
     )
 
 

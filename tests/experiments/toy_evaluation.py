@@ -22,6 +22,7 @@ def results(seed: int, slowness: float, num_replicas: int = 2) -> Results:
         first_token_s=first_token_s,
         finish_s=first_token_s + 0.1,
         preemptions=np.zeros(NUM_REQUESTS, int),
+        hit_tokens=np.zeros(NUM_REQUESTS, int),
     )
 
 
