@@ -48,6 +48,7 @@ def replay(config: DictConfig) -> dict[str, Any]:
             "written by another version; run servegym simulate again"
         )
     log = results.log
+    assert log is not None  # asked for
     answer: dict[str, Any] = {
         "run": str(folder),
         "scenario": scenario.name,

@@ -97,8 +97,9 @@ def show(answer: dict[str, Any]) -> None:
 
 
 def requests_table(results: Results) -> pa.Table:
-    """A row per request: the fields of `Results`, ttft_s, tpot_s (null for one output token), latency_s."""
-    columns = {field.name: pa.array(getattr(results, field.name)) for field in fields(results)}
+    """A row per request: the columns of `Results`, ttft_s, tpot_s (null for one output token), latency_s."""
+    names = [field.name for field in fields(results) if field.name != "log"]
+    columns = {name: pa.array(getattr(results, name)) for name in names}
     tpot = tpot_s(results)
     columns["ttft_s"] = pa.array(ttft_s(results))
     columns["tpot_s"] = pa.array(tpot, mask=np.isnan(tpot))

@@ -87,6 +87,7 @@ def _compare_with_replay(run: ReferenceRun) -> dict[str, Any]:
         lookup=lookup,
         log=True,
     )
+    assert results.log is not None  # asked for
     return {
         "run": run.name,
         "scheduler": run.scheduler,

@@ -47,7 +47,9 @@ def write_tables(folder: Path) -> None:
     _write(folder / "table_attn_prefill.csv", names, prefill)
 
 
-def write_made_up_run(folder: Path, scheduler: str, replicas: int, num_blocks: int, seed: int) -> Any:
+def write_made_up_run(
+    folder: Path, scheduler: str, replicas: int, num_blocks: int, seed: int, **changed: Any
+) -> Any:
     """Writes a run of 60 requests with tables in `../tables`; returns what the reference simulator says."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -57,6 +59,7 @@ def write_made_up_run(folder: Path, scheduler: str, replicas: int, num_blocks: i
         "scheduler": scheduler,
         "replicas": replicas,
         "num_blocks": num_blocks,
+        **changed,
     }
     arrival_s = np.round(np.cumsum(rng.exponential(0.02 / replicas, 60)), 6)
     prompts = np.where(rng.random(60) < 0.3, rng.integers(150, 300, 60), rng.integers(1, 60, 60))

@@ -1,5 +1,6 @@
 """Engine settings of one replica, and which requests such an engine can serve at all."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,9 @@ class Engine:
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
             raise InputError(f"scheduler: {self.scheduler!r}, must be one of {', '.join(SCHEDULERS)}")
-        if not 1 <= self.max_num_seqs <= self.max_num_batched_tokens:
-            raise InputError(f"max_num_seqs: {self.max_num_seqs}, not in 1..{self.max_num_batched_tokens}")
+        most = math.inf if self.scheduler == "sarathi" else self.max_num_batched_tokens
+        if not 1 <= self.max_num_seqs <= most:
+            raise InputError(f"max_num_seqs: {self.max_num_seqs}, not in 1..{most}")
         for name in ("num_kv_blocks", "block_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)}, at least 1 is needed")
