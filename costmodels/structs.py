@@ -62,6 +62,10 @@ class _StructArray:
             if numba.typeof(element) != numba.typeof(elements[0]):
                 raise TypeError(f"a struct array of {numba.typeof(element)} and {numba.typeof(elements[0])}")
             _write(element, place.ctypes.data)
+        self.numba_type = self._type_of(numba.typeof(elements[0]))
+
+    def _type_of(self, fields: Any) -> Any:
+        return StructArrayType(fields)
 
     def __len__(self) -> int:
         return len(self.elements)
@@ -73,6 +77,9 @@ class _StructArray:
 class _Struct(_StructArray):
     def __init__(self, fields: Any) -> None:
         super().__init__([fields])
+
+    def _type_of(self, fields: Any) -> Any:
+        return StructType(fields)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.elements[0], name)
@@ -104,19 +111,19 @@ _POINTER = ir.IntType(8).as_pointer()
 
 @register_model(StructType)
 @register_model(StructArrayType)
-class _PointerModel(models.PrimitiveModel):
+class _PointerModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, dmm: Any, fe_type: Any) -> None:
         super().__init__(dmm, fe_type, _POINTER)
 
 
 @typeof_impl.register(_StructArray)
 def _typeof_array(value: Any, context: Any) -> Any:
-    return StructArrayType(typeof_impl(value.elements[0], context))
+    return value.numba_type  # made once: it takes longer than most calls
 
 
 @typeof_impl.register(_Struct)
 def _typeof(value: Any, context: Any) -> Any:
-    return StructType(typeof_impl(value.elements[0], context))
+    return value.numba_type
 
 
 @unbox(StructType)
@@ -181,7 +188,7 @@ def _without_owners(context: Any, builder: Any, typ: Any, value: Any) -> Any:
         array.meminfo = cgutils.get_null_value(array.meminfo.type)
         array.parent = cgutils.get_null_value(array.parent.type)
         return array._getvalue()
-    if isinstance(typ, types.BaseTuple):
+    if isinstance(typ, types.BaseTuple):  # type: ignore[attr-defined]
         for i, part in enumerate(typ.types):
             inner = _without_owners(context, builder, part, builder.extract_value(value, i))
             value = builder.insert_value(value, inner, i)
@@ -197,10 +204,11 @@ def _num_bytes(typing_context: Any, fields: Any) -> Any:
 
 
 @numba.njit(cache=True)
-def _write(fields, address):
+def _write(fields: Any, address: int) -> None:
     _write_fields(fields, address)
 
 
 @numba.njit(cache=True)
-def _size_of(fields):
-    return _num_bytes(fields)
+def _size_of(fields: Any) -> int:
+    size: int = _num_bytes(fields)
+    return size

@@ -11,3 +11,9 @@ gym.register(
     entry_point="servegym.envs.routing.env:RoutingEnv",
     vector_entry_point="servegym.envs.routing.vector:RoutingVectorEnv",
 )
+
+gym.register(
+    id="servegym/Batching-v0",
+    entry_point="servegym.envs.batching.env:BatchingEnv",
+    vector_entry_point="servegym.envs.batching.vector:BatchingVectorEnv",
+)

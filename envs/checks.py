@@ -16,6 +16,7 @@ def check_environment(env_id: str, *, episodes: int = 1, **kwargs: Any) -> None:
     give the same to the bit (seed 0); another seed must give something else.
     """
     env = gym.make(env_id, **kwargs).unwrapped
+    _sample_legal_actions(env)
     check_env(env, skip_render_check=True)
     first = gym.make(env_id, **kwargs).unwrapped
     second = gym.make(env_id, **kwargs).unwrapped
@@ -23,9 +24,20 @@ def check_environment(env_id: str, *, episodes: int = 1, **kwargs: Any) -> None:
     observation, _ = first.reset(seed=0)
     other, _ = second.reset(seed=1)
     differs = not _equal(observation, other)
-    action = _legal_action(first, np.random.default_rng(0))
-    rewards = [[env.step(action)[1] for _ in range(20)] for env in (first, second)]
-    assert differs or rewards[0] != rewards[1], "seeds 0 and 1 give the same episode"
+    assert differs or _rewards(first) != _rewards(second), "seeds 0 and 1 give the same episode"
+
+
+def _sample_legal_actions(env: gym.Env[Any, Any]) -> None:
+    """Gymnasium's checks sample any action, and one does so after `seed`, before the `reset` of that seed."""
+    rng = np.random.default_rng(0)
+    env.action_space.sample = lambda *_, **__: _legal_action(env, rng)  # type: ignore[method-assign]
+    env.action_space.seed = lambda seed=None: env.reset(seed=seed)  # type: ignore[method-assign]
+
+
+def _rewards(env: gym.Env[Any, Any]) -> list[Any]:
+    """Of the first 20 steps with legal actions."""
+    rng = np.random.default_rng(0)
+    return [env.step(_legal_action(env, rng))[1] for _ in range(20)]
 
 
 def _play_in_turn(first: gym.Env[Any, Any], second: gym.Env[Any, Any], seed: int, episodes: int) -> None:
@@ -49,7 +61,11 @@ def _play_in_turn(first: gym.Env[Any, Any], second: gym.Env[Any, Any], seed: int
             over = terminated or truncated
 
 
-def _legal_action(env: gym.Env[Any, Any], rng: np.random.Generator) -> np.int64:
+def _legal_action(env: gym.Env[Any, Any], rng: np.random.Generator) -> Any:
+    """Any of the space, or of those that `action_masks` allows."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box):
+        return rng.uniform(space.low, space.high).astype(space.dtype)
     masks = getattr(env, "action_masks", None)
     legal = np.flatnonzero(masks()) if masks is not None else np.arange(env.action_space.n)  # type: ignore[attr-defined]
     assert len(legal) > 0, "no action is legal"

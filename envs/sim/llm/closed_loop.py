@@ -26,6 +26,7 @@ def simulate_closed_loop(
     The first `num_clients` come at time 0, each of the others at the instant at which one finishes.
     Raises InputError where a request can never fit into the KV cache.
     """
+    engine.refuse_agent()
     most = -(-int(np.max(prompt_tokens + output_tokens - 1)) // engine.block_size)
     if most > engine.num_kv_blocks:
         raise InputError(f"num_kv_blocks is {engine.num_kv_blocks}, must be at least {most}")

@@ -7,10 +7,10 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import Workload
 
-SCHEDULERS = ("vllm_v1", "sarathi", "vllm_v0", "orca", "lightllm", "sglang")
+SCHEDULERS = ("vllm_v1", "sarathi", "vllm_v0", "orca", "lightllm", "sglang", "agent")
 """By number: the position here is what compiled code branches on."""
 
-VLLM_V1, SARATHI, VLLM_V0, ORCA, LIGHTLLM, SGLANG = range(len(SCHEDULERS))
+VLLM_V1, SARATHI, VLLM_V0, ORCA, LIGHTLLM, SGLANG, AGENT = range(len(SCHEDULERS))
 
 ORDERS = ("fcfs", "priority", "rank")
 FCFS, PRIORITY, RANK = range(len(ORDERS))
@@ -45,7 +45,7 @@ class Engine:
     """The limits and rules of a replica's engine, under vLLM's names where vLLM has them.
 
     max_num_batched_tokens: token budget of one iteration (Sarathi: its chunk size).
-    max_num_seqs: requests running at once; at most the token budget.
+    max_num_seqs: requests running at once; at most the token budget, but for Sarathi.
     num_kv_blocks: KV blocks of `block_size` tokens.
     scheduler: one of `SCHEDULERS`. order: one of `ORDERS`, of the waiting queue.
     The others belong to single schedulers, see docs/simulator.md, "Engine settings".
@@ -78,7 +78,8 @@ class Engine:
         for key in ("long_prefill_token_threshold", "max_padded_prefill_tokens", "max_model_len"):
             if getattr(self, key) < 0:
                 raise InputError(f"engine.{key} = {getattr(self, key)}: must be at least 0 (0: off)")
-        if self.max_num_seqs > self.max_num_batched_tokens:
+        # Sarathi admits nobody beyond its budget, so that more seats than tokens are never taken by decodes.
+        if self.max_num_seqs > self.max_num_batched_tokens and self.scheduler != "sarathi":
             raise InputError(
                 f"engine.max_num_seqs = {self.max_num_seqs}: must be at most "
                 f"max_num_batched_tokens = {self.max_num_batched_tokens}"
@@ -163,13 +164,23 @@ class Engine:
         record["reserved_blocks"] = self._blocks(self.max_model_len) if self.scheduler == "orca" else 0
         return record
 
+    def refuse_agent(self) -> None:
+        """Raises InputError where a caller would have to decide and there is none."""
+        if self.scheduler == "agent":
+            raise InputError(
+                "engine.scheduler = agent: decides nothing by itself, only in an environment such as "
+                f"servegym/Batching-v0; must be one of {', '.join(SCHEDULERS[:-1])}"
+            )
+
     def check_fits(self, workload: Workload) -> None:
         """Raises InputError naming the first request that this engine could never serve to its end."""
         prompt = workload.prompt_tokens.astype(np.int64)
         output = workload.output_tokens.astype(np.int64)
         last = prompt + output - 1
         blocks = -(-last // self.block_size)
-        self._require(workload, blocks <= self.num_kv_blocks - self.watermark_blocks, blocks, "KV blocks")
+        # What was recorded did finish, perhaps because nobody who would not fit again was preempted.
+        usable = self.num_kv_blocks - (0 if self.restart_cuts_prompt else self.watermark_blocks)
+        self._require(workload, blocks <= usable, blocks, "KV blocks")
         limits = {
             "sarathi": (last, self._one_free_block_tokens()),
             "vllm_v0": (
@@ -199,6 +210,8 @@ class Engine:
 
     def _one_free_block_tokens(self) -> int:
         """Most tokens of a request whose last decode still finds a free block."""
+        if self.restart_cuts_prompt:
+            return self.num_kv_blocks * self.block_size
         return (self.num_kv_blocks - 1) * self.block_size + 1
 
     def _require(self, workload: Workload, fits: np.ndarray, needs: np.ndarray, of_what: str) -> None:

@@ -10,23 +10,28 @@ from servegym.costmodels.jit import kernel, routine
 from servegym.costmodels.structs import struct
 from servegym.envs.sim.llm import schedulers
 from servegym.envs.sim.llm.batch import begin_batch
-from servegym.envs.sim.llm.engine import FCFS, VLLM_V1
+from servegym.envs.sim.llm.engine import AGENT, FCFS, VLLM_V1
 from servegym.envs.sim.llm.iteration import complete_iteration, skip_decodes, start_batch, start_decode
 from servegym.envs.sim.llm.queues import append_waiting, insert_waiting
-from servegym.envs.sim.llm.schedulers import vllm_v1
+from servegym.envs.sim.llm.schedulers import agent, vllm_v1
 from servegym.envs.sim.llm.state import Fleet
 
 
 @kernel
 def advance(fleet: Fleet, replica_id: int, now_s: float) -> None:
-    """Completes the iterations that end by `now_s` and starts those that start before it."""
+    """Completes the iterations that end by `now_s` and starts those that start before it.
+
+    Stops where the scheduler has nothing to start: an agent's replica stands still while a decision is due.
+    """
     call_at(fleet.advance, (fleet, replica_id, now_s))
 
 
 def with_advance(fields: Fleet) -> Fleet:
     """A fleet that can be advanced; which schedulers are compiled for it depends on its engines."""
-    only_vllm_v1 = bool(np.all(fields.engines["scheduler"] == VLLM_V1))
-    function = _advance_vllm_v1 if only_vllm_v1 else _advance_any
+    function = _advance_any
+    for scheduler, advance_only in ((VLLM_V1, _advance_vllm_v1), (AGENT, _advance_agent)):
+        if np.all(fields.engines["scheduler"] == scheduler):
+            function = advance_only
     fleet_type = numba.typeof(struct(fields._replace(advance=0)))
     return struct(fields._replace(advance=address_of(function, fleet_type, types.int64, types.float64)))
 
@@ -34,6 +39,11 @@ def with_advance(fields: Fleet) -> Fleet:
 @routine
 def _advance_vllm_v1(fleet: Fleet, replica_id: int, now_s: float) -> None:
     _advance(fleet, replica_id, now_s, vllm_v1.start, vllm_v1.horizon)
+
+
+@routine
+def _advance_agent(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    _advance(fleet, replica_id, now_s, agent.start, agent.horizon)
 
 
 @routine

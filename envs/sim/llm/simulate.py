@@ -120,6 +120,7 @@ def simulate(
     docs/simulator.md after every event (slow). Raises InputError where a request can never be served, and
     ValueError where the router picks no existing replica.
     """
+    engine.refuse_agent()
     engine.check_fits(workload)
     refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "simulate")
     replicas = [ReplicaSpec(engine, cost)] * num_replicas

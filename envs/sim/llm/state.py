@@ -55,6 +55,7 @@ REPLICA = np.dtype(
         ("since_attempt", np.int64),  # LightLLM: decode iterations since it last tried to prefill
         ("token_ratio", np.float64),  # SGLang: share of an output limit that it expects to be used
         ("ratio_set_at", np.int64),  # and `iteration` from which on that share falls
+        ("num_admitted", np.int64),  # agent: last of the running, since the decision fell due
         ("group", np.int32),  # of equal replicas: row of Fleet.engines and Fleet.cost
         ("running_first", np.int32),
         ("running_last", np.int32),

@@ -61,6 +61,7 @@ def simulate_stream(
     into the KV cache or arrives before the last of the chunk before, and ValueError where the router picks no
     existing replica.
     """
+    engine.refuse_agent()
     if engine.prefix_caching or engine.order != "fcfs" or engine.scheduler == "vllm_v0":
         raise InputError(
             f"engine.scheduler = {engine.scheduler}, order = {engine.order}, prefix_caching = "

@@ -6,8 +6,8 @@ the same decodes run, if no request arrives: the simulator skips these. 0 is alw
 """
 
 from servegym.costmodels.jit import kernel
-from servegym.envs.sim.llm.engine import LIGHTLLM, ORCA, SARATHI, SGLANG, VLLM_V0
-from servegym.envs.sim.llm.schedulers import lightllm, orca, sarathi, sglang, vllm_v0, vllm_v1
+from servegym.envs.sim.llm.engine import AGENT, LIGHTLLM, ORCA, SARATHI, SGLANG, VLLM_V0
+from servegym.envs.sim.llm.schedulers import agent, lightllm, orca, sarathi, sglang, vllm_v0, vllm_v1
 from servegym.envs.sim.llm.state import Fleet
 
 
@@ -25,6 +25,8 @@ def start(fleet: Fleet, replica_id: int) -> None:
         lightllm.start(fleet, replica_id)
     elif scheduler == SGLANG:
         sglang.start(fleet, replica_id)
+    elif scheduler == AGENT:
+        agent.start(fleet, replica_id)
     else:
         vllm_v1.start(fleet, replica_id)
 
@@ -43,4 +45,6 @@ def horizon(fleet: Fleet, replica_id: int) -> int:
         return lightllm.horizon(fleet, replica_id)
     if scheduler == SGLANG:
         return sglang.horizon(fleet, replica_id)
+    if scheduler == AGENT:
+        return agent.horizon(fleet, replica_id)
     return vllm_v1.horizon(fleet, replica_id)

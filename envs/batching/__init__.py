@@ -1,0 +1,1 @@
+"""Batching: the agent is the scheduler of one replica's engine."""

@@ -1,0 +1,164 @@
+"""What a scheduling agent sees of its replica while a decision is due, and which decisions are legal.
+
+Columns are as docs/simulator.md, "Scheduler: agent", has them. The replica stands still at its clock.
+"""
+
+import numpy as np
+
+from servegym.costmodels.jit import kernel
+from servegym.envs.sim.llm.batch import computed_tokens
+from servegym.envs.sim.llm.decisions import SHARES
+from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
+from servegym.envs.sim.llm.schedulers.agent import blocks_to_admit, may_admit, may_run, unclaimed
+from servegym.envs.sim.llm.state import DECODING, NOBODY, WAITING, Fleet
+from servegym.envs.sim.llm.view import queued_prefill_tokens
+
+VISIBLE = 32
+"""Rows for the waiting requests, and as many for the running ones."""
+
+NUM_ROWS = 2 * VISIBLE
+
+NUM_CHOICES = NUM_ROWS + len(SHARES)
+"""Decisions: to admit or preempt the request of a row, or to start the iteration with one of `SHARES`."""
+
+ENGINE_COLUMNS = (
+    ("running", "requests"),
+    ("waiting", "requests"),
+    ("decoding", "requests"),
+    ("admitted", "requests"),
+    ("queued_prefill_tokens", "tokens"),
+    ("outstanding_tokens", "tokens"),
+    ("decode_context_tokens", "tokens"),
+    ("kv_used_blocks", "blocks"),
+    ("kv_total_blocks", "blocks"),
+    ("unclaimed_tokens", "tokens"),
+    ("unclaimed_blocks", "blocks"),
+    ("seats_left", "requests"),
+    ("predicted_remaining_tokens", "tokens"),
+)
+"""Name and unit of each number of the engine, in order."""
+
+ROW_COLUMNS = (
+    ("is_waiting", "0 or 1"),
+    ("is_prefilling", "0 or 1"),
+    ("is_decoding", "0 or 1"),
+    ("prompt_tokens", "tokens"),
+    ("known_tokens", "tokens"),
+    ("computed_tokens", "tokens"),
+    ("predicted_output_tokens", "tokens"),
+    ("generated_tokens", "tokens"),
+    ("since_arrival_s", "s"),
+    ("priority", "1"),
+    ("blocks", "blocks"),
+    ("legal", "0 or 1"),
+)
+"""Name and unit of each number of a request, in order."""
+
+ENGINE_FEATURES = len(ENGINE_COLUMNS)
+ROW_FEATURES = len(ROW_COLUMNS)
+
+(
+    IS_WAITING,
+    IS_PREFILLING,
+    IS_DECODING,
+    PROMPT_TOKENS,
+    KNOWN_TOKENS,
+    COMPUTED_TOKENS,
+    PREDICTED_OUTPUT_TOKENS,
+    GENERATED_TOKENS,
+    SINCE_ARRIVAL_S,
+    PRIORITY,
+    BLOCKS,
+    LEGAL,
+) = range(ROW_FEATURES)
+
+
+@kernel
+def write_decision(
+    fleet: Fleet,
+    replica_id: int,
+    engine_row: np.ndarray,
+    rows: np.ndarray,
+    row_ids: np.ndarray,
+    mask: np.ndarray,
+) -> None:
+    """Fills what is seen of a replica that stands at a decision.
+
+    engine_row: float32 (ENGINE_FEATURES,). rows: float32 (NUM_ROWS, ROW_FEATURES), first the waiting requests
+    in the order of the queue, from row VISIBLE on the running ones, last admitted first; 0 where there is
+    none. row_ids: int32 (NUM_ROWS,), the request of each row or NOBODY. mask: bool (NUM_CHOICES,), True where
+    legal.
+    """
+    replica = fleet.replicas[replica_id]
+    tokens, blocks = unclaimed(fleet, replica_id, 1.0)
+    _write_engine(fleet, replica_id, tokens, blocks, engine_row)
+    request_id = replica.waiting_first
+    count = min(VISIBLE, replica.num_waiting)
+    for row in range(count):
+        request = fleet.requests[request_id]
+        legal = may_admit(fleet, replica_id, request_id, tokens, blocks)
+        needs = blocks_to_admit(fleet, replica_id, request_id, tokens)
+        _write_row(fleet, replica_id, request_id, 0, needs, legal, rows[row])
+        row_ids[row], mask[row] = request_id, legal
+        request_id = request.next
+    _leave_empty(count, VISIBLE, rows, row_ids, mask)
+    request_id = replica.running_last
+    count = min(VISIBLE, replica.num_running)
+    size = fleet.engines[replica.group].block_size
+    for i in range(count):
+        request = fleet.requests[request_id]
+        legal = i >= replica.num_admitted and replica.num_running > 1
+        computed = computed_tokens(fleet, replica_id, request_id)
+        held = blocks_for(computed, size)
+        _write_row(fleet, replica_id, request_id, computed, held, legal, rows[VISIBLE + i])
+        row_ids[VISIBLE + i], mask[VISIBLE + i] = request_id, legal
+        request_id = request.previous
+    _leave_empty(VISIBLE + count, NUM_ROWS, rows, row_ids, mask)
+    for choice in range(len(SHARES)):
+        mask[NUM_ROWS + choice] = may_run(fleet, replica_id, SHARES[choice])
+
+
+@kernel
+def _leave_empty(first, last, rows, row_ids, mask):
+    for row in range(first, last):
+        rows[row] = 0.0
+        row_ids[row] = NOBODY
+        mask[row] = False
+
+
+@kernel
+def _write_engine(fleet, replica_id, tokens, blocks, row):
+    replica = fleet.replicas[replica_id]
+    engine = fleet.engines[replica.group]
+    row[0] = replica.num_running
+    row[1] = replica.num_waiting
+    row[2] = replica.num_decodes
+    row[3] = replica.num_admitted
+    row[4] = queued_prefill_tokens(replica)
+    row[5] = replica.prompt_tokens + replica.generated_tokens
+    row[6] = replica.context_offset + replica.num_decodes * replica.iteration
+    row[7] = kv_used_blocks(fleet, replica_id)
+    row[8] = engine.num_kv_blocks
+    row[9] = tokens
+    row[10] = max(0, blocks)
+    row[11] = engine.max_num_seqs - replica.num_running
+    row[12] = max(0, replica.predicted_tokens - replica.generated_tokens)
+
+
+@kernel
+def _write_row(fleet, replica_id, request_id, computed, blocks, legal, row):
+    request = fleet.requests[request_id]
+    decoding = request.state == DECODING
+    generated = computed + 1 - request.prompt_tokens if decoding else request.generated
+    row[IS_WAITING] = request.state == WAITING
+    row[IS_PREFILLING] = request.state != WAITING and not decoding
+    row[IS_DECODING] = decoding
+    row[PROMPT_TOKENS] = request.prompt_tokens
+    row[KNOWN_TOKENS] = request.prompt_tokens + generated
+    row[COMPUTED_TOKENS] = computed
+    row[PREDICTED_OUTPUT_TOKENS] = request.predicted_tokens
+    row[GENERATED_TOKENS] = generated
+    row[SINCE_ARRIVAL_S] = fleet.replicas[replica_id].clock_s - request.arrival_s
+    row[PRIORITY] = request.priority
+    row[BLOCKS] = blocks
+    row[LEGAL] = legal

@@ -1,0 +1,56 @@
+"""What a caller does with replicas whose scheduler is `agent`: finds the decision due and carries it out.
+
+Whether a decision is legal is for the caller to see to (decision_view.py has the mask).
+"""
+
+from servegym.costmodels.jit import kernel, routine
+from servegym.envs.sim.llm.batch import admit, begin_batch
+from servegym.envs.sim.llm.iteration import complete_iteration, start_batch
+from servegym.envs.sim.llm.schedulers.agent import decision_due, put_together, start
+from servegym.envs.sim.llm.state import NOBODY, Fleet
+
+SHARES = (0.0, 0.25, 0.5, 1.0)
+"""Of the prefill budget, that an iteration may start with."""
+
+
+@kernel
+def admit_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Admits a waiting request; it takes blocks with its first tokens, when the iteration starts."""
+    admit(fleet, replica_id, request_id, 0)
+    fleet.replicas[replica_id].num_admitted += 1
+
+
+@routine
+def run(fleet: Fleet, replica_id: int, share: float) -> None:
+    """Starts the iteration that was decided on."""
+    begin_batch(fleet, replica_id)
+    put_together(fleet, replica_id, share)
+    start_batch(fleet, replica_id)
+
+
+@routine
+def next_decision(fleet: Fleet, first: int, count: int, arrival_s: float) -> int:
+    """Takes `count` replicas from `first` on to the first decision that falls due before `arrival_s`.
+
+    Returns the replica; NOBODY when none does: then all stand at the arrival, before the iterations that
+    start at that instant.
+    """
+    while True:
+        replica_id, earliest_s, rank = NOBODY, arrival_s, 1  # at one instant: ends 0, the arrival 1, starts 2
+        for candidate in range(first, first + count):
+            replica = fleet.replicas[candidate]
+            if replica.num_unfinished == 0:
+                continue
+            own_rank = 0 if replica.in_flight else 2
+            if replica.clock_s < earliest_s or (replica.clock_s == earliest_s and own_rank < rank):
+                replica_id, earliest_s, rank = candidate, replica.clock_s, own_rank
+        if replica_id == NOBODY:
+            return NOBODY
+        if rank == 0:
+            complete_iteration(fleet, replica_id)
+        elif decision_due(fleet, replica_id):
+            return replica_id
+        else:
+            begin_batch(fleet, replica_id)
+            start(fleet, replica_id)
+            start_batch(fleet, replica_id)
