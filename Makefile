@@ -14,13 +14,19 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/pip --quiet --no-input --disable-pip-version-check
 PACKAGES := agents conf costmodels envs experiments
 
-.PHONY: help install demo test test-slow lint format bench coverage clean
+# An environment of its own for vLLM, whose wheel asks for another torch and for CUDA packages that are never
+# loaded: nothing is resolved. Kept outside the clone, and made anew when what it holds changes.
+VLLM = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/servegym/vllm-$(shell \
+    { grep '^torch==' constraints.txt; cat tests/witness/requirements.txt; } | cksum | cut -d ' ' -f 1)
+
+.PHONY: help install demo test test-slow test-witness lint format bench coverage clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       train a router on a production trace, compare it with published ones, export it"
 	@echo "make test       the tests, without the slow ones"
 	@echo "make test-slow  the slow tests"
+	@echo "make test-witness  our schedulers against vLLM's own (installs it: 2.3 GB, no GPU)"
 	@echo "make lint       style, types and the layer rule"
 	@echo "make format     rewrite the sources in the project's style"
 	@echo "make bench      measure the simulator and the environments"
@@ -54,6 +60,17 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-witness: $(INSTALLED) $(VLLM)/installed
+	SERVEGYM_VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/witness $(ARGS)
+
+$(VLLM)/installed:
+	$(PYTHON) -m venv --clear $(VLLM)
+	@echo "Installing vLLM into $(VLLM) (a few minutes)"
+	@$(VLLM)/bin/pip --quiet --no-input install --no-deps --constraint constraints.txt \
+	    --extra-index-url $(TORCH_INDEX) --retries 1 --timeout 30 torch
+	@$(VLLM)/bin/pip --quiet --no-input install --no-deps --requirement tests/witness/requirements.txt
+	@touch $@
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

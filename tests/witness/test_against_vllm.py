@@ -1,21 +1,52 @@
-"""vLLM's own scheduler as a witness. Skipped where it is not installed."""
+"""vLLM's own scheduler as a witness: as recorded, and where it is installed once more in many more cases."""
 
 from collections import Counter
 
 import pytest
 
-from tests.witness.conftest import Step, Witnessed
-from tests.witness.iterations import Iteration, of_reference, of_vllm
-from tests.witness.workload import as_workload
-
-pytestmark = pytest.mark.slow  # half a minute, and most of it imports vLLM
+from tests.witness.iterations import Iteration, of_reference, of_simulator, of_vllm
+from tests.witness.recording import Step, Witnessed, recorded
 
 
-def test_the_reference_schedules_as_vllm_does(witnessed: list[Witnessed]) -> None:
+def test_the_simulator_schedules_as_vllm_did() -> None:
     """Every iteration: who, in which order, how many tokens after how many, hits, victims, blocks."""
+    assert_simulator_equal(recorded())
+
+
+def test_the_reference_schedules_as_vllm_did() -> None:
+    assert_reference_equal(recorded())
+
+
+@pytest.mark.slow  # half a minute, and most of it imports vLLM
+def test_vllm_does_what_was_recorded(witnessed: list[Witnessed]) -> None:
+    kept = recorded()
+    for number, (then, now) in enumerate(zip(kept, witnessed, strict=False)):
+        assert then.case == now.case
+        assert_equal(of_vllm(then.steps), of_vllm(now.steps), f"case {number}")
+        assert [step["free_blocks"] for step in then.steps] == [step["free_blocks"] for step in now.steps]
+
+
+@pytest.mark.slow
+def test_the_simulator_schedules_as_vllm_does(witnessed: list[Witnessed]) -> None:
+    assert_simulator_equal(witnessed)
+
+
+@pytest.mark.slow
+def test_the_reference_schedules_as_vllm_does(witnessed: list[Witnessed]) -> None:
+    assert_reference_equal(witnessed)
+
+
+def assert_simulator_equal(witnessed: list[Witnessed]) -> None:
+    """In all cases."""
     for number, (case, steps) in enumerate(witnessed):
-        found = of_reference(as_workload(case), case["settings"])
+        found = of_simulator(case, steps)
         assert_equal(found, of_vllm(steps), f"case {number}, {case['settings']}")
+
+
+def assert_reference_equal(witnessed: list[Witnessed]) -> None:
+    """In all cases."""
+    for number, (case, steps) in enumerate(witnessed):
+        assert_equal(of_reference(case), of_vllm(steps), f"case {number}, {case['settings']}")
 
 
 def assert_equal(found: list[Iteration], expected: list[Iteration], case: str) -> None:
@@ -25,6 +56,7 @@ def assert_equal(found: list[Iteration], expected: list[Iteration], case: str) -
     assert len(found) == len(expected), case
 
 
+@pytest.mark.slow
 def test_vllm_finishes_every_request_and_frees_every_block(witnessed: list[Witnessed]) -> None:
     for case, steps in witnessed:
         finished = [request for step in steps for request in step["finished"]]
@@ -35,6 +67,7 @@ def test_vllm_finishes_every_request_and_frees_every_block(witnessed: list[Witne
             assert tokens <= case["settings"]["max_num_batched_tokens"]
 
 
+@pytest.mark.slow
 def test_the_cases_reach_what_is_hard(witnessed: list[Witnessed]) -> None:
     """Agreement says little about what the cases never do."""
     cases_with: Counter[str] = Counter()

@@ -6,6 +6,7 @@ from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.iteration import IterationCost
 from servegym.envs.workloads import Workload
 from tests.witness.cases import Case, Settings
+from tests.witness.recording import Step
 
 
 def one_second(settings: Settings) -> IterationCost:
@@ -41,6 +42,17 @@ def as_workload(case: Case) -> Workload:
         priority=np.array([request["priority"] for request in requests]),
         **columns,  # type: ignore[arg-type]
     )
+
+
+def arrival_steps(case: Case, steps: list[Step]) -> list[int]:
+    """The iteration before which each request was queued, those of follow-ups as vLLM's log has them."""
+    finished = {request: number for number, step in enumerate(steps) for request in step["finished"]}
+    return [
+        finished[request["parent"]] + 1 + request["think_steps"]
+        if request["parent"] >= 0
+        else request["arrival_step"]
+        for request in case["requests"]
+    ]
 
 
 def _block_ids(prompts: list[list[int]], block_size: int) -> list[list[int]]:
