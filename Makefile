@@ -87,6 +87,8 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/servegym bench simulator
 	$(BIN)/servegym bench env
+	$(BIN)/servegym bench stream
+	$(BIN)/servegym bench peers
 
 # Compiled code is invisible to coverage, so what is compiled is run once more in plain Python.
 coverage: $(INSTALLED)
