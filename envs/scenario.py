@@ -1,6 +1,9 @@
 """A scenario fixes everything but the router: workload, fleet, engine, cost model, objective."""
 
+from dataclasses import fields
+
 from servegym.costmodels.compile import kv_capacity_blocks
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.clocks import CLOCKS
@@ -33,12 +36,11 @@ class Scenario:
                 memory_fraction=fleet.memory_fraction,
                 block_size=config.engine.block_size,
             )
-        self.engine = Engine(
-            config.engine.max_num_batched_tokens,
-            config.engine.max_num_seqs,
-            num_kv_blocks,
-            config.engine.block_size,
-        )
+        settings = {field.name: getattr(config.engine, field.name) for field in fields(config.engine)}
+        try:
+            self.engine = Engine(**settings | {"num_kv_blocks": num_kv_blocks})
+        except InputError as error:
+            raise InputError(f"scenario.{error}") from None
         cost = CLOCKS[kind](model, gpu, fleet.tensor_parallel, self.engine)
         self.cost: IterationCost = cost._replace(overhead_s=config.costmodel.cpu_overhead_s)
         budget = self.engine.max_num_batched_tokens

@@ -4,12 +4,15 @@ Plain dataclasses, since OmegaConf makes frozen ones read-only for Hydra itself;
 composition. Values out of range raise InputError when they are read.
 """
 
+import inspect
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.workloads.predictors import PREDICTORS
 from servegym.envs.workloads.readers import READERS
 
 
@@ -38,7 +41,9 @@ class WorkloadConfig:
     rate_rps: float = MISSING  # mean requests per second
     test_s: float = 1200.0  # seconds at the end of the trace kept for testing
     keep: float = 0.9
-    prediction_error: float | None = None  # mean relative error of predicted output lengths; null: none
+    predictor: str | None = None  # of output lengths, one of PREDICTORS; null: none
+    predictor_parameters: dict[str, Any] = field(default_factory=dict)
+    prediction_error: float | None = None  # instead: mean relative error of the predictor `noisy`
 
     def __post_init__(self) -> None:
         if self.rate_rps != MISSING:
@@ -61,6 +66,41 @@ class WorkloadConfig:
             error,
             "null, or at least 0 and below 2",
         )
+        require(
+            self.predictor is None or self.predictor in PREDICTORS,
+            "scenario.workload.predictor",
+            self.predictor,
+            "null, or one of " + ", ".join(PREDICTORS),
+        )
+        require(
+            error is None or self.predictor is None,
+            "scenario.workload.prediction_error",
+            error,
+            "null where predictor is given",
+        )
+        self._check_predictor_parameters()
+
+    def _check_predictor_parameters(self) -> None:
+        given = self.predictor_parameters
+        known: list[str] = []
+        if self.predictor is not None:
+            parameters = list(inspect.signature(PREDICTORS[self.predictor]).parameters.values())
+            own = [one for one in parameters if one.name not in ("output_tokens", "rng")]
+            known = [one.name for one in own]
+            for one in own:
+                require(
+                    one.default is not one.empty or one.name in given,
+                    "scenario.workload.predictor_parameters",
+                    given,
+                    f"given {one.name}, which {self.predictor} needs",
+                )
+        for name in given:
+            require(
+                name in known,
+                "scenario.workload.predictor_parameters",
+                name,
+                f"one of {', '.join(known)}" if known else "none",
+            )
 
 
 @dataclass
@@ -76,12 +116,27 @@ class FleetConfig:
 
 @dataclass
 class EngineConfig:
-    """Limits of each replica's engine, under vLLM's names."""
+    """Limits and rules of each replica's engine: docs/simulator.md, "Engine settings"."""
 
     max_num_batched_tokens: int = MISSING
     max_num_seqs: int = MISSING
     block_size: int = 16
     num_kv_blocks: int | None = None  # null: what fits into the GPU's memory
+    scheduler: str = "vllm_v1"
+    order: str = "fcfs"  # or priority
+    prefix_caching: bool = False
+    long_prefill_token_threshold: int = 0  # 0: off
+    reserve_full_prompt: bool = True
+    watermark: float | None = None  # null: 0.01 where the scheduler has one
+    max_padded_prefill_tokens: int = 0  # 0: off
+    preemption: str = "recompute"  # or swap
+    swap_blocks: int = 0
+    swap_s_per_block: float = 0.0
+    max_model_len: int = 0  # 0: none
+    decodes_between_prefills: int = 10
+
+    def __post_init__(self) -> None:
+        require(self.order in ("fcfs", "priority"), "scenario.engine.order", self.order, "fcfs or priority")
 
 
 @dataclass

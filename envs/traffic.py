@@ -10,12 +10,12 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.scenario_config import EpisodeConfig, WorkloadConfig
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.workloads import (
+    PREDICTORS,
     FittedWorkload,
     Workload,
     find_data,
     generate,
     load_fitted,
-    noisy_predictions,
     read_trace,
     split,
 )
@@ -119,10 +119,11 @@ class Traffic:
         return max(1, round(self.config.test_s * self._fitted.rate_rps * self.config.keep))
 
     def check_fits(self, engine: Engine) -> None:
-        """Raises InputError where a request of the trace could never fit into the KV cache."""
+        """Raises InputError where the engine could never serve a request of the trace."""
         for part in (self._train, self._test):
             if part is not None:
-                part.check_fits(engine.num_kv_blocks, engine.block_size)
+                part.check_fits(engine.num_kv_blocks, engine.block_size)  # names the line
+                engine.check_fits(part)
 
     def _generate(self, num_requests: int, rate_factor: float, seed: np.random.SeedSequence) -> Workload:
         assert self._fitted is not None
@@ -134,20 +135,26 @@ class Traffic:
         """`episode.requests` requests kept from a stretch that starts anywhere."""
         assert self._train is not None
         wanted, available = self.episode.requests, self._train.num_requests
-        kept = np.flatnonzero(rng.random(available) < self.config.keep)
+        # Chains of follow-ups stay whole but for their ends, and none is entered in its middle.
+        chain = self._train.first_of_chain()
+        kept = np.flatnonzero((rng.random(available) < self.config.keep)[chain])
         if len(kept) < wanted:
             raise InputError(
                 f"scenario.episode.requests = {wanted}: must be at most the {len(kept)} requests "
                 "kept of the training part"
             )
-        first = rng.integers(len(kept) - wanted + 1)
-        stretch = self._train.take(kept[first : first + wanted])
+        start = np.searchsorted(kept, chain[kept])  # of each request's chain
+        first = rng.integers(np.sort(start)[-wanted] + 1)
+        stretch = self._train.take(kept[np.flatnonzero(start >= first)[:wanted]])
         elapsed_s = stretch.arrival_s - stretch.arrival_s[0]
         return replace(stretch, arrival_s=elapsed_s / (self._compression * rate_factor))
 
     def _with_predictions(self, workload: Workload, seed: np.random.SeedSequence) -> Workload:
-        error = self.config.prediction_error
-        if error is None:
+        name, parameters = self.config.predictor, self.config.predictor_parameters
+        if self.config.prediction_error is not None:
+            name, parameters = "noisy", {"mean_relative_error": self.config.prediction_error}
+        if name is None:
             return workload
+        predict = PREDICTORS[name]
         rng = np.random.default_rng(seed)
-        return workload.with_predictions(noisy_predictions(workload.output_tokens, error, rng))
+        return workload.with_predictions(predict(workload.output_tokens, rng=rng, **parameters))

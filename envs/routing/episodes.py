@@ -54,6 +54,10 @@ class RoutingEpisodes:
         slots = self.num_replicas if slots is None else slots
         if slots < self.num_replicas:
             raise InputError(f"slots = {slots}: must be at least the scenario's {self.num_replicas} replicas")
+        if scenario.engine.prefix_caching:
+            raise InputError(
+                "scenario.engine.prefix_caching = true: environments do not simulate it, servegym simulate does"
+            )
         self.fleet = new_fleet(
             [ReplicaSpec(scenario.engine, scenario.cost)] * self.num_replicas,
             num_episodes * max_requests,

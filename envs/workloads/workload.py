@@ -141,7 +141,7 @@ class Workload:
         """
         if not 0 <= keep <= 1:
             raise InputError(f"probability to keep a request is {keep}, allowed: from 0 to 1")
-        return self.take((rng.random(self.num_requests) < keep)[self._first_of_chain()])
+        return self.take((rng.random(self.num_requests) < keep)[self.first_of_chain()])
 
     def with_predictions(self, predicted_output_tokens: npt.ArrayLike) -> "Workload":
         """The same requests with these predicted output lengths (N,), tokens, at least 1."""
@@ -163,20 +163,20 @@ class Workload:
                 f"tokens needs {blocks[i]} KV blocks of {block_size} tokens, allowed: at most {num_kv_blocks}"
             )
 
-    def _at(self, name: str) -> str:
-        return f"workload {self.name!r}: {name}"
-
-    def _request(self, i: int) -> str:
-        line = f", line {self.source_line[i]}" if self.source_line is not None else ""
-        return f"{self.source or f'workload {self.name!r}'}{line}: request {i}"
-
-    def _first_of_chain(self) -> npt.NDArray[np.int64]:
+    def first_of_chain(self) -> npt.NDArray[np.int64]:
         """(N,) index of the open-loop request that each request descends from; its own for an open one."""
         own = np.arange(self.num_requests)
         first = own if self.parent is None else np.where(self.parent < 0, own, self.parent)
         while (first[first] != first).any():
             first = first[first]
         return first
+
+    def _at(self, name: str) -> str:
+        return f"workload {self.name!r}: {name}"
+
+    def _request(self, i: int) -> str:
+        line = f", line {self.source_line[i]}" if self.source_line is not None else ""
+        return f"{self.source or f'workload {self.name!r}'}{line}: request {i}"
 
     def _check_limits(self) -> None:
         for name, limit, of in (
