@@ -17,3 +17,9 @@ gym.register(
     entry_point="servegym.envs.batching.env:BatchingEnv",
     vector_entry_point="servegym.envs.batching.vector:BatchingVectorEnv",
 )
+
+gym.register(
+    id="servegym/TwoLevel-v0",
+    entry_point="servegym.envs.two_level.env:TwoLevelEnv",
+    vector_entry_point="servegym.envs.two_level.vector:TwoLevelVectorEnv",
+)

@@ -12,18 +12,10 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit, kernel
 from servegym.costmodels.structs import struct
 from servegym.envs.batching.observation import FLAT_FEATURES
-from servegym.envs.batching.reward import cost_of_replicas, count_attained, objective_record
+from servegym.envs.batching.reward import count_attained, episode_cost, objective_record
 from servegym.envs.scenario import Scenario
-from servegym.envs.sim.llm.batch import preempt
-from servegym.envs.sim.llm.decision_view import (
-    ENGINE_FEATURES,
-    NUM_CHOICES,
-    NUM_ROWS,
-    ROW_FEATURES,
-    VISIBLE,
-    write_decision,
-)
-from servegym.envs.sim.llm.decisions import SHARES, admit_waiting, run
+from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, write_decision
+from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.simulate import Results
@@ -165,24 +157,11 @@ def _cost_since(state: State, episode_id: int) -> float:
             fleet, state.open_ids[episode_id], episode.num_open, objective.slo_ttft_s, objective.slo_tpot_s
         )
         episode.num_open = replica.num_unfinished
-    cost = cost_of_replicas(fleet, episode_id, 1, replica.clock_s, objective)
-    cost -= objective.throughput_weight * (episode.next_request - replica.num_unfinished)
-    cost -= objective.slo_weight * episode.num_attained
+    now_s, arrived, attained = replica.clock_s, episode.next_request, episode.num_attained
+    cost = episode_cost(fleet, episode_id, 1, now_s, arrived, attained, objective)
     increase: float = cost - episode.cost
     episode.cost = cost
     return increase
-
-
-@kernel
-def _decide(state: State, episode_id: int, choice: int) -> None:
-    """Carries out a legal decision."""
-    if choice < VISIBLE:
-        admit_waiting(state.fleet, episode_id, state.row_ids[episode_id, choice])
-    elif choice < NUM_ROWS:
-        preempt(state.fleet, episode_id, state.row_ids[episode_id, choice])
-    else:
-        run(state.fleet, episode_id, SHARES[choice - NUM_ROWS])
-    state.episodes[episode_id].num_decisions += 1
 
 
 @kernel
@@ -212,7 +191,8 @@ def _step(state: State, choices: np.ndarray) -> None:
         if state.finished[episode_id]:
             continue
         choice = choices[episode_id]
-        _decide(state, episode_id, choice)
+        decide(state.fleet, episode_id, choice, state.row_ids[episode_id])
+        state.episodes[episode_id].num_decisions += 1
         if choice >= NUM_ROWS:
             state.finished[episode_id] = not _go_on(state, episode_id)
         state.rewards[episode_id] = -_cost_since(state, episode_id)

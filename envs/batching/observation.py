@@ -16,7 +16,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, NUM_ROWS, ROW_FEATURES
+from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES
+from servegym.envs.sim.llm.decisions import NUM_ROWS
 
 Observation = dict[str, np.ndarray]
 

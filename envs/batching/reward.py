@@ -118,8 +118,19 @@ def count_attained(
 
 
 @kernel
-def cost_of_replicas(fleet: Fleet, first: int, count: int, now_s: float, objective: np.record) -> float:
-    """What grows with time, of `count` replicas from `first` on; with expected waits where charged."""
+def episode_cost(
+    fleet: Fleet,
+    first: int,
+    count: int,
+    now_s: float,
+    num_arrived: int,
+    num_attained: int,
+    objective: np.record,
+) -> float:
+    """The cost up to `now_s` of an episode on `count` replicas from `first` on, expected waits included.
+
+    num_arrived: requests sent to a replica so far; num_attained: of these, finished within both limits.
+    """
     ttft_offset_s, latency_offset_s, expected_s = 0.0, 0.0, 0.0
     num_before_first_token, num_unfinished = 0, 0
     for replica_id in range(first, first + count):
@@ -149,4 +160,6 @@ def cost_of_replicas(fleet: Fleet, first: int, count: int, now_s: float, objecti
         objective.tpot_weight,
     )
     cost += expected_s * (objective.ttft_weight + objective.latency_weight)
+    cost -= objective.throughput_weight * (num_arrived - num_unfinished)
+    cost -= objective.slo_weight * num_attained
     return cost

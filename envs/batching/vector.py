@@ -13,7 +13,7 @@ from servegym.envs.batching.observation import observation_of, observation_space
 from servegym.envs.metrics import summarise
 from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import Scenario, load_scenario
-from servegym.envs.sim.llm.decision_view import NUM_CHOICES
+from servegym.envs.sim.llm.decisions import NUM_CHOICES
 
 
 class BatchingVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):

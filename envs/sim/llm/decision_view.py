@@ -7,19 +7,11 @@ import numpy as np
 
 from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.batch import computed_tokens
-from servegym.envs.sim.llm.decisions import SHARES
+from servegym.envs.sim.llm.decisions import NUM_ROWS, SHARES, VISIBLE
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
 from servegym.envs.sim.llm.schedulers.agent import blocks_to_admit, may_admit, may_run, unclaimed
 from servegym.envs.sim.llm.state import DECODING, NOBODY, WAITING, Fleet
 from servegym.envs.sim.llm.view import queued_prefill_tokens
-
-VISIBLE = 32
-"""Rows for the waiting requests, and as many for the running ones."""
-
-NUM_ROWS = 2 * VISIBLE
-
-NUM_CHOICES = NUM_ROWS + len(SHARES)
-"""Decisions: to admit or preempt the request of a row, or to start the iteration with one of `SHARES`."""
 
 ENGINE_COLUMNS = (
     ("running", "requests"),

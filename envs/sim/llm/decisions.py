@@ -3,8 +3,10 @@
 Whether a decision is legal is for the caller to see to (decision_view.py has the mask).
 """
 
+import numpy as np
+
 from servegym.costmodels.jit import kernel, routine
-from servegym.envs.sim.llm.batch import admit, begin_batch
+from servegym.envs.sim.llm.batch import admit, begin_batch, preempt
 from servegym.envs.sim.llm.iteration import complete_iteration, start_batch
 from servegym.envs.sim.llm.schedulers.agent import decision_due, put_together, start
 from servegym.envs.sim.llm.state import NOBODY, Fleet
@@ -12,12 +14,26 @@ from servegym.envs.sim.llm.state import NOBODY, Fleet
 SHARES = (0.0, 0.25, 0.5, 1.0)
 """Of the prefill budget, that an iteration may start with."""
 
+VISIBLE = 32
+"""Rows for the waiting requests, and as many for the running ones."""
+
+NUM_ROWS = 2 * VISIBLE
+
+NUM_CHOICES = NUM_ROWS + len(SHARES)
+"""By number: to admit or preempt the request of a row, or to start the iteration with one of `SHARES`."""
+
 
 @kernel
-def admit_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
-    """Admits a waiting request; it takes blocks with its first tokens, when the iteration starts."""
-    admit(fleet, replica_id, request_id, 0)
-    fleet.replicas[replica_id].num_admitted += 1
+def decide(fleet: Fleet, replica_id: int, choice: int, row_ids: np.ndarray) -> None:
+    """Carries out one choice; row_ids: int32 (NUM_ROWS,), the request of each row."""
+    if choice < VISIBLE:
+        # it takes blocks with its first tokens, when the iteration starts
+        admit(fleet, replica_id, row_ids[choice], 0)
+        fleet.replicas[replica_id].num_admitted += 1
+    elif choice < NUM_ROWS:
+        preempt(fleet, replica_id, row_ids[choice])
+    else:
+        run(fleet, replica_id, SHARES[choice - NUM_ROWS])
 
 
 @routine

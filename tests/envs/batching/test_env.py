@@ -21,11 +21,10 @@ from servegym.envs.sim.llm.decision_view import (
     IS_WAITING,
     KNOWN_TOKENS,
     LEGAL,
-    NUM_ROWS,
     PRIORITY,
     PROMPT_TOKENS,
-    VISIBLE,
 )
+from servegym.envs.sim.llm.decisions import NUM_ROWS, VISIBLE
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.simulate import Results, simulate

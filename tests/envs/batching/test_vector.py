@@ -14,6 +14,7 @@ def legal(masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (masks * rng.random(masks.shape)).argmax(axis=1)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("num_envs", [1, 3, 7])
 def test_equal_to_single_environments(num_envs: int) -> None:
     """Environment k with seed s gives what a single one with seed s + k gives."""

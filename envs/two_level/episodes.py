@@ -1,0 +1,256 @@
+"""K episodes of a fleet side by side, whose router and whose engines' schedulers are the caller.
+
+One native call takes one decision in each. All forms of the environment are thin views of this.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from servegym.costmodels.jit import jit, kernel
+from servegym.costmodels.structs import struct
+from servegym.envs.batching.reward import count_attained, episode_cost, objective_record
+from servegym.envs.scenario import Scenario
+from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, write_decision
+from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, next_decision
+from servegym.envs.sim.llm.fleet import submit
+from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
+from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.sim.llm.state import NOBODY, Fleet
+from servegym.envs.sim.llm.view import (
+    REPLICA_FEATURES,
+    REQUEST_FEATURES,
+    write_replica_row,
+    write_request_row,
+)
+from servegym.envs.two_level.observation import ROUTING, SCHEDULING, Observation
+from servegym.envs.workloads import Workload
+
+EPISODE = np.dtype(
+    [
+        ("num_requests", np.int64),
+        ("next_request", np.int64),  # the next to be routed; num_requests when all are
+        ("num_decisions", np.int64),
+        ("num_open", np.int64),  # requests that have been routed and not been counted as finished
+        ("num_attained", np.int64),  # finished within the limits of the objective
+        ("now_s", np.float64),
+        ("gap_s", np.float64),  # between the last two arrivals
+        ("cost", np.float64),  # up to now
+    ],
+    align=True,
+)
+
+
+class State(NamedTuple):
+    """What compiled code works on: the fleet, and for each episode its record, observation and outcome."""
+
+    fleet: Fleet
+    episodes: np.ndarray  # EPISODE (K,)
+    objective: np.ndarray  # OBJECTIVE (1,)
+    level: np.ndarray  # int64 (K,)
+    replica: np.ndarray  # int64 (K,)
+    request: np.ndarray  # float32 (K, REQUEST_FEATURES)
+    replicas: np.ndarray  # float32 (K, R, REPLICA_FEATURES)
+    engine: np.ndarray  # float32 (K, ENGINE_FEATURES)
+    requests: np.ndarray  # float32 (K, NUM_ROWS, ROW_FEATURES)
+    row_ids: np.ndarray  # int32 (K, NUM_ROWS), request of each row
+    open_ids: np.ndarray  # int32 (K, max_requests)
+    masks: np.ndarray  # bool (K, R + NUM_CHOICES)
+    rewards: np.ndarray  # float64 (K,)
+    finished: np.ndarray  # bool (K,)
+
+
+class TwoLevelEpisodes:
+    """K independent episodes of one scenario.
+
+    max_requests: the longest episode there will be. Each call writes in place: `observation`, arrays with a
+    leading axis K (observation.py), `masks`, bool (K, R + NUM_CHOICES), `rewards`, float64 (K,), and
+    `finished`, bool (K,).
+    """
+
+    def __init__(self, scenario: Scenario, num_episodes: int, max_requests: int) -> None:
+        self.num_episodes = num_episodes
+        self.num_replicas = scenario.num_replicas
+        self.max_requests = max_requests
+        self._engine = replace(scenario.engine, scheduler="agent")
+        count = self.num_replicas
+        self.fleet = new_fleet(
+            [ReplicaSpec(self._engine, scenario.cost)] * count,
+            num_episodes * max_requests,
+            num_episodes=num_episodes,
+        )
+        self.episodes = np.zeros(num_episodes, EPISODE).view(np.recarray)
+        self.observation: Observation = {
+            "level": np.zeros(num_episodes, np.int64),
+            "replica": np.zeros(num_episodes, np.int64),
+            "request": np.zeros((num_episodes, REQUEST_FEATURES), np.float32),
+            "replicas": np.zeros((num_episodes, count, REPLICA_FEATURES), np.float32),
+            "engine": np.zeros((num_episodes, ENGINE_FEATURES), np.float32),
+            "requests": np.zeros((num_episodes, NUM_ROWS, ROW_FEATURES), np.float32),
+        }
+        self.masks = np.zeros((num_episodes, count + NUM_CHOICES), np.bool_)
+        self.rewards = np.zeros(num_episodes)
+        self.finished = np.zeros(num_episodes, np.bool_)
+        self._state = struct(
+            State(
+                fleet=self.fleet,
+                episodes=self.episodes,
+                objective=objective_record(scenario),
+                row_ids=np.zeros((num_episodes, NUM_ROWS), np.int32),
+                open_ids=np.zeros((num_episodes, max_requests), np.int32),
+                masks=self.masks,
+                rewards=self.rewards,
+                finished=self.finished,
+                **self.observation,
+            )
+        )
+
+    def begin(self, episode_id: int, workload: Workload) -> None:
+        """Starts episode `episode_id` afresh with a workload; the first decision routes its first request."""
+        self._engine.check_fits(workload)
+        clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
+        first = episode_id * self.max_requests
+        load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)
+        self.episodes[episode_id] = np.zeros((), EPISODE)
+        self.episodes[episode_id].num_requests = workload.num_requests
+        self.episodes[episode_id].now_s = workload.arrival_s[0]
+        self.finished[episode_id] = False
+        _begin(self._state, episode_id)
+
+    def step(self, actions: np.ndarray) -> None:
+        """Takes one decision in every episode that is not finished, and goes on to the next one.
+
+        actions: int64 (K,), below R the replica that gets the request, from R on a choice as in batching for
+        the replica that is due; ValueError names the first that is not legal, and then nothing has changed.
+        """
+        inside = (actions >= 0) & (actions < self.masks.shape[1])
+        legal = inside & self.masks[np.arange(self.num_episodes), np.where(inside, actions, 0)]
+        legal |= self.finished
+        if not legal.all():
+            episode_id = int(np.argmin(legal))
+            raise ValueError(
+                f"action {actions[episode_id]} in environment {episode_id}, decision "
+                f"{self.episodes[episode_id].num_decisions}: must be one that action_masks() allows: "
+                f"{np.flatnonzero(self.masks[episode_id]).tolist()}"
+            )
+        _step(self._state, actions)
+
+    def results(self, episode_id: int) -> Results:
+        """What happened to the requests of an episode so far."""
+        first = episode_id * self.max_requests
+        num_requests = int(self.episodes[episode_id].num_requests)
+        return Results.of(self.fleet, slice(first, first + num_requests), episode_id * self.num_replicas)
+
+
+@kernel
+def _go_on(state: State, episode_id: int) -> bool:
+    """Takes the fleet to the next decision of either level; False where there is none left."""
+    fleet, episode = state.fleet, state.episodes[episode_id]
+    num_replicas = state.replicas.shape[1]
+    all_routed = episode.next_request == episode.num_requests
+    request_id = episode_id * state.open_ids.shape[1] + episode.next_request
+    arrival_s = np.inf if all_routed else fleet.requests[request_id].arrival_s
+    first = episode_id * num_replicas
+    due = next_decision(fleet, first, num_replicas, arrival_s)
+    if due != NOBODY:
+        state.level[episode_id], state.replica[episode_id] = SCHEDULING, due - first
+        episode.now_s = fleet.replicas[due].clock_s
+        return True
+    state.level[episode_id], state.replica[episode_id] = ROUTING, 0
+    if all_routed:
+        return False
+    episode.now_s = arrival_s
+    return True
+
+
+@kernel
+def _route(state: State, episode_id: int, replica: int) -> None:
+    fleet, episode = state.fleet, state.episodes[episode_id]
+    request_id = episode_id * state.open_ids.shape[1] + episode.next_request
+    submit(fleet, episode_id * state.replicas.shape[1] + replica, request_id)
+    state.open_ids[episode_id, episode.num_open] = request_id
+    episode.num_open += 1
+    episode.next_request += 1
+    if episode.next_request < episode.num_requests:
+        episode.gap_s = fleet.requests[request_id + 1].arrival_s - fleet.requests[request_id].arrival_s
+
+
+@kernel
+def _cost_since(state: State, episode_id: int) -> float:
+    """Brings the episode's cost up to now; returns its increase."""
+    fleet, episode, objective = state.fleet, state.episodes[episode_id], state.objective[0]
+    count = state.replicas.shape[1]
+    first = episode_id * count
+    num_unfinished = 0
+    for replica_id in range(first, first + count):
+        num_unfinished += fleet.replicas[replica_id].num_unfinished
+    if objective.slo_weight > 0 and episode.num_open > num_unfinished:
+        episode.num_attained += count_attained(
+            fleet, state.open_ids[episode_id], episode.num_open, objective.slo_ttft_s, objective.slo_tpot_s
+        )
+        episode.num_open = num_unfinished
+    routed, attained = episode.next_request, episode.num_attained
+    cost = episode_cost(fleet, first, count, episode.now_s, routed, attained, objective)
+    increase: float = cost - episode.cost
+    episode.cost = cost
+    return increase
+
+
+@kernel
+def _observe(state: State, episode_id: int) -> None:
+    fleet, episode = state.fleet, state.episodes[episode_id]
+    count = state.replicas.shape[1]
+    first = episode_id * count
+    for replica in range(count):
+        write_replica_row(fleet, first + replica, episode.now_s, state.replicas[episode_id, replica])
+    mask = state.masks[episode_id]
+    scheduling = state.level[episode_id] == SCHEDULING
+    mask[:count] = not scheduling and not state.finished[episode_id]
+    if scheduling:
+        state.request[episode_id] = 0.0
+        write_decision(
+            fleet,
+            first + state.replica[episode_id],
+            state.engine[episode_id],
+            state.requests[episode_id],
+            state.row_ids[episode_id],
+            mask[count:],
+        )
+        return
+    mask[count:] = False
+    state.engine[episode_id] = 0.0
+    state.requests[episode_id] = 0.0
+    if state.finished[episode_id]:
+        state.request[episode_id] = 0.0
+    else:
+        request_id = episode_id * state.open_ids.shape[1] + episode.next_request
+        write_request_row(fleet, request_id, episode.gap_s, state.request[episode_id])
+
+
+@jit
+def _begin(state: State, episode_id: int) -> None:
+    """Goes to the first decision of an episode."""
+    _go_on(state, episode_id)
+    _observe(state, episode_id)
+
+
+@jit
+def _step(state: State, actions: np.ndarray) -> None:
+    """One decision in every episode that is not finished."""
+    count = state.replicas.shape[1]
+    for episode_id in range(actions.shape[0]):
+        state.rewards[episode_id] = 0.0
+        if state.finished[episode_id]:
+            continue
+        action = actions[episode_id]
+        if action < count:
+            _route(state, episode_id, action)
+        else:
+            replica_id = episode_id * count + state.replica[episode_id]
+            decide(state.fleet, replica_id, action - count, state.row_ids[episode_id])
+        state.episodes[episode_id].num_decisions += 1
+        if action < count or action >= count + NUM_ROWS:
+            state.finished[episode_id] = not _go_on(state, episode_id)
+        state.rewards[episode_id] = -_cost_since(state, episode_id)
+        _observe(state, episode_id)
