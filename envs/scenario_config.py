@@ -136,6 +136,7 @@ class EngineConfig:
     decodes_between_prefills: int = 10
 
     def __post_init__(self) -> None:
+        require(self.block_size >= 1, "scenario.engine.block_size", self.block_size, "at least 1")
         require(self.order in ("fcfs", "priority"), "scenario.engine.order", self.order, "fcfs or priority")
 
 

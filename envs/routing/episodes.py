@@ -9,6 +9,7 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit, kernel
 from servegym.envs.routing.reward import cost_so_far, expected_wait_s
 from servegym.envs.scenario import Scenario
+from servegym.envs.scenario_config import require
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.simulate import Results
@@ -49,6 +50,9 @@ class RoutingEpisodes:
         self.num_episodes = num_episodes
         self.num_replicas = scenario.num_replicas
         self.max_requests = max_requests
+        for key in ("tpot_weight", "throughput_weight", "slo_weight"):
+            weight = getattr(scenario.objective, key)
+            require(weight == 0, f"scenario.objective.{key}", weight, "0 for routing (only TTFT and latency)")
         charge = scenario.objective.charge_expected_wait
         self._prefill_s_per_token = scenario.prefill_s_per_token if charge else 0.0
         slots = self.num_replicas if slots is None else slots
@@ -56,7 +60,8 @@ class RoutingEpisodes:
             raise InputError(f"slots = {slots}: must be at least the scenario's {self.num_replicas} replicas")
         if scenario.engine.prefix_caching:
             raise InputError(
-                "scenario.engine.prefix_caching = true: environments do not simulate it, servegym simulate does"
+                "scenario.engine.prefix_caching = true: must be false in environments, which do not simulate "
+                "it (servegym simulate does)"
             )
         self.fleet = new_fleet(
             [ReplicaSpec(scenario.engine, scenario.cost)] * self.num_replicas,

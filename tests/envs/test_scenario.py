@@ -1,13 +1,21 @@
 """Scenarios: train and test traffic never overlap, rates are as asked, mistakes are named."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
+from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import decode_seconds
+from servegym.envs.compose import list_group
+from servegym.envs.metrics import ttft_s
 from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import load_scenario
-from servegym.envs.workloads import read_csv
+from servegym.envs.scenario_config import EngineConfig
+from servegym.envs.sim.llm.engine import SCHEDULERS, Engine
+from servegym.envs.sim.llm.simulate import simulate
+from servegym.envs.workloads import Workload, read_csv
 
 AZURE = "traces/azure_llm_2023/AzureLLMInferenceTrace_conv.csv.gz"
 
@@ -130,6 +138,12 @@ def test_the_real_trace_is_replayed_where_it_is(real_data) -> None:
         ("scenario.fleet.model=gpt", "fleet.model = gpt: must be one of llama_2_7b"),
         ("scenario.fleet.replicas=0", "fleet.replicas = 0: must be from 1 to 4096"),
         ("scenario.engine.max_num_seqs=5000", "engine.max_num_seqs"),
+        ("scenario.engine.scheduler=trt", "scenario.engine.scheduler = trt: must be one of vllm_v1, sarathi"),
+        ("scenario.engine.order=rank", "scenario.engine.order = rank: must be fcfs or priority"),
+        ("scenario.engine.block_size=0", "engine.block_size = 0"),
+        ("scenario.engine.watermark=0.1", "scenario.engine.watermark = 0.1: only with scheduler sarathi or"),
+        ("scenario.engine.swap_s_per_block=-1", "scenario.engine.swap_blocks = 0, swap_s_per_block = -1.0"),
+        ("scenario.engine.max_model_len=-1", "scenario.engine.max_model_len = -1: must be at least 0"),
         ("scenario.objective.ttft_weight=-1", "objective.ttft_weight = -1.0: must be at least 0"),
         ("scenario.episode.requests=0", "episode.requests = 0: must be at least 1"),
         ("scenario.costmodel.kind=guess", "costmodel.kind = guess: must be one of roofline, cal"),
@@ -175,3 +189,50 @@ def test_a_fleet_without_measured_kernels_is_refused() -> None:
             "generated_8xh100",
             ("costmodel@scenario.costmodel=measured", "scenario.fleet.model=llama_2_7b"),
         )
+
+
+@pytest.mark.parametrize("name", list_group("engine"))
+def test_every_engine_serves_the_same_requests(name: str) -> None:
+    """Each file of `conf/engine` makes an engine that can serve the longest request of the Azure trace."""
+    scenario = load_scenario("generated_8xh100", (f"engine@scenario.engine={name}",))
+    assert scenario.engine.scheduler == (name if name in SCHEDULERS else "vllm_v1")
+    assert scenario.engine.prefix_caching == (name in ("sglang", "vllm_v1_prefix_caching"))
+    assert scenario.engine.order == ("priority" if name == "vllm_v1_priority" else "fcfs")
+    scenario.engine.check_fits(Workload("longest", [0.0], [14050], [39]))
+
+
+def test_settings_of_an_engine_are_those_of_the_simulator() -> None:
+    """Under the same names and with the same defaults, so that a scenario can ask for all of them."""
+    ours = {field.name: field.default for field in fields(EngineConfig)}
+    theirs = {field.name: field.default for field in fields(Engine)}
+    assert set(theirs) - set(ours) == {"restart_cuts_prompt"}  # for replays only
+    limits = {"max_num_batched_tokens", "max_num_seqs", "num_kv_blocks"}
+    assert {k: v for k, v in ours.items() if k not in limits} == {
+        k: v for k, v in theirs.items() if k not in limits | {"restart_cuts_prompt"}
+    }
+    scenario = load_scenario(
+        "generated_8xh100",
+        (
+            "engine@scenario.engine=vllm_v0",
+            "scenario.engine.preemption=swap",
+            "scenario.engine.swap_blocks=500",
+            "scenario.engine.swap_s_per_block=0.0001",
+            "scenario.engine.watermark=0.02",
+        ),
+    )
+    engine = scenario.engine
+    assert (engine.preemption, engine.swap_blocks, engine.swap_s_per_block) == ("swap", 500, 0.0001)
+    assert engine.watermark_blocks == int(0.02 * engine.num_kv_blocks)
+
+
+def test_mooncakes_prompts_hit_the_prefix_cache(real_data) -> None:
+    real_data("traces/mooncake_fast25/conversation_trace.jsonl.gz")
+    scenario = load_scenario("mooncake_conv_8xh100", ("scenario.workload.test_s=100",))
+    workload = scenario.traffic.test_workload(0)
+    run = {"num_replicas": 2, "cost": scenario.cost}
+    router = make_router("round_robin")
+    with_cache = simulate(workload, router, engine=scenario.engine, **run)
+    without = simulate(workload, router, engine=replace(scenario.engine, prefix_caching=False), **run)
+    assert 0.02 < with_cache.hit_tokens.sum() / workload.prompt_tokens.sum() < 0.5
+    assert without.hit_tokens.sum() == 0
+    assert ttft_s(with_cache).mean() < ttft_s(without).mean()

@@ -53,6 +53,18 @@ def test_trace_and_log_tell_of_the_same_simulation(
     assert {path.name for path in (folder / "out").iterdir()} == {"trace.json.gz", "log.npz"}
 
 
+def test_a_scenario_with_another_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Chosen by its group; chunks of Sarathi's 512 tokens show in the log."""
+    answer_of(
+        capsys, "simulate", *SMALL_SCENARIO, "engine@scenario.engine=sarathi", "router=random", "out=run"
+    )
+    answer = answer_of(capsys, "replay", "run", "--perfetto", "trace.json", "log=log.npz")
+    log = IterationLog.load(folder / "log.npz")
+    assert answer["max_rel_diff"] < 1e-9
+    assert log.iterations["tokens"].max() == 512
+    assert json.loads((folder / "trace.json").read_text())["traceEvents"]
+
+
 def test_the_person_is_told(folder: Path, capsys: pytest.CaptureFixture[str], run: str) -> None:
     assert main(["replay", run, "perfetto=trace.json"]) == 0
     printed = capsys.readouterr().out
