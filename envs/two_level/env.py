@@ -30,8 +30,8 @@ class TwoLevelEnv(gym.Env[Observation, np.int64]):
         engine    float32 (13,)          as in `servegym/Batching-v0`, of that replica; 0 when routing
         requests  float32 (64, 12)       likewise
     Action: Discrete(R + 68). 0 to R - 1 route the request, the others are those of `servegym/Batching-v0` for
-        the replica that is due. `action_masks()` gives the legal ones as bool (R + 68,); an illegal action raises
-        ValueError and changes nothing.
+        the replica that is due. `action_masks()` gives the legal ones as bool (R + 68,); an illegal action
+        raises ValueError and changes nothing.
     Reward, termination and episodes: as in `servegym/Batching-v0`, over the whole fleet.
 
     Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test".
