@@ -15,7 +15,7 @@ from servegym.envs.batching.observation import FLAT_FEATURES
 from servegym.envs.batching.reward import count_attained, episode_cost, objective_record
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, write_decision
-from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide
+from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, decide_by_scores
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.simulate import Results
@@ -120,6 +120,21 @@ class BatchingEpisodes:
             )
         _step(self._state, choices)
 
+    def step_by_scores(self, scores: np.ndarray) -> None:
+        """Decides on one iteration in every episode that is not finished, and goes on to the next decision.
+
+        scores: float64 (K, NUM_ROWS + 1), see `decide_by_scores`; ValueError names the first outside -1 to 1,
+        and then nothing has changed.
+        """
+        legal = (np.abs(scores) <= 1).all(axis=1) | self.finished
+        if not legal.all():
+            episode_id = int(np.argmin(legal))
+            raise ValueError(
+                f"action in environment {episode_id}, decision {self.episodes[episode_id].num_decisions}: "
+                f"has {scores[episode_id][~(np.abs(scores[episode_id]) <= 1)][0]}, must be from -1 to 1"
+            )
+        _step_by_scores(self._state, scores)
+
     def results(self, episode_id: int) -> Results:
         """What happened to the requests of an episode so far."""
         first = episode_id * self.max_requests
@@ -195,5 +210,19 @@ def _step(state: State, choices: np.ndarray) -> None:
         state.episodes[episode_id].num_decisions += 1
         if choice >= NUM_ROWS:
             state.finished[episode_id] = not _go_on(state, episode_id)
+        state.rewards[episode_id] = -_cost_since(state, episode_id)
+        _observe(state, episode_id)
+
+
+@jit
+def _step_by_scores(state: State, scores: np.ndarray) -> None:
+    """The decisions of one iteration in every episode that is not finished."""
+    for episode_id in range(scores.shape[0]):
+        state.rewards[episode_id] = 0.0
+        if state.finished[episode_id]:
+            continue
+        decide_by_scores(state.fleet, episode_id, scores[episode_id], state.row_ids[episode_id])
+        state.episodes[episode_id].num_decisions += 1
+        state.finished[episode_id] = not _go_on(state, episode_id)
         state.rewards[episode_id] = -_cost_since(state, episode_id)
         _observe(state, episode_id)

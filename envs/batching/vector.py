@@ -2,18 +2,16 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from servegym.envs.batching.env import DEFAULT_SCENARIO
+from servegym.envs.batching.env import DEFAULT_SCENARIO, action_space
 from servegym.envs.batching.episodes import BatchingEpisodes
 from servegym.envs.batching.observation import observation_of, observation_space
 from servegym.envs.metrics import summarise
 from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import Scenario, load_scenario
-from servegym.envs.sim.llm.decisions import NUM_CHOICES
 
 
 class BatchingVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
@@ -32,6 +30,7 @@ class BatchingVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         num_envs: int = 64,
         scenario: str | Scenario = DEFAULT_SCENARIO,
         split: str = "train",
+        action: str = "discrete",
         flat: bool = False,
         copy: bool = True,
     ) -> None:
@@ -39,9 +38,9 @@ class BatchingVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         self.scenario = load_scenario(scenario) if isinstance(scenario, str) else scenario
         self._streams = [EpisodeStream(self.scenario, split) for _ in range(num_envs)]
         self._episodes = BatchingEpisodes(self.scenario, num_envs, self._streams[0].max_requests)
-        self._flat, self._copy = flat, copy
+        self._action, self._flat, self._copy = action, flat, copy
         self.single_observation_space = observation_space(flat)
-        self.single_action_space = gym.spaces.Discrete(NUM_CHOICES)
+        self.single_action_space = action_space(action)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -58,9 +57,12 @@ class BatchingVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         return self._observation(), {}
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Takes a decision in every episode: actions int (num_envs,)."""
+        """Takes a decision (continuous: those of an iteration) in every episode: actions (num_envs, ...)."""
         episodes = self._episodes
-        episodes.step(np.asarray(actions, np.int64))
+        if self._action == "discrete":
+            episodes.step(np.asarray(actions, np.int64))
+        else:
+            episodes.step_by_scores(np.asarray(actions, np.float64))
         terminations = episodes.finished.copy()
         infos = self._restart_finished(terminations) if terminations.any() else {}
         truncations = np.zeros(self.num_envs, np.bool_)

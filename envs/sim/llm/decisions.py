@@ -8,7 +8,14 @@ import numpy as np
 from servegym.costmodels.jit import kernel, routine
 from servegym.envs.sim.llm.batch import admit, begin_batch, preempt
 from servegym.envs.sim.llm.iteration import complete_iteration, start_batch
-from servegym.envs.sim.llm.schedulers.agent import decision_due, put_together, start
+from servegym.envs.sim.llm.schedulers.agent import (
+    decision_due,
+    may_admit,
+    may_run,
+    put_together,
+    start,
+    unclaimed,
+)
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 SHARES = (0.0, 0.25, 0.5, 1.0)
@@ -34,6 +41,44 @@ def decide(fleet: Fleet, replica_id: int, choice: int, row_ids: np.ndarray) -> N
         preempt(fleet, replica_id, row_ids[choice])
     else:
         run(fleet, replica_id, SHARES[choice - NUM_ROWS])
+
+
+PREEMPT_BELOW = -0.5
+"""The score of a running request below which it is preempted."""
+
+
+@routine
+def decide_by_scores(fleet: Fleet, replica_id: int, scores: np.ndarray, row_ids: np.ndarray) -> None:
+    """Decides on a whole iteration and starts it.
+
+    scores: float64 (NUM_ROWS + 1,) in -1 to 1, of each row and, from -1 for none to 1 for all, of the budget
+    for prefills. Running rows below PREEMPT_BELOW are preempted where that is legal; then waiting rows are admitted,
+    highest score first, until one is negative or does not fit. Where nobody would run the highest is admitted
+    all the same; where the batch would be empty its prefills get the whole budget.
+    """
+    replica = fleet.replicas[replica_id]
+    for row in range(VISIBLE, VISIBLE + min(VISIBLE, replica.num_running)):
+        if scores[row] < PREEMPT_BELOW and replica.num_running > 1:
+            preempt(fleet, replica_id, row_ids[row])
+    last = np.inf
+    last_row = -1
+    for _ in range(VISIBLE):
+        best = NOBODY
+        for row in range(VISIBLE):
+            if row_ids[row] == NOBODY:
+                break
+            behind = scores[row] < last or (scores[row] == last and row > last_row)
+            if behind and (best == NOBODY or scores[row] > scores[best]):
+                best = row
+        if best == NOBODY or (scores[best] < 0 and replica.num_running > 0):
+            break
+        tokens, blocks = unclaimed(fleet, replica_id, 1.0)
+        if not may_admit(fleet, replica_id, row_ids[best], tokens, blocks):
+            break
+        decide(fleet, replica_id, best, row_ids)
+        last, last_row = scores[best], best
+    share = 0.5 * (scores[NUM_ROWS] + 1.0)
+    run(fleet, replica_id, share if may_run(fleet, replica_id, share) else 1.0)
 
 
 @routine
