@@ -290,15 +290,15 @@ def decode_iterations_within(
         return max_iterations, elapsed_s, 0.0
     if not elapsed_s + first_s <= seconds:
         return int(done), elapsed_s, first_s
-    # Between `fits` and `too_many` iterations of this line; the root of the quadratic is right to about one.
-    fits, span_s, too_many = 0.0, elapsed_s, count
+    # The root of the quadratic is right to about one. The two counts beside it are tried at once, which costs
+    # less than trying one after the other and is nearly always enough.
     n = min(max(math.floor(_line_count(first_s, growth_s, seconds - elapsed_s)), 1.0), count - 1.0)
-    while too_many - fits > 1.0:
-        trial_s = elapsed_s + _line_seconds(first_s, growth_s, n)
-        if trial_s <= seconds:
-            fits, span_s = n, trial_s
-            n += 1.0
-        else:
-            too_many = n
-            n -= 1.0
-    return int(done + fits), span_s, first_s + growth_s * fits
+    span_s = elapsed_s + _line_seconds(first_s, growth_s, n)
+    more_s = elapsed_s + _line_seconds(first_s, growth_s, n + 1.0)
+    while span_s > seconds:
+        n -= 1.0
+        span_s, more_s = elapsed_s + _line_seconds(first_s, growth_s, n), span_s
+    while n + 1.0 < count and more_s <= seconds:
+        n += 1.0
+        span_s, more_s = more_s, elapsed_s + _line_seconds(first_s, growth_s, n + 1.0)
+    return int(done + n), span_s, first_s + growth_s * n

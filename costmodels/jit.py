@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import types
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.lowering import Lower
@@ -68,14 +69,64 @@ def jit_for(signature: Any) -> Callable[[Function], Function]:
     return cast(Callable[[Function], Function], _njit(signature))
 
 
+def _counted_from_the_front(signature: Any) -> Any:
+    """The signature of an array access with its indices taken for unsigned numbers."""
+
+    def unsigned(index: Any) -> Any:
+        if isinstance(index, types.BaseTuple):  # type: ignore[attr-defined]
+            return types.Tuple([unsigned(part) for part in index.types])  # type: ignore[attr-defined]
+        signed = isinstance(index, types.Integer) and index.signed and not isinstance(index, types.Literal)  # type: ignore[attr-defined]
+        return types.uint64 if signed else index
+
+    if not isinstance(signature.args[0], types.Array):
+        return signature
+    return signature.replace(args=(signature.args[0], unsigned(signature.args[1]), *signature.args[2:]))
+
+
+class _KernelLower(Lower):  # type: ignore[misc]
+    """Numba's own, without the code that makes `array[i]` with a negative `i` count from the end."""
+
+    def lower_getitem(self, resty: Any, expr: Any, value: Any, index: Any, signature: Any) -> Any:
+        return super().lower_getitem(resty, expr, value, index, _counted_from_the_front(signature))
+
+    def lower_setitem(self, target: Any, index: Any, value: Any, signature: Any) -> Any:
+        return super().lower_setitem(target, index, value, _counted_from_the_front(signature))
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _KernelLowering(NativeLowering):  # type: ignore[misc]
+    _name = "native_lowering_of_kernels"
+
+    @property
+    def lowering_class(self) -> type[Lower]:
+        return _KernelLower
+
+
+class _KernelCompiler(CompilerBase):  # type: ignore[misc]
+    """Numba's own pipeline with that lowering."""
+
+    def define_pipelines(self) -> list[Any]:
+        """One pipeline."""
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.passes = [
+            (_KernelLowering if step is NativeLowering else step, why) for step, why in pipeline.passes
+        ]
+        pipeline.finalize()
+        return [pipeline]
+
+
+_kernel = functools.partial(_njit, _nrt=False, error_model="numpy", pipeline_class=_KernelCompiler)
+
+
 def kernel(function: Function) -> Function:
     """Decorator for what compiled code calls in its inner loop, and nothing else.
 
     Inlined by LLVM, and without reference counts: the caller's arrays outlive the call. Passing the
     simulator's state by value and counting references to its arrays would take most of its time. Dividing
-    by zero gives infinity, as in NumPy, instead of a check at every division.
+    by zero gives infinity, as in NumPy, instead of a check at every division. An index that is computed must
+    not be negative: it would not count from the end.
     """
-    return cast(Function, _njit(forceinline=True, _nrt=False, error_model="numpy")(function))
+    return cast(Function, _kernel(forceinline=True)(function))
 
 
 def routine(function: Function) -> Function:
@@ -83,31 +134,4 @@ def routine(function: Function) -> Function:
 
     It keeps the code that is compiled, and compiled again inside its callers, small.
     """
-    return cast(Function, _njit(forceinline=False, _nrt=False, error_model="numpy")(function))
-
-
-class _ApartLower(Lower):  # type: ignore[misc]
-    def pre_lower(self) -> None:
-        super().pre_lower()
-        self.builder.function.attributes.add("noinline")
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _ApartLowering(NativeLowering):  # type: ignore[misc]
-    _name = "native_lowering_apart"
-
-    @property
-    def lowering_class(self) -> type[Lower]:
-        return _ApartLower
-
-
-class _ApartCompiler(CompilerBase):  # type: ignore[misc]
-    """Numba's own pipeline, with a function at its end that LLVM may not inline."""
-
-    def define_pipelines(self) -> list[Any]:
-        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        pipeline.passes = [
-            (_ApartLowering if step is NativeLowering else step, why) for step, why in pipeline.passes
-        ]
-        pipeline.finalize()
-        return [pipeline]
+    return cast(Function, _kernel(forceinline=False)(function))

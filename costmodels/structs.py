@@ -22,13 +22,11 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import (
     NativeValue,
     infer_getattr,
-    intrinsic,
     lower_builtin,
     lower_getattr_generic,
     models,
     register_model,
     type_callable,
-    typeof_impl,
     unbox,
 )
 
@@ -55,16 +53,17 @@ class _StructArray:
 
     def __init__(self, elements: Sequence[Any]) -> None:
         self.elements = tuple(elements)
-        words = -(-_size_of(elements[0]) // 8)
-        self._memory = np.zeros((len(elements), words), np.uint64)
-        self.address = self._memory.ctypes.data
-        for element, place in zip(elements, self._memory, strict=True):
-            if numba.typeof(element) != numba.typeof(elements[0]):
-                raise TypeError(f"a struct array of {numba.typeof(element)} and {numba.typeof(elements[0])}")
-            _write(element, place.ctypes.data)
-        self.numba_type = self._type_of(numba.typeof(elements[0]))
+        layout, *others = [_layout(element) for element in elements]
+        if any(other != layout for other in others):
+            raise TypeError(f"a struct array of {layout} and others")
+        if layout not in _TYPES:
+            _TYPES[layout] = numba.typeof(elements[0])
+        # Numba looks here for the type: found out once, not at every call that a struct is passed to.
+        self._numba_type_ = self._type_of(_TYPES[layout])
+        self._memory = np.array([_words(element) for element in elements], np.uint64)
+        self.address = _address(self._memory)
 
-    def _type_of(self, fields: Any) -> Any:
+    def _type_of(self, fields: types.Type) -> types.Type:
         return StructArrayType(fields)
 
     def __len__(self) -> int:
@@ -78,7 +77,7 @@ class _Struct(_StructArray):
     def __init__(self, fields: Any) -> None:
         super().__init__([fields])
 
-    def _type_of(self, fields: Any) -> Any:
+    def _type_of(self, fields: types.Type) -> types.Type:
         return StructType(fields)
 
     def __getattr__(self, name: str) -> Any:
@@ -114,16 +113,6 @@ _POINTER = ir.IntType(8).as_pointer()
 class _PointerModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, dmm: Any, fe_type: Any) -> None:
         super().__init__(dmm, fe_type, _POINTER)
-
-
-@typeof_impl.register(_StructArray)
-def _typeof_array(value: Any, context: Any) -> Any:
-    return value.numba_type  # made once: it takes longer than most calls
-
-
-@typeof_impl.register(_Struct)
-def _typeof(value: Any, context: Any) -> Any:
-    return value.numba_type
 
 
 @unbox(StructType)
@@ -171,44 +160,40 @@ def _get_element(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return builder.bitcast(builder.gep(pointer, [index], inbounds=True), _POINTER)
 
 
-@intrinsic
-def _write_fields(typing_context: Any, fields: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value = _without_owners(context, builder, sig.args[0], args[0])
-        builder.store(value, builder.inttoptr(args[1], value.type.as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(fields, types.int64), codegen
+_TYPES: dict[Any, types.Type] = {}
+"""Numba takes milliseconds to find out the type of an array of records."""
 
 
-def _without_owners(context: Any, builder: Any, typ: Any, value: Any) -> Any:
-    """Arrays that do not know who owns their memory: reference counts are not for them to touch."""
-    if isinstance(typ, types.Array):
-        array = cgutils.create_struct_proxy(typ)(context, builder, value)
-        array.meminfo = cgutils.get_null_value(array.meminfo.type)
-        array.parent = cgutils.get_null_value(array.parent.type)
-        return array._getvalue()
-    if isinstance(typ, types.BaseTuple):  # type: ignore[attr-defined]
-        for i, part in enumerate(typ.types):
-            inner = _without_owners(context, builder, part, builder.extract_value(value, i))
-            value = builder.insert_value(value, inner, i)
-    return value
+def _layout(value: Any) -> Any:
+    """Equal for values of equal numba types."""
+    if isinstance(value, tuple):
+        return type(value), *map(_layout, value)
+    if isinstance(value, np.ndarray):
+        contiguous = value.flags.c_contiguous, value.flags.f_contiguous
+        return value.dtype, value.ndim, contiguous, value.flags.writeable, value.flags.aligned
+    return value._numba_type_ if isinstance(value, _StructArray) else type(value)
 
 
-@intrinsic
-def _num_bytes(typing_context: Any, fields: Any) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return context.get_constant(types.int64, context.get_abi_sizeof(context.get_value_type(sig.args[0])))
-
-    return types.int64(fields), codegen
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
-@numba.njit(cache=True)
-def _write(fields: Any, address: int) -> None:
-    _write_fields(fields, address)
+def _words(value: Any) -> list[int]:
+    """A value as numba has it in memory, in words of 8 bytes.
 
-
-@numba.njit(cache=True)
-def _size_of(fields: Any) -> int:
-    size: int = _num_bytes(fields)
-    return size
+    An array is owner (twice; nobody, so that reference counts are left alone), number of items, their bytes,
+    data, shape and strides.
+    """
+    if isinstance(value, tuple):
+        return [word for field in value for word in _words(field)]
+    if isinstance(value, np.ndarray):
+        extent = [value.size, value.itemsize, _address(value), *value.shape, *value.strides]
+        return [0, 0, *(number % 2**64 for number in extent)]
+    if isinstance(value, _StructArray):
+        return [value.address]
+    if isinstance(value, float):
+        return [int(np.float64(value).view(np.uint64))]
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return [int(value) % 2**64]
+    raise TypeError(f"{value!r} in a struct: must be an array, a struct, an int or a float")

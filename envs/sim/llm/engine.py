@@ -1,6 +1,8 @@
 """The settings of a replica's engine: docs/simulator.md, "Engine settings"."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,29 +17,27 @@ VLLM_V1, SARATHI, VLLM_V0, ORCA, LIGHTLLM, SGLANG, AGENT = range(len(SCHEDULERS)
 ORDERS = ("fcfs", "priority", "rank")
 FCFS, PRIORITY, RANK = range(len(ORDERS))
 
-ENGINE = np.dtype(
-    [
-        ("scheduler", np.int64),
-        ("max_num_batched_tokens", np.int64),
-        ("max_num_seqs", np.int64),
-        ("num_kv_blocks", np.int64),
-        ("block_size", np.int64),
-        ("order", np.int64),
-        ("prefix_caching", np.int64),
-        ("long_prefill_token_threshold", np.int64),
-        ("reserve_full_prompt", np.int64),
-        ("watermark_blocks", np.int64),
-        ("max_padded_prefill_tokens", np.int64),
-        ("swap_blocks", np.int64),
-        ("swap_s_per_block", np.float64),
-        ("max_model_len", np.int64),
-        ("decodes_between_prefills", np.int64),
-        ("restart_cuts_prompt", np.int64),
-        ("reserved_blocks", np.int64),  # Orca: of every running request; 0: blocks follow the tokens
-    ],
-    align=True,
-)
-"""What compiled code reads of an engine."""
+
+class EngineNumbers(NamedTuple):
+    """What compiled code reads of an engine: the settings of `Engine` as numbers, bool as 0 and 1."""
+
+    scheduler: int  # its position in SCHEDULERS
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    num_kv_blocks: int
+    block_size: int
+    order: int  # its position in ORDERS
+    prefix_caching: int
+    long_prefill_token_threshold: int
+    reserve_full_prompt: int
+    watermark_blocks: int
+    max_padded_prefill_tokens: int
+    swap_blocks: int
+    swap_s_per_block: float
+    max_model_len: int
+    decodes_between_prefills: int
+    restart_cuts_prompt: int
+    reserved_blocks: int  # Orca: of every running request; 0: blocks follow the tokens
 
 
 @dataclass
@@ -152,17 +152,15 @@ class Engine:
             share = 0.01 if self.scheduler in ("sarathi", "vllm_v0") else 0.0
         return int(share * self.num_kv_blocks)
 
-    def record(self) -> np.ndarray:
-        """ENGINE, shape ()."""
-        record = np.zeros((), ENGINE)
-        for name in ENGINE.names or ():
-            if hasattr(self, name) and name not in ("scheduler", "order"):
-                record[name] = getattr(self, name)
-        record["scheduler"] = SCHEDULERS.index(self.scheduler)
-        record["order"] = ORDERS.index(self.order)
-        record["watermark_blocks"] = self.watermark_blocks
-        record["reserved_blocks"] = self._blocks(self.max_model_len) if self.scheduler == "orca" else 0
-        return record
+    def numbers(self) -> EngineNumbers:
+        """The engine as compiled code has it."""
+        values = {name: getattr(self, name, 0) for name in EngineNumbers._fields}
+        values["scheduler"] = SCHEDULERS.index(self.scheduler)
+        values["order"] = ORDERS.index(self.order)
+        values["reserved_blocks"] = self._blocks(self.max_model_len) if self.scheduler == "orca" else 0
+        return EngineNumbers(
+            **{name: kind(values[name]) for name, kind in EngineNumbers.__annotations__.items()}
+        )
 
     def refuse_agent(self) -> None:
         """Raises InputError where a caller would have to decide and there is none."""
@@ -172,15 +170,24 @@ class Engine:
                 f"servegym/Batching-v0; must be one of {', '.join(SCHEDULERS[:-1])}"
             )
 
+    def fits(self, workload: Workload) -> np.ndarray:
+        """Bool (N,): which requests this engine can serve to their end."""
+        return np.logical_and.reduce([fits for fits, _, _ in self._needs(workload)])
+
     def check_fits(self, workload: Workload) -> None:
         """Raises InputError naming the first request that this engine could never serve to its end."""
+        for fits, needs, of_what in self._needs(workload):
+            self._require(workload, fits, needs, of_what)
+
+    def _needs(self, workload: Workload) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+        """Of what requests need: whether there is enough, how much they need (N,), and its name."""
         prompt = workload.prompt_tokens.astype(np.int64)
         output = workload.output_tokens.astype(np.int64)
         last = prompt + output - 1
         blocks = -(-last // self.block_size)
         # What was recorded did finish, perhaps because nobody who would not fit again was preempted.
         usable = self.num_kv_blocks - (0 if self.restart_cuts_prompt else self.watermark_blocks)
-        self._require(workload, blocks <= usable, blocks, "KV blocks")
+        yield blocks <= usable, blocks, "KV blocks"
         limits = {
             "sarathi": (last, self._one_free_block_tokens()),
             "vllm_v0": (
@@ -195,18 +202,18 @@ class Engine:
         }
         if self.scheduler in limits:
             tokens, most = limits[self.scheduler]
-            self._require(workload, tokens <= most, tokens, f"tokens in one batch, at most {most} fit")
+            yield tokens <= most, tokens, f"tokens in one batch, at most {most} fit"
         if self.scheduler == "orca":
             tokens = prompt + output
-            self._require(workload, tokens <= self.max_model_len, tokens, "tokens of max_model_len")
+            yield tokens <= self.max_model_len, tokens, "tokens of max_model_len"
         limit = output if workload.max_output_tokens is None else workload.max_output_tokens.astype(np.int64)
         if self.scheduler == "lightllm":
             peak = prompt + 1 + np.maximum(0, limit - 2)
             capacity = self.num_kv_blocks * self.block_size - self.max_num_seqs * (self.block_size - 1)
-            self._require(workload, peak < capacity, peak, f"KV tokens at its peak, below {capacity} are")
+            yield peak < capacity, peak, f"KV tokens at its peak, below {capacity} are"
         if self.scheduler == "sglang":
             promised = -(-(last + np.minimum(limit - output + 1, 4096)) // self.block_size)
-            self._require(workload, promised <= self.num_kv_blocks, promised, "KV blocks promised")
+            yield promised <= self.num_kv_blocks, promised, "KV blocks promised"
 
     def _one_free_block_tokens(self) -> int:
         """Most tokens of a request whose last decode still finds a free block."""

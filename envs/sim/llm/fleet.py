@@ -1,7 +1,6 @@
 """A fleet through time: replicas are advanced lazily, when somebody looks at them or sends a request."""
 
 import numba
-import numpy as np
 from numba.core import types
 
 from servegym.costmodels.calls import address_of, call_at
@@ -30,7 +29,7 @@ def with_advance(fields: Fleet) -> Fleet:
     """A fleet that can be advanced; which schedulers are compiled for it depends on its engines."""
     function = _advance_any
     for scheduler, advance_only in ((VLLM_V1, _advance_vllm_v1), (AGENT, _advance_agent)):
-        if np.all(fields.engines["scheduler"] == scheduler):
+        if all(engine.scheduler == scheduler for engine in fields.engines):
             function = advance_only
     fleet_type = numba.typeof(struct(fields._replace(advance=0)))
     return struct(fields._replace(advance=address_of(function, fleet_type, types.int64, types.float64)))

@@ -62,7 +62,7 @@ class Log(NamedTuple):
     counts: int64 (4,); iterations: ITERATION; entries: ENTRY; preemptions: PREEMPTION.
     """
 
-    enabled: bool
+    enabled: int  # 1 or 0
     counts: np.ndarray
     iterations: np.ndarray
     entries: np.ndarray
@@ -86,7 +86,7 @@ def recording_log(counted: Log) -> Log:
 
 def _log(enabled: bool, iterations: int, entries: int, preemptions: int) -> Log:
     return Log(
-        enabled,
+        int(enabled),
         np.zeros(4, np.int64),
         np.zeros(iterations, ITERATION).view(np.recarray),
         np.zeros(entries, ENTRY).view(np.recarray),

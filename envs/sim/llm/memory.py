@@ -2,9 +2,9 @@
 
 The blocks of prefills are counted (`prefill_blocks` of a replica). Those of decodes are computed: a decode
 holds `anchor + iteration` tokens, so with `anchor` split into whole blocks and a rest, the sum of the whole
-blocks (`anchor_blocks` of a replica) and a histogram of the rests (`Fleet.block_phase`) give the number of
-blocks after any number of iterations, and skipped iterations need no bookkeeping. Where every running request
-reserves a fixed number of blocks, only `prefill_blocks` counts.
+blocks (`anchor_blocks` of a replica) and the number of decodes whose rest is above a given one
+(`Fleet.rests_above`) give the blocks after any number of iterations at once, and skipped iterations need no
+bookkeeping. Where every running request reserves a fixed number of blocks, only `prefill_blocks` counts.
 """
 
 from servegym.costmodels.jit import kernel
@@ -24,7 +24,10 @@ def add_decode(fleet: Fleet, replica_id: int, anchor: int, sign: int) -> None:
     size = fleet.engines[replica.group].block_size
     blocks = anchor // size
     replica.anchor_blocks += sign * blocks
-    fleet.block_phase[replica_id, anchor - blocks * size] += sign
+    rest = anchor - blocks * size
+    rests_above = fleet.rests_above[replica_id]
+    for i in range(size):  # always all of them: short loops of unpredictable length are slower
+        rests_above[i] += sign if i < rest else 0
 
 
 @kernel
@@ -35,12 +38,10 @@ def kv_blocks_at(fleet: Fleet, replica_id: int, iteration: int) -> int:
     if engine.reserved_blocks > 0:
         return replica.prefill_blocks
     size = engine.block_size
-    phases = fleet.block_phase[replica_id]
     rounds = (iteration - 1) // size
-    carry = size - (iteration - 1 - rounds * size)
-    total = replica.prefill_blocks + replica.anchor_blocks + (rounds + 1) * replica.num_decodes
-    for phase in range(size):  # always all of them: short loops of unpredictable length are slower
-        total += phases[phase] if phase >= carry else 0
+    into_round = iteration - 1 - rounds * size
+    crossed = fleet.rests_above[replica_id, size - 1 - into_round]  # into one more block within this round
+    total: int = replica.prefill_blocks + replica.anchor_blocks + (rounds + 1) * replica.num_decodes + crossed
     return total
 
 
@@ -79,16 +80,19 @@ def iterations_with_blocks(fleet: Fleet, replica_id: int, limit: int, keep: int)
     at_most = replica.prefill_blocks + replica.anchor_blocks + (last_rounds + 2) * replica.num_decodes
     if at_most <= engine.num_kv_blocks - keep:
         return limit
-    phases = fleet.block_phase[replica_id]
+    rests_above = fleet.rests_above[replica_id]
     free = free_now(fleet, replica_id) - keep
     if free < 0:
         return 0
     rounds = free // replica.num_decodes
     iterations = rounds * size
     free -= rounds * replica.num_decodes
-    phase = (-replica.iteration) % size
-    while iterations < limit and phases[phase] <= free:
-        free -= phases[phase]
+    rest = (-replica.iteration) % size
+    while iterations < limit:
+        at_least = rests_above[rest - 1] if rest > 0 else replica.num_decodes
+        free -= at_least - rests_above[rest]
+        if free < 0:
+            break
         iterations += 1
-        phase = phase - 1 if phase > 0 else size - 1
+        rest = rest - 1 if rest > 0 else size - 1
     return min(iterations, limit)

@@ -30,6 +30,7 @@ _REQUEST_IDS = (
     "prefilling_first",
     "prefilling_last",
     "swapped_first",
+    "announced_first",
 )
 
 
@@ -71,8 +72,8 @@ def new_fleet(
             replicas=np.zeros(count, REPLICA).view(np.recarray),
             requests=np.zeros(num_requests, REQUEST).view(np.recarray),
             due=np.zeros((count, max(engine.max_num_seqs for engine in engines)), np.int64),
-            block_phase=np.zeros((count, max(engine.block_size for engine in engines)), np.int32),
-            engines=np.stack([engine.record() for engine in engines]).view(np.recarray),
+            rests_above=np.zeros((count, max(engine.block_size for engine in engines)), np.int32),
+            engines=struct_array([engine.numbers() for engine in engines]),
             first_chunk_s=_first_chunk_seconds(
                 cost, len(kinds), max(len(kind.cost.linear_s) for kind in kinds)
             ),
@@ -133,7 +134,7 @@ def clear(fleet: Fleet, replica_ids: slice) -> None:
     fleet.replicas["token_ratio"][replica_ids] = FIRST_TOKEN_RATIO
     for field in _REQUEST_IDS:
         fleet.replicas[field][replica_ids] = NOBODY
-    fleet.block_phase[replica_ids] = 0
+    fleet.rests_above[replica_ids] = 0
     for replica_id in np.arange(len(fleet.replicas))[replica_ids]:
         clear_cache(fleet.cache, int(replica_id))
 
@@ -193,6 +194,7 @@ def _write_requests(
         request.priority = priority[i] if priority.size > 0 else 0
         request.key = keys[i] if keys.size > 0 else request.priority
         request.generated = 0
+        request.image_s = 0.0
         request.chunk = 0
         request.hit_tokens = 0
         request.admission_hit_tokens = 0

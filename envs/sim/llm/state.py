@@ -11,6 +11,7 @@ import numpy as np
 
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.lookup import LookupAttention
+from servegym.envs.sim.llm.engine import EngineNumbers
 from servegym.envs.sim.llm.log import Log
 from servegym.envs.sim.llm.prefix_state import PrefixCache
 
@@ -55,6 +56,8 @@ REPLICA = np.dtype(
         ("since_attempt", np.int64),  # LightLLM: decode iterations since it last tried to prefill
         ("token_ratio", np.float64),  # SGLang: share of an output limit that it expects to be used
         ("ratio_set_at", np.int64),  # and `iteration` from which on that share falls
+        ("kept_blocks", np.int64),  # of prefill_blocks: of requests that have left or are to come
+        ("reserved_seats", np.int64),  # for requests that migrate here
         ("num_admitted", np.int64),  # agent: last of the running, since the decision fell due
         ("group", np.int32),  # of equal replicas: row of Fleet.engines and Fleet.cost
         ("running_first", np.int32),
@@ -64,6 +67,10 @@ REPLICA = np.dtype(
         ("prefilling_first", np.int32),
         ("prefilling_last", np.int32),
         ("swapped_first", np.int32),
+        ("announces", np.int32),  # 1: it lists the requests that finish here, or are handed over
+        ("hands_over", np.int32),  # 1: requests leave it, with their KV, when their prefill is complete
+        ("announced_first", np.int32),
+        ("announced_last", np.int32),
     ],
     align=True,
 )
@@ -75,6 +82,7 @@ REQUEST = np.dtype(
         ("scheduled_s", np.float64),
         ("first_token_s", np.float64),
         ("finish_s", np.float64),
+        ("image_s", np.float64),  # that encoding its images adds to the iteration which admits it
         ("key", np.float64),  # its place in a queue that is not first come first served
         ("prompt_tokens", np.int32),
         ("output_tokens", np.int32),
@@ -87,7 +95,7 @@ REQUEST = np.dtype(
         ("blocks", np.int32),  # held while prefilling
         ("hit_tokens", np.int32),  # found in the prefix cache, over all admissions
         ("admission_hit_tokens", np.int32),  # and at an admission in the iteration in flight
-        ("next", np.int32),  # in the waiting queue or running list
+        ("next", np.int32),  # in the waiting queue, running list or list of those announced
         ("previous", np.int32),  # in the running list
         ("next_prefilling", np.int32),
         ("priority", np.int32),
@@ -102,8 +110,11 @@ REQUEST = np.dtype(
 HELD = -1
 """`chunk` of a decode that sits the iteration in flight out."""
 
-WAITING, PREFILLING, DECODING, FINISHING, SWAPPED, ENDED = range(6)
-"""Where a request stands; WAITING also before it arrives, FINISHING within the end of an iteration."""
+WAITING, PREFILLING, DECODING, FINISHING, SWAPPED, ENDED, BROUGHT, SENT = range(8)
+"""Where a request stands; WAITING also before it arrives, FINISHING within the end of an iteration.
+
+SENT: it has left a replica that still holds its KV. BROUGHT: it waits with the KV that came along.
+"""
 
 
 class Fleet(NamedTuple):
@@ -111,8 +122,8 @@ class Fleet(NamedTuple):
 
     replicas: REPLICA (S,); requests: REQUEST (N,).
     due: int64 (S, max_num_seqs), a heap per replica of `iteration << 32 | request`: when decodes finish.
-    block_phase: int32 (S, block_size), decodes by `anchor` modulo the block size.
-    engines: ENGINE (G,) and cost, of each group of equal replicas.
+    rests_above: int32 (S, block_size), decodes whose `anchor` modulo the block size is above 0, 1, ...
+    engines and cost: of each group of equal replicas.
     first_chunk_s: float64 (G, T + 1), prefill attention of a chunk that starts a prompt.
     lookup: attention looked up instead of interpolated, where its tables are not empty.
     cache: the prefix caches.
@@ -123,8 +134,8 @@ class Fleet(NamedTuple):
     replicas: np.ndarray
     requests: np.ndarray
     due: np.ndarray
-    block_phase: np.ndarray
-    engines: np.ndarray
+    rests_above: np.ndarray
+    engines: Sequence[EngineNumbers]
     first_chunk_s: np.ndarray
     cost: Sequence[IterationCost]
     lookup: LookupAttention
