@@ -20,7 +20,7 @@ from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
-from servegym.experiments.bench_env import decisions_per_wall_s, playing
+from servegym.experiments.bench_env import decisions_per_wall_s, playing, scheduling
 from servegym.experiments.bench_peers import measure_mocker, mocker_version
 from servegym.experiments.bench_stream import measure_stream
 from servegym.experiments.configs import read_config
@@ -180,11 +180,16 @@ def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]
 
 
 def bench_env(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
-    """Routing decisions per second of the vector environment, and of several processes side by side."""
-    play = playing(scenario, settings.num_envs, settings.steps)
-    rate = settings.steps * settings.num_envs / _median_s(play, settings.passes)
+    """Decisions per second of the vector environments; routing also in several processes side by side."""
+    plays = {
+        ENVIRONMENT: playing(scenario, settings.num_envs, settings.steps),
+        "servegym/Batching-v0": scheduling(scenario, settings.num_envs, settings.steps),
+    }
+    decisions = settings.steps * settings.num_envs
     answer = {
-        "decisions_per_s": {ENVIRONMENT: rate},
+        "decisions_per_s": {
+            name: decisions / _median_s(play, settings.passes) for name, play in plays.items()
+        },
         "num_envs": settings.num_envs,
         "replicas": scenario.num_replicas,
     }

@@ -1,15 +1,18 @@
-"""`servegym bench env`: routing decisions per second, in one process and in several side by side."""
+"""`servegym bench env`: decisions per second, in one process and, for routing, in several side by side."""
 
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from servegym.envs.batching.vector import BatchingVectorEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import ScenarioConfig
+from servegym.envs.sim.llm.decisions import NUM_CHOICES
 
 
 def playing(scenario: Scenario, num_envs: int, steps: int) -> Callable[[], None]:
@@ -24,6 +27,27 @@ def playing(scenario: Scenario, num_envs: int, steps: int) -> Callable[[], None]
         for step in range(steps):
             env.step(actions[step])
 
+    return play
+
+
+def scheduling(scenario: Scenario, num_envs: int, steps: int) -> Callable[[], None]:
+    """A pass of `steps` calls of Batching with vLLM's choices, which are part of it. Compiled already.
+
+    On one replica of the scenario with 1.3 times its share of the requests, so that they queue.
+    """
+    config, count = scenario.config, scenario.num_replicas
+    fleet = replace(config.fleet, replicas=1)
+    workload = replace(config.workload, rate_rps=1.3 * config.workload.rate_rps / count)
+    alone = Scenario(replace(config, fleet=fleet, workload=workload))
+    env = BatchingVectorEnv(num_envs, alone, copy=False)
+    env.reset(seed=0)
+
+    def play() -> None:
+        for _ in range(steps):
+            head_fits = env.action_masks()[:, 0]
+            env.step(np.where(head_fits, 0, NUM_CHOICES - 1))
+
+    play()  # compiles, and fills the queues
     return play
 
 

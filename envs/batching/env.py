@@ -58,8 +58,8 @@ class BatchingEnv(gym.Env[Any, Any]):
         is no time limit.
     Episodes: as in `servegym/Routing-v0`, of a scenario with one replica.
 
-    Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test"; action and flat, see
-    above.
+    Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test"; action and flat,
+    see above.
 
     >>> import gymnasium as gym
     >>> env = gym.make("servegym.envs:servegym/Batching-v0", scenario="generated_1xh100")

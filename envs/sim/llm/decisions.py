@@ -52,9 +52,9 @@ def decide_by_scores(fleet: Fleet, replica_id: int, scores: np.ndarray, row_ids:
     """Decides on a whole iteration and starts it.
 
     scores: float64 (NUM_ROWS + 1,) in -1 to 1, of each row and, from -1 for none to 1 for all, of the budget
-    for prefills. Running rows below PREEMPT_BELOW are preempted where that is legal; then waiting rows are admitted,
-    highest score first, until one is negative or does not fit. Where nobody would run the highest is admitted
-    all the same; where the batch would be empty its prefills get the whole budget.
+    for prefills. Running rows below PREEMPT_BELOW are preempted where that is legal; then waiting rows are
+    admitted, highest score first, until one is negative or does not fit. Where nobody would run the highest
+    is admitted all the same; where the batch would be empty its prefills get the whole budget.
     """
     replica = fleet.replicas[replica_id]
     for row in range(VISIBLE, VISIBLE + min(VISIBLE, replica.num_running)):

@@ -34,7 +34,7 @@ def scores(waiting: list[float], running: list[float] = [], share: float = 1.0) 
 
 
 def test_equal_scores_are_vllm_v1() -> None:
-    """In the order of the queue while they fit, and all of the budget: the simulator's vLLM V1 to the bit."""
+    """In the order of the queue while they fit, and all of the budget: the simulator's vLLM V1."""
     preemptions = 0
     for seed in range(60):
         case = random_case(seed)
@@ -54,7 +54,7 @@ def test_equal_scores_are_vllm_v1() -> None:
 
 
 def test_the_highest_score_is_admitted_first_and_negative_ones_wait() -> None:
-    """Of prompts of 6, 16 and 5 tokens in a budget of 8 the third goes first, then the first, not the second."""
+    """Of prompts of 6, 16 and 5 tokens in a budget of 8 the third is first, then the first."""
     episodes = episodes_of(three_requests(), ENGINE, dyadic_cost(ENGINE))
     episodes.step_by_scores(scores([0.3, -0.1, 0.9]))
     replica = episodes.fleet.replicas[0]
