@@ -9,6 +9,7 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario_config import EpisodeConfig, WorkloadConfig
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.prefix_state import shared_block_keys
 from servegym.envs.workloads import (
     PREDICTORS,
     FittedWorkload,
@@ -113,6 +114,15 @@ class Traffic:
         if split == "train":
             return self.episode.requests
         return self._num_generated_for_test() if self._test is None else self._test.num_requests
+
+    def max_shared_blocks(self, num_requests: int, block_size: int) -> int:
+        """The most KV blocks with contents that others may share, in an episode of so many requests."""
+        most = 0
+        for part in (self._train, self._test):
+            if part is not None:
+                _, offsets = shared_block_keys(part, block_size)
+                most = max(most, int(np.sort(np.diff(offsets))[-num_requests:].sum()))
+        return most
 
     def _num_generated_for_test(self) -> int:
         assert self._fitted is not None

@@ -11,9 +11,10 @@ from servegym.envs.routing.reward import cost_so_far, expected_wait_s
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import require
 from servegym.envs.sim.llm.fleet import advance, submit
+from servegym.envs.sim.llm.prefix_state import load_contents, shared_block_keys
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.state import Fleet
+from servegym.envs.sim.llm.state import NOBODY, Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
     REPLICA_FEATURES,
@@ -58,15 +59,17 @@ class RoutingEpisodes:
         slots = self.num_replicas if slots is None else slots
         if slots < self.num_replicas:
             raise InputError(f"slots = {slots}: must be at least the scenario's {self.num_replicas} replicas")
-        if scenario.engine.prefix_caching:
-            raise InputError(
-                "scenario.engine.prefix_caching = true: must be false in environments, which do not simulate "
-                "it (servegym simulate does)"
-            )
+        engine = scenario.engine
+        self._most_keys = (
+            scenario.traffic.max_shared_blocks(max_requests, engine.block_size)
+            if engine.prefix_caching
+            else 0
+        )
         self.fleet = new_fleet(
             [ReplicaSpec(scenario.engine, scenario.cost)] * self.num_replicas,
             num_episodes * max_requests,
             num_episodes=num_episodes,
+            num_block_keys=num_episodes * self._most_keys,
         )
         self.episodes = np.zeros(num_episodes, EPISODE).view(np.recarray)
         self.request = np.zeros((num_episodes, REQUEST_FEATURES), np.float32)
@@ -81,6 +84,8 @@ class RoutingEpisodes:
         clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
         first = episode_id * self.max_requests
         load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)
+        if engine.prefix_caching:
+            self._load_contents(episode_id, workload)
         episode = self.episodes[episode_id]
         episode.num_requests = workload.num_requests
         episode.next_request = 0
@@ -96,6 +101,17 @@ class RoutingEpisodes:
             self.request[episode_id],
             self.replicas[episode_id],
         )
+
+    def _load_contents(self, episode_id: int, workload: Workload) -> None:
+        keys, offsets = shared_block_keys(workload, self.scenario.engine.block_size)
+        if len(keys) > self._most_keys:
+            raise InputError(
+                f"workload {workload.name!r}: {len(keys)} KV blocks with shared contents, must be at most "
+                f"the {self._most_keys} that the scenario's own episodes can have"
+            )
+        first = episode_id * self.max_requests
+        open_loop = np.full(workload.num_requests, NOBODY, np.int32)
+        load_contents(self.fleet.cache, first, episode_id * self._most_keys, first, keys, offsets, open_loop)
 
     def step(self, actions: np.ndarray) -> None:
         """Routes one request in every episode that has one left, and writes what follows.

