@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from servegym.envs.metrics import summarise
+from servegym.envs.metrics import percentile, summarise
 from servegym.envs.sim.llm.simulate import Results
 
 
@@ -30,3 +30,20 @@ def test_summary_by_hand() -> None:
     assert summary["p99_ttft_s"] == pytest.approx(1 + 0.99 * 2)
     assert summary["mean_tpot_s"] == 1.0
     assert summary["mean_latency_s"] == 4.0
+
+
+def test_percentiles_are_those_of_numpy() -> None:
+    """Of any number of values, at the ends and between."""
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 7, 1000):
+        ordered = np.sort(rng.exponential(size=count))
+        for percent in (0, 1, 50, 99, 99.9, 100):
+            assert percentile(ordered, percent) == pytest.approx(np.percentile(ordered, percent), rel=1e-12)
+
+
+def test_what_cannot_be_measured_is_nan() -> None:
+    """Nobody with a second token: no TPOT, everything else as ever."""
+    results = Results(*(np.array([value, value]) for value in (1.0, 5, 1, 0, 1.0, 2.0, 2.0, 0, 0)))
+    summary = summarise(results)
+    assert np.isnan(summary["mean_tpot_s"]) and np.isnan(summary["p99_tpot_s"])
+    assert summary["mean_ttft_s"] == summary["p99_latency_s"] == 1.0
