@@ -22,7 +22,13 @@ def advance(fleet: Fleet, replica_id: int, now_s: float) -> None:
 
     Stops where the scheduler has nothing to start: an agent's replica stands still while a decision is due.
     """
-    call_at(fleet.advance, (fleet, replica_id, now_s))
+    replica = fleet.replicas[replica_id]
+    if replica.in_flight:
+        due = replica.clock_s <= now_s
+    else:
+        due = replica.num_unfinished > 0 and replica.clock_s < now_s
+    if due:  # the call is not cheap
+        call_at(fleet.advance, (fleet, replica_id, now_s))
 
 
 def with_advance(fields: Fleet) -> Fleet:
