@@ -169,8 +169,9 @@ def _layout(value: Any) -> Any:
     if isinstance(value, tuple):
         return type(value), *map(_layout, value)
     if isinstance(value, np.ndarray):
-        contiguous = value.flags.c_contiguous, value.flags.f_contiguous
-        return value.dtype, value.ndim, contiguous, value.flags.writeable, value.flags.aligned
+        # a table of one column is both; numba takes it for the first
+        order = "C" if value.flags.c_contiguous else "F" if value.flags.f_contiguous else "A"
+        return value.dtype, value.ndim, order, value.flags.writeable, value.flags.aligned
     return value._numba_type_ if isinstance(value, _StructArray) else type(value)
 
 

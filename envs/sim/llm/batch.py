@@ -120,6 +120,27 @@ def admit_with_hits(
 
 
 @routine
+def admit_brought(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """A request at the front that has brought its KV along runs and decodes from this batch on."""
+    replica = fleet.replicas[replica_id]
+    request = fleet.requests[request_id]
+    pop_waiting(fleet, replica_id)
+    append_running(fleet, replica_id, request_id)
+    request.chunk = 0
+    computed = known_tokens(fleet, request_id) - 1
+    join_decodes(
+        fleet,
+        replica_id,
+        request_id,
+        computed,
+        replica.iteration + request.output_tokens - request.generated,
+    )
+    engine = fleet.engines[replica.group]
+    if engine.prefix_caching:
+        _publish(fleet, replica_id, request_id, (computed + 1) // engine.block_size)
+
+
+@routine
 def evict(fleet: Fleet, replica_id: int, iterations: int) -> None:
     """Evicts what is cached in blocks that are in use once the decodes have run `iterations` iterations more.
 
@@ -160,6 +181,8 @@ def _leave_waiting(fleet, replica_id, request_id, computed, blocks):
     if math.isnan(request.scheduled_s):
         request.scheduled_s = replica.clock_s
     request.state = PREFILLING
+    replica.batch_s += request.image_s
+    request.image_s = 0.0
     request.computed = computed
     request.admission_hit_tokens = computed
     request.hit_tokens += computed
@@ -219,7 +242,7 @@ def hold_decode(fleet: Fleet, replica_id: int, request_id: int) -> None:
 
 
 @routine
-def _leave_running(fleet, replica_id, request_id):
+def leave_running(fleet: Fleet, replica_id: int, request_id: int) -> int:
     """Takes a request out of the running ones and frees its blocks; returns its computed tokens."""
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
@@ -244,6 +267,21 @@ def _leave_running(fleet, replica_id, request_id):
     return computed
 
 
+@kernel
+def count_out(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """A request that has not finished here does not count here any more; `generated` is current."""
+    replica = fleet.replicas[replica_id]
+    request = fleet.requests[request_id]
+    replica.prompt_tokens -= request.prompt_tokens
+    replica.generated_tokens -= request.generated
+    replica.predicted_tokens -= request.predicted_tokens
+    replica.num_unfinished -= 1
+    replica.latency_offset_s += request.arrival_s
+    if math.isnan(request.first_token_s):
+        replica.num_before_first_token -= 1
+        replica.ttft_offset_s += request.arrival_s
+
+
 @routine
 def cache_blocks(fleet: Fleet, replica_id: int, request_id: int, tokens: int, finished: bool) -> None:
     """Puts the blocks of a request, already counted out, at its end or preemption into the prefix cache."""
@@ -259,7 +297,7 @@ def cache_blocks(fleet: Fleet, replica_id: int, request_id: int, tokens: int, fi
 def preempt(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Preemption by recompute."""
     prefilling = fleet.requests[request_id].state == PREFILLING
-    computed = _leave_running(fleet, replica_id, request_id)
+    computed = leave_running(fleet, replica_id, request_id)
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
     request.preemptions += 1
@@ -278,7 +316,7 @@ def preempt(fleet: Fleet, replica_id: int, request_id: int) -> None:
 @routine
 def swap_out(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Preemption by swapping: a decode's KV goes to the host, where it has room."""
-    computed = _leave_running(fleet, replica_id, request_id)
+    computed = leave_running(fleet, replica_id, request_id)
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
     engine = fleet.engines[replica.group]

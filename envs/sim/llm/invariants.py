@@ -2,7 +2,7 @@
 
 from servegym.costmodels.jit import jit
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
-from servegym.envs.sim.llm.state import DECODING, HELD, NOBODY, PREFILLING, SWAPPED, WAITING, Fleet
+from servegym.envs.sim.llm.state import BROUGHT, DECODING, HELD, NOBODY, PREFILLING, SWAPPED, WAITING, Fleet
 
 
 @jit
@@ -11,13 +11,15 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
     replica = fleet.replicas[replica_id]
     engine = fleet.engines[replica.group]
     assert 0 <= kv_used_blocks(fleet, replica_id) <= engine.num_kv_blocks, "KV blocks in use exceed the cache"
-    assert replica.num_running <= engine.max_num_seqs, "more requests run than max_num_seqs"
+    assert replica.num_running + replica.reserved_seats <= engine.max_num_seqs, (
+        "more requests run than max_num_seqs"
+    )
     present = replica.num_running + replica.num_waiting + replica.num_swapped
     assert replica.num_unfinished == present, "a request is lost"
     assert replica.num_finishing == 0, "a finished request has not left"
 
     advancing = replica.in_flight * replica.decodes_run
-    blocks, context, running, decodes, prefilling, left, held = 0, 0, 0, 0, 0, 0, 0
+    blocks, context, running, decodes, prefilling, left, held = replica.kept_blocks, 0, 0, 0, 0, 0, 0
     prompts, predicted = 0, 0
     request_id = replica.running_first
     while request_id != NOBODY:
@@ -56,8 +58,9 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
     request_id = replica.waiting_first
     for _ in range(replica.num_waiting):
         request = fleet.requests[request_id]
-        assert request.state == WAITING, "a request in the waiting queue does not wait"
-        waiting_tokens += request.prompt_tokens + request.generated
+        assert request.state in (WAITING, BROUGHT), "a request in the waiting queue does not wait"
+        if request.state == WAITING:
+            waiting_tokens += request.prompt_tokens + request.generated
         prompts += request.prompt_tokens
         predicted += request.predicted_tokens
         request_id = request.next
@@ -92,4 +95,4 @@ def _check_cache(fleet: Fleet, replica_id: int, blocks: int) -> None:
     assert in_use == kv_used_blocks(fleet, replica_id), "KV blocks in use differ from those requests hold"
     cached = cache.replicas[replica_id].cached_blocks
     assert cached >= 0, "cached blocks are fewer than none"
-    assert replica.num_running > 0 or in_use == 0, "blocks are in use and nobody runs"
+    assert replica.num_running + replica.kept_blocks > 0 or in_use == 0, "blocks are in use and nobody runs"

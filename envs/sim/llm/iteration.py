@@ -12,6 +12,7 @@ from servegym.costmodels.lookup import lookup_decode_seconds, lookup_prefill_sec
 from servegym.envs.sim.llm.batch import (
     cache_blocks,
     computed_tokens,
+    count_out,
     evict,
     join_decodes,
     known_tokens,
@@ -22,7 +23,7 @@ from servegym.envs.sim.llm.log import log_entry, log_iteration
 from servegym.envs.sim.llm.memory import kv_used_blocks
 from servegym.envs.sim.llm.queues import REQUEST_BITS, append_prefilling, pop_due, remove_running
 from servegym.envs.sim.llm.schedulers.lightllm import count_skipped
-from servegym.envs.sim.llm.state import DECODING, ENDED, FINISHING, HELD, NOBODY, Fleet
+from servegym.envs.sim.llm.state import DECODING, ENDED, FINISHING, HELD, NOBODY, SENT, Fleet
 
 
 @kernel
@@ -198,8 +199,36 @@ def _sample_first_of_prefill(fleet, replica_id, request_id):
     if request.generated == request.output_tokens:
         _finish(fleet, replica_id, request_id)
         return
+    if replica.hands_over:
+        _hand_over(fleet, replica_id, request_id)
+        return
     due = replica.iteration + request.output_tokens - request.generated
     join_decodes(fleet, replica_id, request_id, request.computed, due)
+
+
+@routine
+def _hand_over(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """The request leaves to decode elsewhere; its blocks stay in use until its KV is sent."""
+    replica = fleet.replicas[replica_id]
+    request = fleet.requests[request_id]
+    remove_running(fleet, replica_id, request_id)
+    replica.prefill_blocks += request.blocks
+    replica.kept_blocks += request.blocks
+    request.state = SENT
+    count_out(fleet, replica_id, request_id)
+    announce(fleet, replica_id, request_id)
+
+
+@routine
+def announce(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Adds a request that has left to the list of a replica's news."""
+    replica = fleet.replicas[replica_id]
+    fleet.requests[request_id].next = NOBODY
+    if replica.announced_first == NOBODY:
+        replica.announced_first = request_id
+    else:
+        fleet.requests[replica.announced_last].next = request_id
+    replica.announced_last = request_id
 
 
 @kernel
@@ -244,3 +273,5 @@ def _leave(fleet, replica_id, request_id):
     request.finish_s = replica.clock_s
     replica.num_unfinished -= 1
     replica.latency_offset_s += replica.clock_s
+    if replica.announces:
+        announce(fleet, replica_id, request_id)

@@ -3,6 +3,7 @@
 from servegym.costmodels.jit import kernel, routine
 from servegym.envs.sim.llm.batch import (
     admit,
+    admit_brought,
     admit_with_hits,
     computed_tokens,
     evict,
@@ -21,7 +22,7 @@ from servegym.envs.sim.llm.memory import (
 )
 from servegym.envs.sim.llm.prefix_cache import evict_to_fit, lookup
 from servegym.envs.sim.llm.queues import REQUEST_BITS
-from servegym.envs.sim.llm.state import DECODING, NOBODY, Fleet
+from servegym.envs.sim.llm.state import BROUGHT, DECODING, NOBODY, Fleet
 
 
 @kernel
@@ -74,9 +75,17 @@ def _admit_waiting(fleet, replica_id, budget, threshold, free):
     replica = fleet.replicas[replica_id]
     engine = fleet.engines[replica.group]
     size = engine.block_size
-    while budget > 0 and replica.num_waiting > 0 and replica.num_running < engine.max_num_seqs:
+    seats = engine.max_num_seqs - replica.reserved_seats
+    while budget > 0 and replica.num_waiting > 0 and replica.num_running < seats:
         request_id = replica.waiting_first
         known = known_tokens(fleet, request_id)
+        if fleet.requests[request_id].state == BROUGHT:
+            if blocks_for(known, size) > free:
+                return
+            admit_brought(fleet, replica_id, request_id)
+            budget -= 1
+            free -= blocks_for(known, size)
+            continue
         hits, free_hits = 0, 0
         if engine.prefix_caching:
             evict(fleet, replica_id, 1)
@@ -106,15 +115,16 @@ def horizon(fleet: Fleet, replica_id: int) -> int:
     engine = fleet.engines[replica.group]
     if replica.num_prefilling > 0 or replica.num_decodes == 0:
         return 0
-    if replica.num_waiting > 0 and replica.num_running < engine.max_num_seqs:
+    if replica.num_waiting > 0 and replica.num_running + replica.reserved_seats < engine.max_num_seqs:
         size = engine.block_size
         budget = engine.max_num_batched_tokens - replica.num_decodes
         known = known_tokens(fleet, replica.waiting_first)
         hits, free_hits = 0, 0
-        if engine.prefix_caching:
+        brought = fleet.requests[replica.waiting_first].state == BROUGHT
+        if engine.prefix_caching and not brought:
             evict(fleet, replica_id, 1)
             hits, free_hits = lookup(fleet.cache, replica_id, replica.waiting_first, (known - 1) // size)
-        if not engine.reserve_full_prompt:
+        if not engine.reserve_full_prompt and not brought:
             known = hits * size + _chunk(known - hits * size, budget, _chunk_threshold(fleet, replica_id))
         blocks = blocks_for(known, size) - hits + free_hits
         if budget > 0 and blocks <= free_after_decodes(fleet, replica_id):
