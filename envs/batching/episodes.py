@@ -18,7 +18,7 @@ from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, w
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, decide_by_scores
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
-from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.sim.llm.simulate import Results, refuse_columns
 from servegym.envs.sim.llm.state import Fleet
 from servegym.envs.workloads import Workload
 
@@ -94,6 +94,7 @@ class BatchingEpisodes:
     def begin(self, episode_id: int, workload: Workload) -> None:
         """Starts episode `episode_id` afresh with a workload and goes to its first decision."""
         self.engine.check_fits(workload)
+        refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "the environment")
         clear(self.fleet, slice(episode_id, episode_id + 1))
         first = episode_id * self.max_requests
         load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)

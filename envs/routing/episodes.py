@@ -13,7 +13,7 @@ from servegym.envs.scenario_config import require
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.prefix_state import load_contents, shared_block_keys
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
-from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.sim.llm.simulate import Results, refuse_columns
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -81,6 +81,7 @@ class RoutingEpisodes:
         """Starts episode `episode_id` afresh with a workload and writes its first observation."""
         engine = self.scenario.engine
         engine.check_fits(workload)
+        refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "the environment")
         clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
         first = episode_id * self.max_requests
         load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)

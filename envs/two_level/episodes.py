@@ -16,7 +16,7 @@ from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, w
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, next_decision
 from servegym.envs.sim.llm.fleet import submit
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
-from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.sim.llm.simulate import Results, refuse_columns
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 from servegym.envs.sim.llm.view import (
     REPLICA_FEATURES,
@@ -109,6 +109,7 @@ class TwoLevelEpisodes:
     def begin(self, episode_id: int, workload: Workload) -> None:
         """Starts episode `episode_id` afresh with a workload; the first decision routes its first request."""
         self._engine.check_fits(workload)
+        refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "the environment")
         clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
         first = episode_id * self.max_requests
         load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)
