@@ -20,6 +20,7 @@ from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
+from servegym.experiments.bench_engines import measure_engines
 from servegym.experiments.bench_env import decisions_per_wall_s, playing, scheduling
 from servegym.experiments.bench_peers import measure_mocker, mocker_version
 from servegym.experiments.bench_stream import measure_stream
@@ -115,6 +116,13 @@ def _show_simulator(answer: dict[str, Any], console: Console) -> None:
     for replicas, rate in answer["least_outstanding_tokens_requests_per_s"].items():
         table.add_row("least_outstanding_tokens", replicas, f"{rate:,.0f}")
     console.print(table)
+    table = Table("engine", "requests/s", "times slower than plain", "preemptions a request")
+    for name, found in answer["engines"].items():
+        rate, slower, preemptions = (
+            found[key] for key in ("requests_per_s", "slower", "preemptions_per_request")
+        )
+        table.add_row(name, f"{rate:,.0f}", f"{slower:.2f}", f"{preemptions:.2f}")
+    console.print(table)
     if "compile_s" in answer:
         console.print(
             f"First results after {answer['compile_s']:.1f} s with everything to compile, "
@@ -170,8 +178,12 @@ def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]
         for num in settings.replicas
         if num == scenario.num_replicas
     }
+    num = scenario.num_replicas
+    lengths = scenario.traffic.test_workload(0)
+    workload = repeated(lengths, settings.requests, settings.rate_rps_per_replica * num)
     return {
         "requests_per_s": round_robin,
+        "engines": measure_engines(scenario, workload, num, settings.passes),
         "least_outstanding_tokens_requests_per_s": looking,
         "requests": settings.requests,
         "rate_rps_per_replica": settings.rate_rps_per_replica,

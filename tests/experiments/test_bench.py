@@ -22,6 +22,9 @@ def test_simulator_is_measured_by_number_of_replicas(
     assert set(answer["least_outstanding_tokens_requests_per_s"]) == {"8"}
     assert all(rate > 0 for rate in answer["requests_per_s"].values())
     assert answer["workload_source"].startswith("generator")
+    engines = answer["engines"]
+    assert {"prefix_caching", "scarce_blocks", "sglang"} < set(engines)
+    assert all(found["requests_per_s"] > 0 and found["slower"] > 0 for found in engines.values())
 
 
 def test_environments_are_measured_by_name(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
