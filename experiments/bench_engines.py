@@ -23,7 +23,7 @@ def measure_engines(
     """
     plain = scenario.engine
     scarce = replace(plain, num_kv_blocks=_scarce_blocks(plain, workload))
-    urgent = replace(workload, priority=np.arange(workload.num_requests) % 3)
+    urgent = replace(workload, priority=np.arange(workload.num_requests, dtype=np.int32) % 3)
     features: dict[str, tuple[Engine, Workload]] = {
         "prefix_caching": (replace(plain, prefix_caching=True), workload),
         "scarce_blocks": (scarce, workload),
