@@ -1,5 +1,7 @@
 """A fleet through time: replicas are advanced lazily, when somebody looks at them or sends a request."""
 
+import math
+
 import numba
 from numba.core import types
 
@@ -72,6 +74,8 @@ def _advance(fleet, replica_id, now_s, start, horizon):
             begin_batch(fleet, replica_id)
             start(fleet, replica_id)
             if not start_batch(fleet, replica_id):
+                if fleet.engines[replica.group].scheduler != AGENT:
+                    replica.clock_s = math.inf  # it is tried again when something happens to the replica
                 return
             continue
         decodes = replica.num_decodes

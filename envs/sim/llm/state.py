@@ -23,7 +23,7 @@ NOBODY = -1
 
 REPLICA = np.dtype(
     [
-        ("clock_s", np.float64),  # in flight: end of that iteration; else: when the next one may start
+        ("clock_s", np.float64),  # in flight: its end; else: when the next one may start, inf: unknown
         ("in_flight", np.int64),  # 1 while an iteration runs
         ("iteration", np.int64),  # iterations completed in which decodes ran
         ("num_iterations", np.int64),  # iterations completed

@@ -1,0 +1,1 @@
+"""Any fleet behind one router: docs/simulator.md, "The fleet"."""

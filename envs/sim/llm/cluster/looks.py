@@ -1,0 +1,112 @@
+"""What a router sees of the fleet: now, or as it was some time ago.
+
+The instants that will be seen are known before they come (an arrival's is known when the arrival is, and who
+waits at the router is routed when a replica recovers or starts), so only these are kept.
+"""
+
+import numpy as np
+
+from servegym.costmodels.jit import kernel, routine
+from servegym.envs.sim.llm.cluster.availability import is_available
+from servegym.envs.sim.llm.cluster.places import touch
+from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE, MIXED, PREFILL
+from servegym.envs.sim.llm.cluster.state import Cluster
+from servegym.envs.sim.llm.state import NOBODY
+from servegym.envs.sim.llm.view import (
+    AVAILABLE,
+    KV_TOTAL_BLOCKS,
+    KV_USED_BLOCKS,
+    write_replica_row,
+    write_request_row,
+)
+
+
+@kernel
+def may_go(cluster: Cluster, request_id: int, replica_id: int) -> bool:
+    """Whether a replica is available for what a request needs next, and has room for it."""
+    if not is_available(cluster, replica_id) or not cluster.fits[replica_id, request_id]:
+        return False
+    control = cluster.control[0]
+    journey = cluster.journeys[request_id]
+    role = cluster.members[replica_id].role
+    if journey.has_images and not journey.encoded and control.has_encoders:
+        return bool(role == ENCODE)
+    if journey.holder != NOBODY:
+        return bool(role == (DECODE if control.has_decoders else MIXED))
+    return role in (MIXED, PREFILL)
+
+
+@kernel
+def can_be_routed(cluster: Cluster, request_id: int) -> bool:
+    """Whether any replica may be chosen for a request."""
+    found = False
+    for replica_id in range(cluster.members.shape[0]):
+        found = found or may_go(cluster, request_id, replica_id)
+    return found
+
+
+@routine
+def write_rows(
+    cluster: Cluster, request_id: int, looks: bool, rows: np.ndarray, request_row: np.ndarray
+) -> None:
+    """Fills rows (R, REPLICA_FEATURES) and request_row for the request being routed.
+
+    Without `looks` only AVAILABLE is written of the replicas, and nobody is brought up to date.
+    """
+    control = cluster.control[0]
+    journey = cluster.journeys[request_id]
+    seen_s = max(control.now_s - cluster.state_delay_s, journey.caused_s)
+    if looks and seen_s < control.now_s:
+        place = _look_at(cluster, seen_s)
+        for replica_id in range(rows.shape[0]):
+            for column in range(rows.shape[1]):
+                rows[replica_id, column] = cluster.looks[place, replica_id, column]
+    elif looks:
+        _write_rows_now(cluster, rows)
+    for replica_id in range(rows.shape[0]):
+        rows[replica_id, AVAILABLE] = 1.0 if may_go(cluster, request_id, replica_id) else 0.0
+    write_request_row(cluster.fleet, request_id, journey.gap_s, request_row)
+
+
+@routine
+def _write_rows_now(cluster: Cluster, rows: np.ndarray) -> None:
+    for replica_id in range(rows.shape[0]):
+        touch(cluster, replica_id)
+        write_replica_row(cluster.fleet, replica_id, cluster.control[0].now_s, rows[replica_id])
+        if cluster.members[replica_id].role == ENCODE:
+            rows[replica_id, KV_USED_BLOCKS] = 0.0
+            rows[replica_id, KV_TOTAL_BLOCKS] = 0.0
+
+
+@kernel
+def _look_at(cluster: Cluster, seen_s: float) -> int:
+    """Position in the ring of the look at this instant: the last one not after it."""
+    control = cluster.control[0]
+    size = cluster.look_s.shape[0]
+    first, end = 0, control.num_looks
+    while end - first > 1:
+        middle = (first + end) // 2
+        if cluster.look_s[(control.first_look + middle) % size] <= seen_s:
+            first = middle
+        else:
+            end = middle
+    return (control.first_look + first) % size
+
+
+@routine
+def look(cluster: Cluster) -> bool:
+    """Keeps the rows of this instant, forgets those that nobody will see; False where there is no room."""
+    control = cluster.control[0]
+    size = cluster.look_s.shape[0]
+    while (
+        control.num_looks > 0 and cluster.look_s[control.first_look] < control.now_s - cluster.state_delay_s
+    ):
+        control.first_look = (control.first_look + 1) % size
+        control.num_looks -= 1
+    if control.num_looks == size:
+        return False
+    place = (control.first_look + control.num_looks) % size
+    cluster.look_s[place] = control.now_s
+    _write_rows_now(cluster, cluster.looks[place])
+    control.num_looks += 1
+    return True

@@ -1,0 +1,58 @@
+"""When a replica will next have news, if nobody sends it anything until then."""
+
+import math
+
+import numba
+import numpy as np
+from numba.core import types
+
+from servegym.costmodels.calls import address_of
+from servegym.costmodels.iteration import decode_span_seconds
+from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.structs import fields_of, struct
+from servegym.envs.sim.llm import schedulers
+from servegym.envs.sim.llm.engine import VLLM_V1
+from servegym.envs.sim.llm.fleet import advance
+from servegym.envs.sim.llm.schedulers import vllm_v1
+from servegym.envs.sim.llm.state import Fleet
+
+
+def next_change_function(fleet: Fleet) -> object:
+    """Address of a function `(fleet, replica_id, next_s)`, for a replica advanced to now.
+
+    It writes into `next_s` (R,) when the next iteration ends in which a prefill may complete or a request
+    finish; an earlier iteration's end may come first. The iteration due now may be started for that.
+    """
+    function = _any
+    if all(engine.scheduler == VLLM_V1 for engine in fleet.engines):
+        function = _vllm_v1
+    fleet_type = numba.typeof(struct(fields_of(fleet)._replace(advance=0)))
+    return address_of(function, fleet_type, types.int64, types.float64[::1])
+
+
+@routine
+def _vllm_v1(fleet: Fleet, replica_id: int, next_s: np.ndarray) -> None:
+    _next_change(fleet, replica_id, next_s, vllm_v1.horizon)
+
+
+@routine
+def _any(fleet: Fleet, replica_id: int, next_s: np.ndarray) -> None:
+    _next_change(fleet, replica_id, next_s, schedulers.horizon)
+
+
+@kernel
+def _next_change(fleet, replica_id, next_s, horizon):
+    replica = fleet.replicas[replica_id]
+    next_s[replica_id] = np.inf
+    if not replica.in_flight and replica.num_unfinished > 0 and replica.clock_s < np.inf:
+        skips = fleet.lookup.decode_s.size == 0 and not fleet.log.enabled
+        iterations = horizon(fleet, replica_id) if skips else 0
+        if iterations > 0:
+            decodes = replica.num_decodes
+            kv_tokens = replica.context_offset + decodes * replica.iteration
+            span_s = decode_span_seconds(fleet.cost[replica.group], decodes, kv_tokens, iterations)
+            next_s[replica_id] = replica.clock_s + span_s
+            return
+        advance(fleet, replica_id, math.nextafter(replica.clock_s, np.inf))
+    if replica.in_flight:
+        next_s[replica_id] = replica.clock_s

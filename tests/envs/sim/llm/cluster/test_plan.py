@@ -1,0 +1,86 @@
+"""What a fleet's plan refuses, and what `simulate_fleet` does."""
+
+import math
+
+import numpy as np
+import pytest
+
+from servegym.agents.heuristics import make_router
+from servegym.costmodels.compile import linear_iteration_cost
+from servegym.costmodels.errors import InputError
+from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member
+from servegym.envs.sim.llm.cluster.simulate import OUTCOMES, simulate_fleet
+from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.router import Router
+from servegym.envs.sim.llm.simulate import simulate
+from servegym.envs.workloads import Workload
+
+ENGINE = Engine(max_num_batched_tokens=64, max_num_seqs=8, num_kv_blocks=100)
+COST = linear_iteration_cost(max_num_batched_tokens=64, max_num_seqs=8, overhead_s=0.01, per_token_s=0.001)
+PLAIN = Member(ENGINE, COST)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Member(ENGINE, COST, "other"), "role = other: must be one of mixed, prefill"),
+        (lambda: Member(ENGINE), "role = mixed: needs an engine and a cost"),
+        (lambda: Member(ENGINE, COST, link_bytes_per_s=0.0), "link_bytes_per_s = 0.0: must be above 0"),
+        (lambda: Failure(0, 2.0, 1.0), "failures: from 2.0 to 1.0 s"),
+        (lambda: FleetPlan([Member(role="encode")]), "replicas: none can prefill"),
+        (lambda: FleetPlan([Member(ENGINE, COST, "prefill")]), "replicas: none can decode"),
+        (lambda: FleetPlan([PLAIN, Member(ENGINE, COST, "decode")]), "replicas: none has the role prefill"),
+        (lambda: FleetPlan([PLAIN], state_delay_s=math.nan), "state_delay_s = nan"),
+        (lambda: FleetPlan([PLAIN], on_failure="ignore"), "on_failure = ignore: must be reroute or lost"),
+        (lambda: FleetPlan([PLAIN], failures=[Failure(1, 0.0)]), "failures: replica 1, must be below 1"),
+        (lambda: FleetPlan([PLAIN], scaling=[(1.0, 2)]), "scaling: 2 replicas at 1.0 s"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(make, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_roles_need_vllm_v1() -> None:
+    orca = Engine(64, 8, 100, scheduler="orca", max_model_len=50)
+    with pytest.raises(InputError, match="replica 1: scheduler = orca"):
+        FleetPlan([Member(ENGINE, COST, "prefill"), Member(orca, COST)])
+
+
+def test_request_that_fits_nowhere_is_refused() -> None:
+    """Also where it fits for its prefill and cannot decode."""
+    workload = Workload("long", [0.0], [20], [1000])
+    small = Member(Engine(64, 8, num_kv_blocks=4), COST, "decode")
+    with pytest.raises(InputError, match="request 0 with 20 prompt and 1000 output tokens fits into no"):
+        simulate_fleet(workload, make_router("jsq"), FleetPlan([Member(ENGINE, COST, "prefill"), small]))
+
+
+def test_router_that_picks_an_unavailable_replica_is_refused() -> None:
+    plan = FleetPlan([PLAIN, PLAIN], failures=[Failure(0, 0.0)])
+    with pytest.raises(InputError, match=r"for request 0 that is not available; available are \[1\]"):
+        simulate_fleet(Workload("one", [1.0], [5], [2]), Router("first", lambda *_: 0), plan)
+
+
+@pytest.mark.parametrize("router", ["round_robin", "least_outstanding_tokens", "power_of_two"])
+def test_plain_fleet_is_the_plain_simulator(router: str) -> None:
+    """With no event at all the results of `simulate`, to the bit, with a compiled router."""
+    rng = np.random.default_rng(0)
+    workload = Workload(
+        "many", np.cumsum(rng.exponential(0.02, 500)), rng.integers(1, 100, 500), rng.integers(1, 50, 500)
+    )
+    plain = simulate(workload, make_router(router), num_replicas=4, engine=ENGINE, cost=COST, seed=1)
+    fleet = simulate_fleet(workload, make_router(router), FleetPlan([PLAIN] * 4), seed=1)
+    assert {OUTCOMES[i] for i in fleet.outcome} == {"finished"}
+    for name in ("replica", "arrival_s", "scheduled_s", "first_token_s", "finish_s", "preemptions"):
+        np.testing.assert_array_equal(getattr(fleet, name), getattr(plain, name), err_msg=name)
+
+
+def test_many_looks_and_events_find_room() -> None:
+    """More instants to be seen later than there is room for at first."""
+    workload = Workload("burst", np.arange(200) * 0.001, np.full(200, 5), np.full(200, 5))
+    stale = simulate_fleet(
+        workload, make_router("least_outstanding_tokens"), FleetPlan([PLAIN] * 2, state_delay_s=10.0)
+    )
+    assert set(stale.replica) == {0}  # nobody has yet been seen anywhere
+    live = simulate_fleet(workload, make_router("least_outstanding_tokens"), FleetPlan([PLAIN] * 2))
+    assert np.ptp(np.bincount(live.replica)) < 10
