@@ -84,3 +84,26 @@ def test_many_looks_and_events_find_room() -> None:
     assert set(stale.replica) == {0}  # nobody has yet been seen anywhere
     live = simulate_fleet(workload, make_router("least_outstanding_tokens"), FleetPlan([PLAIN] * 2))
     assert np.ptp(np.bincount(live.replica)) < 10
+
+
+def test_kv_that_nobody_fetches_is_given_up_and_others_go_on() -> None:
+    """Nobody decodes: the first request waits at the router, its KV keeps the second from its prefill."""
+    cache = Engine(max_num_batched_tokens=64, max_num_seqs=8, num_kv_blocks=6)
+    plan = FleetPlan(
+        [Member(cache, COST, "prefill"), Member(cache, COST, "decode")], failures=[Failure(1, 0.0)]
+    )
+    results = simulate_fleet(
+        Workload("two", [0.0, 0.0], [80, 80], [5, 5]), make_router("round_robin"), plan, debug=True
+    )
+    assert [OUTCOMES[i] for i in results.outcome] == ["lost", "lost"]
+    assert results.first_token_s[0] < results.first_token_s[1]
+
+
+def test_kv_transfer_by_hand() -> None:
+    """Prefill of 32 tokens, 2 blocks of KV over the link, then decodes of one token elsewhere."""
+    member = Member(ENGINE, COST, "prefill", link_latency_s=0.5, link_bytes_per_s=8.0, kv_bytes_per_block=2.0)
+    plan = FleetPlan([member, Member(ENGINE, COST, "decode")])
+    results = simulate_fleet(Workload("one", [1.0], [32], [3]), make_router("round_robin"), plan)
+    np.testing.assert_allclose(results.first_token_s, 1.0 + 0.01 + 0.032)
+    np.testing.assert_allclose(results.finish_s, results.first_token_s + 0.5 + 2 * 2.0 / 8.0 + 2 * 0.011)
+    assert results.replica.tolist() == [1]
