@@ -6,7 +6,10 @@ import pytest
 
 from tests.experiments.commands import SMALL_SCENARIO, SMALL_TRAINING, error_of
 
-SCENARIOS = "azure_conv_32xh100, azure_conv_4xh100, azure_conv_8xh100, generated_8xh100"
+SCENARIOS = (
+    "azure_conv_1xh100, azure_conv_32xh100, azure_conv_4xh100, azure_conv_8xh100, generated_1xh100, "
+    "generated_8xh100, mooncake_conv_8xh100"
+)
 AGENTS = "ppo_gnn, ppo_mlp"
 COMMANDS = {
     "simulate": ("simulate", *SMALL_SCENARIO),
@@ -66,7 +69,7 @@ OUT_OF_RANGE = [
     ("simulate scenario.costmodel.cpu_overhead_s=inf", "cpu_overhead_s = inf: must be at least 0 and finite"),
     ("simulate out=/dev/null/results", "out = /dev/null/results: cannot be made"),
     ("train agent.learning_rate=inf", "agent.learning_rate = inf: must be above 0 and finite"),
-    ("train scenario.engine.num_kv_blocks=3", "KV blocks of 16 tokens, allowed: at most 3"),
+    ("train scenario.engine.num_kv_blocks=3", "KV blocks; the engine (vllm_v1) has num_kv_blocks = 3"),
     ("power_of_two router.d=0", "router.d = 0: must be at least 1"),
     ("train seed=-1", "seed = -1: must be at least 0"),
     ("train total_steps=0", "total_steps = 0: must be at least 1"),
