@@ -210,6 +210,7 @@ def _new_node(cache, replica_id, key, blocks):
         replica.spare = cache.nodes[node].next
     cache.nodes[node].key = key
     cache.nodes[node].blocks = blocks
+    cache.nodes[node].references = 0  # a cache that was cleared has forgotten holders of its nodes
     cache.nodes[node].newer = node
     cache.nodes[node].older = node
     return node
