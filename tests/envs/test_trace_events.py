@@ -31,16 +31,16 @@ REQUIRED = {
 def results(arrival_s: list[float], replica: list[int], finish_s: list[float]) -> Results:
     count = len(arrival_s)
     finish = np.array(finish_s)
-    return Results(
-        np.array(arrival_s),
-        np.full(count, 20),
-        np.full(count, 3),
-        np.array(replica),
-        finish,
-        finish,
-        finish,
-        np.zeros(count, int),
-        np.zeros(count, int),
+    return Results.all_finished(
+        arrival_s=np.array(arrival_s),
+        prompt_tokens=np.full(count, 20),
+        output_tokens=np.full(count, 3),
+        replica=np.array(replica),
+        scheduled_s=finish,
+        first_token_s=finish,
+        finish_s=finish,
+        preemptions=np.zeros(count, int),
+        hit_tokens=np.zeros(count, int),
     )
 
 

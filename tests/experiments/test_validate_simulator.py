@@ -83,7 +83,7 @@ def results_of(run: ReferenceRun, **changed: np.ndarray) -> Results:
         "preemptions": run.restarts,
         "hit_tokens": np.zeros(workload.num_requests, np.int64),
     }
-    return Results(**{**same, **changed})
+    return Results.all_finished(**{**same, **changed})
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -13,7 +13,7 @@ def results(seed: int, slowness: float, num_replicas: int = 2) -> Results:
     rng = np.random.default_rng(seed)
     arrival_s = np.cumsum(rng.exponential(0.1, NUM_REQUESTS))
     first_token_s = arrival_s + slowness * rng.exponential(0.05, NUM_REQUESTS)
-    return Results(
+    return Results.all_finished(
         arrival_s=arrival_s,
         prompt_tokens=np.full(NUM_REQUESTS, 100),
         output_tokens=np.full(NUM_REQUESTS, 11),

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numba
 import numpy as np
@@ -33,24 +34,33 @@ Times = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+OUTCOMES = ("finished", "cancelled", "lost")
+"""How a request ends, by the number in `Results.outcome`."""
+
+
+@dataclass(frozen=True, eq=False)
 class Results:
     """What happened to each of N requests, in workload order. Times in seconds from the workload's start.
 
-    replica: int (N,); arrival_s, scheduled_s (start of its first iteration), first_token_s, finish_s:
-    float64 (N,); prompt_tokens, output_tokens: int (N,); preemptions: int (N,); hit_tokens: int (N,), found
-    in the prefix cache at its admissions. log: every iteration, where it was recorded.
+    arrival_s (of a follow-up when it came), scheduled_s (start of its first iteration), first_token_s,
+    finish_s, cancelled_s: float64 (N,), NaN for what never happened. prompt_tokens, output_tokens, replica
+    (the last it was sent to, -1: none), preemptions, hit_tokens (found in the prefix cache at its
+    admissions), retries (after failures): int (N,). outcome: int (N,), a position in `OUTCOMES`.
+    log: every iteration, where it was recorded.
     """
 
-    arrival_s: npt.NDArray[np.float64]
-    prompt_tokens: npt.NDArray[np.int64]
-    output_tokens: npt.NDArray[np.int64]
-    replica: npt.NDArray[np.int64]
-    scheduled_s: npt.NDArray[np.float64]
-    first_token_s: npt.NDArray[np.float64]
-    finish_s: npt.NDArray[np.float64]
-    preemptions: npt.NDArray[np.int64]
-    hit_tokens: npt.NDArray[np.int64]
+    arrival_s: Times
+    prompt_tokens: Counts
+    output_tokens: Counts
+    replica: Counts
+    scheduled_s: Times
+    first_token_s: Times
+    finish_s: Times
+    preemptions: Counts
+    hit_tokens: Counts
+    outcome: Counts
+    cancelled_s: Times
+    retries: Counts
     log: IterationLog | None = None
 
     @classmethod
@@ -66,17 +76,32 @@ class Results:
         """From columns as `write_result` fills them, times (4, N) and counts (5, N); shares their memory."""
         arrival_s, scheduled_s, first_token_s, finish_s = times
         prompt_tokens, output_tokens, replica, preemptions, hit_tokens = counts
-        return cls(
-            arrival_s,
-            prompt_tokens,
-            output_tokens,
-            replica,
-            scheduled_s,
-            first_token_s,
-            finish_s,
-            preemptions,
-            hit_tokens,
+        return cls.all_finished(
+            arrival_s=arrival_s,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            replica=replica,
+            scheduled_s=scheduled_s,
+            first_token_s=first_token_s,
+            finish_s=finish_s,
+            preemptions=preemptions,
+            hit_tokens=hit_tokens,
         )
+
+    @classmethod
+    def all_finished(cls, **columns: npt.NDArray[Any]) -> "Results":
+        """Of requests none of which was cancelled, lost or tried again; `columns` are the others."""
+        never = np.broadcast_to(_ZERO, columns["arrival_s"].shape)
+        no_time_s = np.broadcast_to(_NAN, columns["arrival_s"].shape)
+        return cls(**columns, outcome=never, cancelled_s=no_time_s, retries=never)
+
+    @property
+    def finished(self) -> npt.NDArray[np.bool_]:
+        """bool (N,): which requests came to their last token."""
+        return self.outcome == OUTCOMES.index("finished")
+
+
+_ZERO, _NAN = np.zeros((), np.int64), np.array(np.nan)  # columns of one number take no memory
 
 
 @kernel

@@ -2,11 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from numba import types
 
 from servegym.costmodels.errors import InputError
@@ -18,60 +16,14 @@ from servegym.envs.sim.llm.cluster.plan import FleetPlan
 from servegym.envs.sim.llm.cluster.setup import new_cluster, with_more_room
 from servegym.envs.sim.llm.cluster.state import FINISHED, OVER, Cluster
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
+from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
 from servegym.envs.workloads import Workload
-
-Times = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
-
-OUTCOMES = ("finished", "cancelled", "lost")
-"""How a request ends, by the number in `FleetResults.outcome`."""
-
-
-@dataclass(frozen=True, eq=False)
-class FleetResults:
-    """What happened to each of N requests, in workload order. Times in seconds from the workload's start.
-
-    outcome: int (N,), index into `OUTCOMES`. replica: int (N,), the last it was sent to, -1: none.
-    arrival_s (of a follow-up when it came, NaN if it never did), scheduled_s, first_token_s, finish_s,
-    cancelled_s: float64 (N,), NaN for what never happened. preemptions, retries, hit_tokens
-    (found in the prefix cache at its admissions): int (N,).
-    """
-
-    outcome: Counts
-    replica: Counts
-    arrival_s: Times
-    scheduled_s: Times
-    first_token_s: Times
-    finish_s: Times
-    cancelled_s: Times
-    preemptions: Counts
-    retries: Counts
-    hit_tokens: Counts
-
-    @classmethod
-    def of(cls, cluster: Cluster) -> "FleetResults":
-        """Copies the results of a cluster that has served everything."""
-        requests, journeys = cluster.fleet.requests, cluster.journeys
-        over = journeys["place"] == OVER
-        arrived = ~np.isnan(journeys["gap_s"])
-        return cls(
-            outcome=np.where(over, journeys["outcome"], FINISHED).astype(np.int64),
-            replica=journeys["replica"].astype(np.int64),
-            arrival_s=np.where(arrived, requests["arrival_s"], np.nan),
-            scheduled_s=requests["scheduled_s"].copy(),
-            first_token_s=requests["first_token_s"].copy(),
-            finish_s=requests["finish_s"].copy(),
-            cancelled_s=journeys["cancelled_s"].copy(),
-            preemptions=requests["preemptions"].astype(np.int64),
-            retries=journeys["retries"].astype(np.int64),
-            hit_tokens=requests["hit_tokens"].astype(np.int64),
-        )
 
 
 def simulate_fleet(
     workload: Workload, router: Router, plan: FleetPlan, *, seed: int = 0, debug: bool = False
-) -> FleetResults:
+) -> Results:
     """Simulates a workload on any fleet until nothing can happen any more.
 
     A compiled router runs without the interpreter; any other callable is called at every decision. `debug`
@@ -96,7 +48,7 @@ def simulate_fleet(
             request_row,
         )
         if status == DONE:
-            return FleetResults.of(cluster)
+            return _results(cluster)
         if status == NO_ROOM:
             cluster = with_more_room(cluster)
         else:
@@ -104,6 +56,27 @@ def simulate_fleet(
                 f"router {router.name!r}: chose a replica for request {cluster.control[0].cursor} that is "
                 f"not available; available are {np.flatnonzero(rows[:, AVAILABLE]).tolist()}"
             )
+
+
+def _results(cluster: Cluster) -> Results:
+    """Copies the results of a cluster that has served everything."""
+    requests, journeys = cluster.fleet.requests, cluster.journeys
+    over = journeys["place"] == OVER
+    arrived = ~np.isnan(journeys["gap_s"])
+    return Results(
+        arrival_s=np.where(arrived, requests["arrival_s"], np.nan),
+        prompt_tokens=requests["prompt_tokens"].astype(np.int64),
+        output_tokens=requests["output_tokens"].astype(np.int64),
+        replica=journeys["replica"].astype(np.int64),
+        scheduled_s=requests["scheduled_s"].copy(),
+        first_token_s=requests["first_token_s"].copy(),
+        finish_s=requests["finish_s"].copy(),
+        preemptions=requests["preemptions"].astype(np.int64),
+        hit_tokens=requests["hit_tokens"].astype(np.int64),
+        outcome=np.where(over, journeys["outcome"], FINISHED).astype(np.int64),
+        cancelled_s=journeys["cancelled_s"].copy(),
+        retries=journeys["retries"].astype(np.int64),
+    )
 
 
 def _serve(cluster, choose, parameters, memory, random, looks, debug, rows, request_row):

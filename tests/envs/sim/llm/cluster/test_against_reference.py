@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servegym.envs.sim.llm.cluster.simulate import OUTCOMES, simulate_fleet
+from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.router import Router
+from servegym.envs.sim.llm.simulate import OUTCOMES
 from tests.envs.sim.llm.cluster.cases import FleetCase, random_fleet
 from tests.reference.simulate import FleetResult
 from tests.reference.simulate import simulate_fleet as simulate_reference

@@ -9,10 +9,10 @@ from servegym.agents.heuristics import make_router
 from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member
-from servegym.envs.sim.llm.cluster.simulate import OUTCOMES, simulate_fleet
+from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router
-from servegym.envs.sim.llm.simulate import simulate
+from servegym.envs.sim.llm.simulate import OUTCOMES, simulate
 from servegym.envs.workloads import Workload
 
 ENGINE = Engine(max_num_batched_tokens=64, max_num_seqs=8, num_kv_blocks=100)
