@@ -17,7 +17,7 @@ class NetworkPolicy:
         """Nothing to do: the network has no memory and draws nothing."""
 
     def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """`request` (K, 3) and `replicas` (K, R, 11) to replicas chosen, int64 (K,)."""
+        """`request` (K, 4) and `replicas` (K, R, 13) to replicas chosen, int64 (K,)."""
         request = torch.as_tensor(observation["request"], dtype=torch.float32)
         replicas = torch.as_tensor(observation["replicas"], dtype=torch.float32)
         with torch.no_grad():

@@ -1,10 +1,10 @@
 """Raw observation to network inputs: fixed scaling that is part of the network, and exported with it.
 
 Every number x of the observation becomes `log1p(x / unit)`, about 0 to 6 over the range of a loaded
-fleet. Every number of a replica is also given relative to the fleet, as `log1p((x - least) / unit)` with
-`least` the smallest value among the replicas that may be chosen. Routing is ranking: with the relative
-form the best replica by any one number stands at exactly 0, whatever the load, and one linear layer
-can express "the shortest queue".
+fleet; `-log1p(-x / unit)` below 0, where only the priority of a request may be. Every number of a replica is
+also given relative to the fleet, as `log1p((x - least) / unit)` with `least` the smallest value among the
+replicas that may be chosen. Routing is ranking: with the relative form the best replica by any one number
+stands at exactly 0, whatever the load, and one linear layer can express "the shortest queue".
 """
 
 import torch
@@ -18,7 +18,7 @@ from servegym.envs.sim.llm.view import (
     REQUEST_COLUMNS,
 )
 
-UNITS = {"0 or 1": 1.0, "requests": 4.0, "tokens": 256.0, "blocks": 1024.0, "s": 0.03}
+UNITS = {"0 or 1": 1.0, "requests": 4.0, "tokens": 256.0, "blocks": 1024.0, "s": 0.03, "1": 0.25}
 """What counts as one, by the unit of the column: near the smallest difference that matters to a router."""
 
 KV_SHARE_UNIT = 0.1
@@ -45,7 +45,7 @@ class Normalise(nn.Module):
         self.register_buffer("replica_units", replica_units, persistent=False)
 
     def forward(self, request: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw `request` (B, 3) and `replicas` (B, R, 11) to inputs (B, 3), (B, R, 24), legal (B, R) bool."""
+        """Raw `request` (B, 4) and `replicas` (B, R, 13) to inputs (B, 4), (B, R, 28), legal (B, R) bool."""
         legal = replicas[..., AVAILABLE] > 0.5
         used, total = replicas[..., KV_USED_BLOCKS], replicas[..., KV_TOTAL_BLOCKS]
         kv_share = (used / total.clamp(min=1.0) / KV_SHARE_UNIT).unsqueeze(-1)
@@ -54,13 +54,14 @@ class Normalise(nn.Module):
         least = quantities.masked_fill(illegal, torch.inf).amin(dim=1, keepdim=True)
         # Clocks of a serving system jitter below zero, where log1p would not be a number.
         both = torch.cat([quantities, quantities - least], dim=-1).clamp(min=0.0)
-        request_inputs = torch.log1p((request / self.request_units).clamp(min=0.0))
+        amounts = request / self.request_units
+        request_inputs = amounts.sign() * amounts.abs().log1p()
         return request_inputs, torch.log1p(both).masked_fill(illegal, 0.0), legal
 
 
 def request_normalisation(unit: str) -> str:
     """How a number of the request with this unit enters the network, as a formula for a person."""
-    return f"log1p(x / {UNITS[unit]:g})"
+    return f"sign(x) * log1p(abs(x) / {UNITS[unit]:g})"
 
 
 def replica_normalisation(unit: str) -> str:

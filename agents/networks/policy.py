@@ -21,7 +21,7 @@ from servegym.agents.networks.router_network import RouterNetwork
 class RouterPolicy(ActorCriticPolicy):
     """Actor and critic from one `RouterNetwork`, at `.network`.
 
-    The observation space is a Dict of `request` (3,) and `replicas` (R, 11), the action space Discrete(R).
+    The observation space is a Dict of `request` (4,) and `replicas` (R, 13), the action space Discrete(R).
     `network` is a name of NETWORKS; further keywords are those of SB3's policies (optimiser).
     """
 

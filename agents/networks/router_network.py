@@ -21,11 +21,11 @@ class RouterNetwork(nn.Module):
         self.normalise = Normalise()
 
     def evaluate(self, request: Tensor, replicas: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised inputs (B, 3), (B, R, 24) and legal (B, R) to scores (B, R) and value (B,)."""
+        """Normalised inputs (B, 4), (B, R, 28) and legal (B, R) to scores (B, R) and value (B,)."""
         raise NotImplementedError
 
     def forward(self, request: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw `request` (B, 3) and `replicas` (B, R, 11), float32, to logits (B, R) and value (B,)."""
+        """Raw `request` (B, 4) and `replicas` (B, R, 13), float32, to logits (B, R) and value (B,)."""
         request_inputs, replica_inputs, legal = self.normalise(request, replicas)
         scores, value = self.evaluate(request_inputs, replica_inputs, legal)
         return scores.masked_fill(~legal, ILLEGAL_LOGIT), value

@@ -36,7 +36,7 @@ class ExportedPolicy:
         """Nothing to do: the policy has no memory and draws nothing."""
 
     def scores(self, request: np.ndarray, replicas: np.ndarray) -> np.ndarray:
-        """Raw `request` (K, 3) and `replicas` (K, R, 11) to scores (K, R) float32; -1e9 where illegal.
+        """Raw `request` (K, 4) and `replicas` (K, R, 13) to scores (K, R) float32; -1e9 where illegal.
 
         InputError for other shapes, or another R where the policy is for one fleet size.
         """

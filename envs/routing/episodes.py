@@ -20,6 +20,7 @@ from servegym.envs.sim.llm.view import (
     REPLICA_FEATURES,
     REQUEST_FEATURES,
     queued_prefill_tokens,
+    write_hit_tokens,
     write_replica_row,
     write_request_row,
 )
@@ -171,12 +172,16 @@ def _observe(
     replicas: np.ndarray,
 ) -> None:
     """Writes what the agent sees: `request` (REQUEST_FEATURES,) and `replicas` (slots, REPLICA_FEATURES)."""
-    for replica in range(num_replicas):
-        write_replica_row(fleet, episode_id * num_replicas + replica, episode.now_s, replicas[replica])
+    request_id = NOBODY
     if episode.next_request < episode.num_requests:
-        write_request_row(fleet, episode_id * max_requests + episode.next_request, gap_s, request)
+        request_id = episode_id * max_requests + episode.next_request
+        write_request_row(fleet, request_id, gap_s, request)
     else:
         request[:] = 0.0
+    for replica in range(num_replicas):
+        replica_id = episode_id * num_replicas + replica
+        write_replica_row(fleet, replica_id, episode.now_s, replicas[replica])
+        write_hit_tokens(fleet, replica_id, request_id, replicas[replica])
 
 
 @kernel

@@ -4,7 +4,8 @@ A graph in fixed-size arrays: one request node, one node per replica, an edge fr
 replica with `available` = 1. Raw units; networks normalise inside. Only what a real router can know:
 the true output length is not in it.
 
-    request   float32 (REQUEST_FEATURES,)          prompt_tokens, predicted_output_tokens (or 0), gap_s
+    request   float32 (REQUEST_FEATURES,)          prompt_tokens, predicted_output_tokens (or 0), gap_s,
+                                                   priority (may be negative)
     replicas  float32 (slots, REPLICA_FEATURES)    one row per replica slot, see docs/simulator.md;
                                                    rows of slots without a replica are 0
 """
@@ -14,16 +15,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from servegym.envs.sim.llm.view import REPLICA_FEATURES, REQUEST_FEATURES
+from servegym.envs.sim.llm.view import PRIORITY, REPLICA_FEATURES, REQUEST_FEATURES
 
 Observation = dict[str, np.ndarray]
 
 
 def observation_space(slots: int) -> gym.Space[Any]:
     """The space of one episode's observation, for `slots` replica slots."""
+    least = np.zeros(REQUEST_FEATURES, np.float32)
+    least[PRIORITY] = -np.inf
     return gym.spaces.Dict(
         {
-            "request": gym.spaces.Box(0.0, np.inf, (REQUEST_FEATURES,), np.float32),
+            "request": gym.spaces.Box(least, np.inf, dtype=np.float32),
             "replicas": gym.spaces.Box(0.0, np.inf, (slots, REPLICA_FEATURES), np.float32),
         }
     )

@@ -188,8 +188,10 @@ class Fleet:
         seen_s, glances = self.glances(request, now_s)
         view = np.array(
             [
-                glance.row(seen_s, request, available, speed)
-                for glance, available, speed in zip(glances, allowed, self.speeds, strict=True)
+                glance.row(seen_s, available, replica.glance().hit_tokens(request), speed)
+                for glance, available, replica, speed in zip(
+                    glances, allowed, self.replicas, self.speeds, strict=True
+                )
             ],
             dtype=np.float64,
         )

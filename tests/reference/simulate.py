@@ -99,17 +99,15 @@ def _check_fits(fleet: Fleet, request: Request) -> None:
 
 
 def _speeds(replicas: Sequence[ReplicaSpec]) -> list[float]:
-    """Seconds of the reference iteration on the first replica over those on each; 1 of an encoder."""
-    engines = [spec.engine for spec in replicas if spec.engine]
+    """Seconds of the reference iteration on the first replica that is no encoder, over those on each."""
+    engines = [spec.engine for spec in replicas if spec.engine and spec.role != "encode"]
     tokens = min([REFERENCE_TOKENS] + [engine.max_num_batched_tokens for engine in engines])
     seconds = [
-        1.0
-        if spec.role == "encode" or isinstance(spec.cost, LookupCost)
-        else iteration_s(spec.cost, [(tokens, 0)], 0, 0, 1)
+        1.0 if isinstance(spec.cost, LookupCost) else iteration_s(spec.cost, [(tokens, 0)], 0, 0, 1)
         for spec in replicas
+        if spec.role != "encode"
     ]
     if not min(seconds) > 0:
         raise InputError(f"cost: an iteration of {min(seconds)} s, must be longer than 0")
-    return [
-        1.0 if spec.role == "encode" else seconds[0] / s for spec, s in zip(replicas, seconds, strict=True)
-    ]
+    own = iter(seconds)
+    return [1.0 if spec.role == "encode" else seconds[0] / next(own) for spec in replicas]

@@ -26,8 +26,8 @@ class Glance:
     cached: Collection[Hashable]
     engine: Engine | None
 
-    def row(self, now_s: float, request: Request, available: bool, speed: float) -> list[float]:
-        """The columns of "What a router sees", in order, as of `now_s`."""
+    def row(self, now_s: float, available: bool, hit_tokens: int, speed: float) -> list[float]:
+        """The columns of "What a router sees", in order, as of `now_s`; the arguments are of now."""
         return [
             float(available),
             self.running,
@@ -40,7 +40,7 @@ class Glance:
             max(0.0, self.iteration_ends_s - now_s),
             self.predicted_remaining_tokens,
             self.kv_released_per_iteration,
-            self.hit_tokens(request),
+            hit_tokens,
             speed,
         ]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost, prefill_attention_seconds
+from servegym.costmodels.iteration import IterationCost, prefill_attention_seconds, step_seconds
 from servegym.costmodels.jit import jit
 from servegym.costmodels.lookup import LookupAttention
 from servegym.costmodels.structs import struct, struct_array
@@ -21,6 +21,9 @@ from servegym.envs.sim.llm.prefix_state import (
 )
 from servegym.envs.sim.llm.state import FIRST_TOKEN_RATIO, NOBODY, REPLICA, REQUEST, WAITING, Fleet
 from servegym.envs.workloads import Workload
+
+REFERENCE_TOKENS = 256
+"""Of the prompt by which the speeds of replicas are compared; fewer where a budget is smaller."""
 
 _REQUEST_IDS = (
     "running_first",
@@ -67,6 +70,8 @@ def new_fleet(
         groups.append(same[0] if same else len(kinds) - 1)
     engines = [kind.engine for kind in kinds]
     cost = struct_array([kind.cost for kind in kinds])
+    first_chunk_s = _first_chunk_seconds(cost, len(kinds), max(len(kind.cost.linear_s) for kind in kinds))
+    tokens = min([REFERENCE_TOKENS, *(engine.max_num_batched_tokens for engine in engines)])
     fleet = with_advance(
         Fleet(
             replicas=np.zeros(count, REPLICA).view(np.recarray),
@@ -74,10 +79,9 @@ def new_fleet(
             due=np.zeros((count, max(engine.max_num_seqs for engine in engines)), np.int64),
             rests_above=np.zeros((count, max(engine.block_size for engine in engines)), np.int32),
             engines=struct_array([engine.numbers() for engine in engines]),
-            first_chunk_s=_first_chunk_seconds(
-                cost, len(kinds), max(len(kind.cost.linear_s) for kind in kinds)
-            ),
+            first_chunk_s=first_chunk_s,
             cost=cost,
+            speed=_speeds(cost, first_chunk_s, tokens),
             lookup=struct(lookup or LookupAttention(np.zeros((0, 0)), np.zeros((0, 0)))),
             log=struct(log or no_log()),
             cache=new_prefix_cache(
@@ -104,6 +108,15 @@ def _first_chunk_seconds(cost: Sequence[IterationCost], groups: int, size: int) 
         for chunk in range(1, cost[group].linear_s.size):
             seconds[group, chunk] = prefill_attention_seconds(cost[group], chunk, 0)
     return seconds
+
+
+@jit
+def _speeds(cost: Sequence[IterationCost], first_chunk_s: np.ndarray, tokens: int) -> np.ndarray:
+    """float64 (G,): seconds of an iteration of one prompt with so many tokens, of group 0 over each."""
+    seconds = np.zeros(first_chunk_s.shape[0])
+    for group in range(seconds.size):
+        seconds[group] = step_seconds(cost[group], tokens, 1) + first_chunk_s[group, tokens]
+    return seconds[0] / seconds
 
 
 def fleet_with(

@@ -25,6 +25,7 @@ from servegym.envs.sim.llm.view import (
     AVAILABLE,
     REPLICA_FEATURES,
     REQUEST_FEATURES,
+    write_hit_tokens,
     write_replica_row,
     write_request_row,
 )
@@ -214,6 +215,7 @@ def _route(fleet, request_ids, previous_s, choose, parameters, memory, random, l
             for replica_id in range(num_replicas):
                 advance(fleet, replica_id, now_s)
                 write_replica_row(fleet, replica_id, now_s, rows[replica_id])
+                write_hit_tokens(fleet, replica_id, request_id, rows[replica_id])
         write_request_row(fleet, request_id, now_s - previous_s, request_row)
         previous_s = now_s
         replica_id = choose(rows, request_row, parameters, memory, random)

@@ -124,6 +124,7 @@ class Fleet(NamedTuple):
     due: int64 (S, max_num_seqs), a heap per replica of `iteration << 32 | request`: when decodes finish.
     rests_above: int32 (S, block_size), decodes whose `anchor` modulo the block size is above 0, 1, ...
     engines and cost: of each group of equal replicas.
+    speed: float64 (G,), the column SPEED of what a router sees.
     first_chunk_s: float64 (G, T + 1), prefill attention of a chunk that starts a prompt.
     lookup: attention looked up instead of interpolated, where its tables are not empty.
     cache: the prefix caches.
@@ -138,6 +139,7 @@ class Fleet(NamedTuple):
     engines: Sequence[EngineNumbers]
     first_chunk_s: np.ndarray
     cost: Sequence[IterationCost]
+    speed: np.ndarray
     lookup: LookupAttention
     log: Log
     cache: PrefixCache

@@ -6,8 +6,10 @@ Columns, units and the instant they refer to are specified in docs/simulator.md.
 import numpy as np
 
 from servegym.costmodels.jit import kernel
+from servegym.envs.sim.llm.batch import evict, known_tokens
 from servegym.envs.sim.llm.memory import kv_used_blocks
-from servegym.envs.sim.llm.state import Fleet
+from servegym.envs.sim.llm.prefix_cache import lookup
+from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 REPLICA_COLUMNS = (
     ("available", "0 or 1"),
@@ -21,10 +23,17 @@ REPLICA_COLUMNS = (
     ("iteration_left_s", "s"),
     ("predicted_remaining_tokens", "tokens"),
     ("kv_released_per_iteration", "tokens"),
+    ("prefix_hit_tokens", "tokens"),
+    ("speed", "1"),
 )
 """Name and unit of each number a router sees of a replica, in order."""
 
-REQUEST_COLUMNS = (("prompt_tokens", "tokens"), ("predicted_output_tokens", "tokens"), ("gap_s", "s"))
+REQUEST_COLUMNS = (
+    ("prompt_tokens", "tokens"),
+    ("predicted_output_tokens", "tokens"),
+    ("gap_s", "s"),
+    ("priority", "1"),
+)
 """Name and unit of each number a router sees of the request to be routed, in order."""
 
 REPLICA_FEATURES = len(REPLICA_COLUMNS)
@@ -42,9 +51,11 @@ REQUEST_FEATURES = len(REQUEST_COLUMNS)
     ITERATION_LEFT_S,
     PREDICTED_REMAINING_TOKENS,
     KV_RELEASED_PER_ITERATION,
+    PREFIX_HIT_TOKENS,
+    SPEED,
 ) = range(REPLICA_FEATURES)
 
-PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S = range(REQUEST_FEATURES)
+PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S, PRIORITY = range(REQUEST_FEATURES)
 
 
 @kernel
@@ -56,7 +67,10 @@ def queued_prefill_tokens(replica: np.record) -> int:
 
 @kernel
 def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarray) -> None:
-    """Fills `row` (REPLICA_FEATURES,) with replica `replica_id`, already advanced to `now_s`."""
+    """Fills `row` (REPLICA_FEATURES,) with replica `replica_id`, already advanced to `now_s`.
+
+    PREFIX_HIT_TOKENS, which depends on the request, is written by `write_hit_tokens`.
+    """
     replica = fleet.replicas[replica_id]
     row[AVAILABLE] = 1.0
     row[RUNNING] = replica.num_running
@@ -72,6 +86,20 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     row[KV_RELEASED_PER_ITERATION] = (
         replica.released_tokens / replica.num_iterations if replica.num_iterations > 0 else 0.0
     )
+    row[SPEED] = fleet.speed[replica.group]
+
+
+@kernel
+def write_hit_tokens(fleet: Fleet, replica_id: int, request_id: int, row: np.ndarray) -> None:
+    """Completes a row for the request to be routed; NOBODY: there is none."""
+    replica = fleet.replicas[replica_id]
+    engine = fleet.engines[replica.group]
+    row[PREFIX_HIT_TOKENS] = 0.0
+    if engine.prefix_caching and request_id != NOBODY:
+        evict(fleet, replica_id, replica.in_flight * replica.decodes_run)
+        most = (known_tokens(fleet, request_id) - 1) // engine.block_size
+        hits, _ = lookup(fleet.cache, replica_id, request_id, most)
+        row[PREFIX_HIT_TOKENS] = hits * engine.block_size
 
 
 @kernel
@@ -81,3 +109,4 @@ def write_request_row(fleet: Fleet, request_id: int, gap_s: float, row: np.ndarr
     row[PROMPT_TOKENS] = request.prompt_tokens
     row[PREDICTED_OUTPUT_TOKENS] = request.predicted_tokens
     row[GAP_S] = gap_s
+    row[PRIORITY] = request.priority

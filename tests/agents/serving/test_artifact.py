@@ -72,7 +72,7 @@ def test_mlp_artifact_takes_its_fleet_only(tmp_path: Path, capfd: pytest.Capture
     policy = load_artifact(tmp_path / "mlp")
     observation = plausible_observation(np.random.default_rng(5), 20, 4)
     assert np.array_equal(policy.act(observation), NetworkPolicy(network).act(observation))
-    with pytest.raises(InputError, match=r"takes request \(K, 3\) and replicas \(K, 4, 11\)"):
+    with pytest.raises(InputError, match=r"takes request \(K, 4\) and replicas \(K, 4, 13\)"):
         policy.act(plausible_observation(np.random.default_rng(5), 20, 5))
 
 
@@ -98,7 +98,7 @@ def test_normalisation_described_is_the_one_computed(gnn: tuple[RouterNetwork, P
     inputs, _, _ = network.normalise(*(torch.from_numpy(array) for array in observation.values()))
     for column, feature in enumerate(features):
         x = observation["request"][:, column]
-        computed = eval(feature["normalisation"], {"log1p": np.log1p, "x": x})
+        computed = eval(feature["normalisation"], {"log1p": np.log1p, "sign": np.sign, "x": x})
         np.testing.assert_allclose(inputs[:, column].numpy(), computed, rtol=1e-5)
 
 
@@ -189,7 +189,7 @@ def test_changed_graph_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 2, r"schema_version = 2: this servegym reads 1"),
+        ("schema_version", 1, r"schema_version = 1: this servegym reads 2"),
         ("level", "scheduler", r"level = 'scheduler': must be 'router'"),
         ("inputs", {}, r"incomplete or malformed at 'request'"),
         ("sha256", None, r"incomplete or malformed"),

@@ -7,6 +7,7 @@ waits at the router is routed when a replica recovers or starts), so only these 
 import numpy as np
 
 from servegym.costmodels.jit import kernel, routine
+from servegym.envs.sim.llm.batch import known_tokens
 from servegym.envs.sim.llm.cluster.availability import is_available
 from servegym.envs.sim.llm.cluster.places import touch
 from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE, MIXED, PREFILL
@@ -16,6 +17,9 @@ from servegym.envs.sim.llm.view import (
     AVAILABLE,
     KV_TOTAL_BLOCKS,
     KV_USED_BLOCKS,
+    PREFIX_HIT_TOKENS,
+    SPEED,
+    write_hit_tokens,
     write_replica_row,
     write_request_row,
 )
@@ -56,16 +60,25 @@ def write_rows(
     control = cluster.control[0]
     journey = cluster.journeys[request_id]
     seen_s = max(control.now_s - cluster.state_delay_s, journey.caused_s)
-    if looks and seen_s < control.now_s:
+    if looks:
+        write_rows_of(cluster, seen_s, rows)
+    for replica_id in range(rows.shape[0]):
+        if looks:
+            _write_hits(cluster, request_id, replica_id, rows[replica_id])
+        rows[replica_id, AVAILABLE] = 1.0 if may_go(cluster, request_id, replica_id) else 0.0
+    write_request_row(cluster.fleet, request_id, journey.gap_s, request_row)
+
+
+@routine
+def write_rows_of(cluster: Cluster, seen_s: float, rows: np.ndarray) -> None:
+    """Fills rows (R, REPLICA_FEATURES) as they were at an instant that was looked at, or are now."""
+    if seen_s < cluster.control[0].now_s:
         place = _look_at(cluster, seen_s)
         for replica_id in range(rows.shape[0]):
             for column in range(rows.shape[1]):
                 rows[replica_id, column] = cluster.looks[place, replica_id, column]
-    elif looks:
+    else:
         _write_rows_now(cluster, rows)
-    for replica_id in range(rows.shape[0]):
-        rows[replica_id, AVAILABLE] = 1.0 if may_go(cluster, request_id, replica_id) else 0.0
-    write_request_row(cluster.fleet, request_id, journey.gap_s, request_row)
 
 
 @routine
@@ -76,6 +89,22 @@ def _write_rows_now(cluster: Cluster, rows: np.ndarray) -> None:
         if cluster.members[replica_id].role == ENCODE:
             rows[replica_id, KV_USED_BLOCKS] = 0.0
             rows[replica_id, KV_TOTAL_BLOCKS] = 0.0
+            rows[replica_id, SPEED] = 1.0
+
+
+@routine
+def _write_hits(cluster: Cluster, request_id: int, replica_id: int, row: np.ndarray) -> None:
+    """Where a request goes on from a replica, this one holds all the full blocks there are of it."""
+    fleet = cluster.fleet
+    engine = fleet.engines[fleet.replicas[replica_id].group]
+    if cluster.members[replica_id].role == ENCODE or not engine.prefix_caching:
+        row[PREFIX_HIT_TOKENS] = 0.0
+    elif cluster.journeys[request_id].holder == replica_id:
+        size = engine.block_size
+        row[PREFIX_HIT_TOKENS] = (known_tokens(fleet, request_id) - 1) // size * size
+    else:
+        touch(cluster, replica_id)
+        write_hit_tokens(fleet, replica_id, request_id, row)
 
 
 @kernel

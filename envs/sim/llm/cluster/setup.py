@@ -7,6 +7,7 @@ from servegym.costmodels.structs import fields_of, struct
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.next_change import next_change_function
 from servegym.envs.sim.llm.cluster.plan import ROLES, FleetPlan
+from servegym.envs.sim.llm.cluster.rebalancing import schedule_look_to_rebalance, schedule_rebalancing
 from servegym.envs.sim.llm.cluster.state import (
     CONTROL,
     EVENT,
@@ -14,6 +15,7 @@ from servegym.envs.sim.llm.cluster.state import (
     JOURNEY,
     LOOK,
     MEMBER,
+    MIGRATION,
     RECOVER,
     SCALE,
     Cluster,
@@ -41,6 +43,7 @@ def new_cluster(workload: Workload, plan: FleetPlan) -> Cluster:
             control=_control(plan),
             members=_members(plan),
             journeys=_journeys(workload, plan),
+            migrations=_migrations(count if plan.migration else 0),
             next_s=np.full(len(plan.replicas), np.inf),
             fits=fits,
             open_loop=np.flatnonzero(_parents(workload) < 0).astype(np.int32),
@@ -55,6 +58,9 @@ def new_cluster(workload: Workload, plan: FleetPlan) -> Cluster:
             state_delay_s=float(plan.state_delay_s),
             startup_s=float(plan.startup_s),
             lose_on_failure=int(plan.on_failure == "lost"),
+            rebalance_s=float(plan.migration.every_s) if plan.migration else np.inf,
+            last_stage_blocks=plan.migration.last_stage_blocks if plan.migration else 0,
+            max_stages=plan.migration.max_stages if plan.migration else 0,
         )
     )
     _schedule_plan(cluster, plan)
@@ -76,11 +82,11 @@ def with_more_room(cluster: Cluster) -> Cluster:
 
 def _fleet_with(workload: Workload, plan: FleetPlan) -> Fleet:
     """Replicas by the numbers of the plan; an encode replica has an engine that nobody is sent to."""
-    engines = [ReplicaSpec(m.engine, m.cost) for m in plan.replicas if m.engine and m.cost]
-    specs = [
-        engines[0] if m.engine is None or m.cost is None else ReplicaSpec(m.engine, m.cost)
-        for m in plan.replicas
+    engines = [
+        ReplicaSpec(m.engine, m.cost) for m in plan.replicas if m.role != "encode" and m.engine and m.cost
     ]
+    engine = iter(engines)
+    specs = [engines[0] if m.role == "encode" else next(engine) for m in plan.replicas]
     sizes = [spec.engine.block_size for spec in specs if spec.engine.prefix_caching]
     count = workload.num_requests
     keys, offsets = shared_block_keys(workload, sizes[0]) if sizes else (np.zeros(0, np.int64), None)
@@ -125,7 +131,7 @@ def _members(plan: FleetPlan) -> np.ndarray:
     members["link_free_s"] = -np.inf
     for field in _LINKS:
         members[field] = [getattr(member, field) for member in plan.replicas]
-    for field in ("serving", "leaving_first"):
+    for field in ("serving", "leaving_first", "stopping_first"):
         members[field] = NOBODY
     return members
 
@@ -149,13 +155,27 @@ def _journeys(workload: Workload, plan: FleetPlan) -> np.ndarray:
     return journeys
 
 
+def _migrations(count: int) -> np.ndarray:
+    migrations = np.zeros(count, MIGRATION).view(np.recarray)
+    for field in ("source", "target", "next_stopping"):
+        migrations[field] = NOBODY
+    return migrations
+
+
 @jit
 def _schedule(cluster: Cluster, time_s: float, kind: int, subject: int) -> None:
     schedule(cluster, time_s, kind, subject, 0)
 
 
+@jit
+def _start_rebalancing(cluster: Cluster) -> None:
+    schedule_rebalancing(cluster)
+    if cluster.state_delay_s > 0.0:
+        schedule_look_to_rebalance(cluster, 1)
+
+
 def _schedule_plan(cluster: Cluster, plan: FleetPlan) -> None:
-    """Failures and scaling; and a look back from where somebody at the router may be routed."""
+    """Failures, scaling and rebalancing; and a look back from where somebody at the router may be routed."""
     available_s = []
     for failure in plan.failures:
         _schedule(cluster, float(failure.time_s), FAIL, failure.replica)
@@ -164,6 +184,8 @@ def _schedule_plan(cluster: Cluster, plan: FleetPlan) -> None:
     for time_s, wanted in plan.scaling:
         _schedule(cluster, float(time_s), SCALE, wanted)
         available_s += [time_s, time_s + plan.startup_s]
+    if plan.migration:
+        _start_rebalancing(cluster)
     if plan.state_delay_s > 0:
         for time_s in available_s:
             _schedule(cluster, float(time_s) - plan.state_delay_s, LOOK, 0)
