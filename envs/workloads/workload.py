@@ -62,6 +62,7 @@ class Workload:
     prefix_ids: npt.NDArray[np.int64] | None = None  # of request 0, then of request 1, ...
     prefix_offsets: npt.NDArray[np.int64] | None = None  # (N+1,)
     prefix_block_tokens: int = 0  # at least 1 where there are prefix_ids
+    prediction_refinement: float | None = None  # see `refined_remaining`; in (0, 1], None: predictions stay
     source: str = ""  # the file that the requests were read from
     source_line: Annotated[Ints | None, integers(np.int32, 1)] = None  # of each request, header = line 1
 
@@ -76,6 +77,7 @@ class Workload:
             np.diff(self.arrival_s, prepend=0.0) >= 0,
             "ascending times",
         )
+        self._check_refinement()
         self._check_limits()
         self._check_slo_classes()
         self._check_prefixes()
@@ -143,9 +145,12 @@ class Workload:
             raise InputError(f"probability to keep a request is {keep}, allowed: from 0 to 1")
         return self.take((rng.random(self.num_requests) < keep)[self.first_of_chain()])
 
-    def with_predictions(self, predicted_output_tokens: npt.ArrayLike) -> "Workload":
-        """The same requests with these predicted output lengths (N,), tokens, at least 1."""
-        return replace(self, predicted_output_tokens=np.asarray(predicted_output_tokens))
+    def with_predictions(
+        self, predicted_output_tokens: npt.ArrayLike, refinement: float | None = None
+    ) -> "Workload":
+        """The same requests with these predicted output lengths (N,), tokens, at least 1; how they refine."""
+        predictions = np.asarray(predicted_output_tokens)
+        return replace(self, predicted_output_tokens=predictions, prediction_refinement=refinement)
 
     def check_fits(self, num_kv_blocks: int, block_size: int) -> None:
         """Raise `InputError` for the first request that the KV cache of one replica cannot hold at its end.
@@ -159,8 +164,9 @@ class Workload:
         if len(too_long):
             i = int(too_long[0])
             raise InputError(
-                f"{self._request(i)} with {self.prompt_tokens[i]} prompt and {self.output_tokens[i]} output "
-                f"tokens needs {blocks[i]} KV blocks of {block_size} tokens, allowed: at most {num_kv_blocks}"
+                f"{self.name_of_request(i)} with {self.prompt_tokens[i]} prompt and {self.output_tokens[i]} "
+                f"output tokens needs {blocks[i]} KV blocks of {block_size} tokens, allowed: at most "
+                f"{num_kv_blocks}"
             )
 
     def first_of_chain(self) -> npt.NDArray[np.int64]:
@@ -174,9 +180,24 @@ class Workload:
     def _at(self, name: str) -> str:
         return f"workload {self.name!r}: {name}"
 
-    def _request(self, i: int) -> str:
+    def name_of_request(self, i: int) -> str:
+        """Where request `i` comes from, for messages: workload or file with its line, and its number."""
         line = f", line {self.source_line[i]}" if self.source_line is not None else ""
         return f"{self.source or f'workload {self.name!r}'}{line}: request {i}"
+
+    def _check_refinement(self) -> None:
+        refinement = self.prediction_refinement
+        if refinement is None:
+            return
+        if not 0 < refinement <= 1:
+            raise InputError(
+                f"{self._at('prediction_refinement')} is {refinement}, allowed: in (0, 1], or None"
+            )
+        if self.predicted_output_tokens is None:
+            raise InputError(
+                f"{self._at('prediction_refinement')} is {refinement}, "
+                "allowed: None without predicted_output_tokens"
+            )
 
     def _check_limits(self) -> None:
         for name, limit, of in (
@@ -223,8 +244,8 @@ class Workload:
             position = int(by_id[1:][differs].min())
             i = int(np.searchsorted(offsets, position, side="right")) - 1
             raise InputError(
-                f"{self._request(i)}: prefix id {ids[position]} does not follow the id that it follows "
-                "elsewhere, allowed: ids that stand for a block and everything before it"
+                f"{self.name_of_request(i)}: prefix id {ids[position]} does not follow the id that it "
+                "follows elsewhere, allowed: ids that stand for a block and everything before it"
             )
         object.__setattr__(self, "prefix_ids", ids)
         object.__setattr__(self, "prefix_offsets", offsets)

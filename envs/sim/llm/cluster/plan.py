@@ -54,10 +54,10 @@ class Failure:
     until_s: float = math.inf
 
     def __post_init__(self) -> None:
-        if not 0 <= self.time_s < self.until_s:
-            raise InputError(
-                f"failures: from {self.time_s} to {self.until_s} s, must be at least 0 and end later"
-            )
+        if not 0 <= self.time_s < math.inf:
+            raise InputError(f"time_s = {self.time_s}: must be at least 0 and finite")
+        if not self.time_s < self.until_s:
+            raise InputError(f"until_s = {self.until_s}: must be after time_s = {self.time_s}")
 
 
 @dataclass(frozen=True)
@@ -92,39 +92,43 @@ class FleetPlan:
             raise InputError(f"on_failure = {self.on_failure}: must be reroute or lost")
         roles = [member.role for member in self.replicas]
         if not {"mixed", "prefill"} & set(roles):
-            raise InputError("replicas: none can prefill, one with the role mixed or prefill is needed")
+            raise InputError("role: no replica can prefill, one with the role mixed or prefill is needed")
         if "prefill" in roles and not {"mixed", "decode"} & set(roles):
-            raise InputError("replicas: none can decode, one with the role decode or mixed is needed")
+            raise InputError("role: no replica can decode, one with the role decode or mixed is needed")
         if "decode" in roles and "prefill" not in roles:
-            raise InputError("replicas: none has the role prefill, those with decode would serve nobody")
+            raise InputError("role: no replica has prefill, those with decode would serve nobody")
         self._check_engines("prefill" in roles)
         self._check_schedule()
 
     def _check_engines(self, split: bool) -> None:
         sizes = {m.engine.block_size for m in self.replicas if m.engine and m.engine.prefix_caching}
         if len(sizes) > 1:
-            raise InputError(f"block_size = {sorted(sizes)}: replicas with prefix_caching must have the same")
+            raise InputError(
+                f"engine.block_size = {sorted(sizes)}: must be the same for all replicas with prefix_caching"
+            )
         for number, member in enumerate(self.replicas):
             if split and member.engine and member.engine.scheduler != "vllm_v1":
                 raise InputError(
-                    f"replica {number}: scheduler = {member.engine.scheduler}, prefill and decode roles "
-                    "need vllm_v1"
+                    f"replicas[{number}].engine.scheduler = {member.engine.scheduler}: prefill and decode "
+                    "roles need vllm_v1"
                 )
             if member.engine and member.engine.order == "rank":
                 raise InputError(
-                    f"replica {number}: order = rank is not for fleets, must be fcfs or priority"
+                    f"replicas[{number}].engine.order = rank: must be fcfs or priority in a fleet"
                 )
 
     def _check_schedule(self) -> None:
         count = len(self.replicas)
-        for failure in self.failures:
+        for number, failure in enumerate(self.failures):
             if not 0 <= failure.replica < count:
-                raise InputError(f"failures: replica {failure.replica}, must be below {count}")
-        for time_s, wanted in self.scaling:
-            if not 0 <= time_s < math.inf or not 0 <= wanted <= count:
                 raise InputError(
-                    f"scaling: {wanted} replicas at {time_s} s, must be 0 to {count} at a time of at least 0"
+                    f"failures[{number}].replica = {failure.replica}: must be from 0 to {count - 1}"
                 )
+        for number, (time_s, wanted) in enumerate(self.scaling):
+            if not 0 <= time_s < math.inf:
+                raise InputError(f"scaling[{number}].time_s = {time_s}: must be at least 0 and finite")
+            if not 0 <= wanted <= count:
+                raise InputError(f"scaling[{number}].replicas = {wanted}: must be from 0 to {count}")
 
     def fits(self, workload: Workload) -> np.ndarray:
         """Bool (R, N): where each request fits when it is alone; on `prefill` replicas up to its first token.
@@ -147,7 +151,7 @@ class FleetPlan:
             i = int(np.argmin(served))
             largest = max(m.engine.num_kv_blocks * m.engine.block_size for m in self.replicas if m.engine)
             raise InputError(
-                f"workload {workload.name!r}: request {i} with {workload.prompt_tokens[i]} prompt and "
+                f"{workload.name_of_request(i)} with {workload.prompt_tokens[i]} prompt and "
                 f"{workload.output_tokens[i]} output tokens fits into no replica it could be sent to; the "
                 f"largest has num_kv_blocks for {largest} tokens"
             )

@@ -26,14 +26,17 @@ PLAIN = Member(ENGINE, COST)
         (lambda: Member(ENGINE, COST, "other"), "role = other: must be one of mixed, prefill"),
         (lambda: Member(ENGINE), "role = mixed: needs an engine and a cost"),
         (lambda: Member(ENGINE, COST, link_bytes_per_s=0.0), "link_bytes_per_s = 0.0: must be above 0"),
-        (lambda: Failure(0, 2.0, 1.0), "failures: from 2.0 to 1.0 s"),
-        (lambda: FleetPlan([Member(role="encode")]), "replicas: none can prefill"),
-        (lambda: FleetPlan([Member(ENGINE, COST, "prefill")]), "replicas: none can decode"),
-        (lambda: FleetPlan([PLAIN, Member(ENGINE, COST, "decode")]), "replicas: none has the role prefill"),
+        (lambda: Failure(0, 2.0, 1.0), "until_s = 1.0: must be after time_s = 2.0"),
+        (lambda: FleetPlan([Member(role="encode")]), "role: no replica can prefill"),
+        (lambda: FleetPlan([Member(ENGINE, COST, "prefill")]), "role: no replica can decode"),
+        (lambda: FleetPlan([PLAIN, Member(ENGINE, COST, "decode")]), "role: no replica has prefill"),
         (lambda: FleetPlan([PLAIN], state_delay_s=math.nan), "state_delay_s = nan"),
         (lambda: FleetPlan([PLAIN], on_failure="ignore"), "on_failure = ignore: must be reroute or lost"),
-        (lambda: FleetPlan([PLAIN], failures=[Failure(1, 0.0)]), "failures: replica 1, must be below 1"),
-        (lambda: FleetPlan([PLAIN], scaling=[(1.0, 2)]), "scaling: 2 replicas at 1.0 s"),
+        (
+            lambda: FleetPlan([PLAIN], failures=[Failure(1, 0.0)]),
+            r"failures\[0\].replica = 1: must be from 0 to 0",
+        ),
+        (lambda: FleetPlan([PLAIN], scaling=[(1.0, 2)]), r"scaling\[0\].replicas = 2: must be from 0 to 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(make, message: str) -> None:
@@ -43,7 +46,7 @@ def test_what_does_not_go_together_is_refused(make, message: str) -> None:
 
 def test_roles_need_vllm_v1() -> None:
     orca = Engine(64, 8, 100, scheduler="orca", max_model_len=50)
-    with pytest.raises(InputError, match="replica 1: scheduler = orca"):
+    with pytest.raises(InputError, match=r"replicas\[1\].engine.scheduler = orca"):
         FleetPlan([Member(ENGINE, COST, "prefill"), Member(orca, COST)])
 
 
