@@ -44,6 +44,7 @@ class WorkloadConfig:
     predictor: str | None = None  # of output lengths, one of PREDICTORS; null: none
     predictor_parameters: dict[str, Any] = field(default_factory=dict)
     prediction_error: float | None = None  # instead: mean relative error of the predictor `noisy`
+    prediction_refinement: float | None = None  # predictions get better by this while tokens come; null: stay
 
     def __post_init__(self) -> None:
         if self.rate_rps != MISSING:
@@ -77,6 +78,19 @@ class WorkloadConfig:
             "scenario.workload.prediction_error",
             error,
             "null where predictor is given",
+        )
+        refinement = self.prediction_refinement
+        require(
+            refinement is None or 0 < refinement <= 1,
+            "scenario.workload.prediction_refinement",
+            refinement,
+            "null, or in (0, 1]",
+        )
+        require(
+            refinement is None or error is not None or self.predictor is not None,
+            "scenario.workload.prediction_refinement",
+            refinement,
+            "null without a predictor",
         )
         self._check_predictor_parameters()
 

@@ -167,4 +167,5 @@ class Traffic:
             return workload
         predict = PREDICTORS[name]
         rng = np.random.default_rng(seed)
-        return workload.with_predictions(predict(workload.output_tokens, rng=rng, **parameters))
+        predictions = predict(workload.output_tokens, rng=rng, **parameters)
+        return workload.with_predictions(predictions, self.config.prediction_refinement)

@@ -19,6 +19,7 @@ class Request:
     output_tokens: int
     max_output_tokens: int
     predicted_output_tokens: float = 0.0
+    prediction_refinement: float | None = None  # the page's q
     priority: int = 0
     cancel_after_s: float = math.inf
     image_tokens: int = 0
@@ -61,6 +62,15 @@ class Request:
     @property
     def known(self) -> int:
         return self.prompt_tokens + self.generated
+
+    def predicted_remaining(self, running: bool) -> float:
+        """ "Refined predictions": of a running request better the further it has come."""
+        if not running or self.prediction_refinement is None:
+            return self.predicted_output_tokens - self.generated
+        c = (2 / self.prediction_refinement - 1) ** 2 - 1
+        error = self.predicted_output_tokens - self.output_tokens
+        error /= math.sqrt(1 + c * self.generated / self.output_tokens)
+        return max(1.0, self.output_tokens - self.generated + error)
 
     @property
     def final_kv_tokens(self) -> int:
@@ -128,6 +138,7 @@ def requests_of(workload: Any) -> list[Request]:
             output_tokens=output,
             max_output_tokens=output if limits[i] is None else int(limits[i]),
             predicted_output_tokens=float(column("predicted_output_tokens", 0)[i]),
+            prediction_refinement=getattr(workload, "prediction_refinement", None),
             priority=int(column("priority", 0)[i]),
             cancel_after_s=float(column("cancel_after_s", math.inf)[i]),
             image_tokens=int(column("image_tokens", 0)[i]),

@@ -72,7 +72,9 @@ def glance_at(replica: Any) -> Glance:
         kv_used_blocks=replica.pool.used,
         kv_total_blocks=replica.engine.num_kv_blocks,
         iteration_ends_s=replica.in_flight.end_s if replica.in_flight else -math.inf,
-        predicted_remaining_tokens=max(0.0, sum(r.predicted_output_tokens - r.generated for r in present)),
+        predicted_remaining_tokens=max(
+            0.0, sum(r.predicted_remaining(r in replica.running) for r in present)
+        ),
         kv_released_per_iteration=released / len(replica.log) if replica.log else 0.0,
         cached=frozenset(replica.pool.cached),
         engine=replica.engine,

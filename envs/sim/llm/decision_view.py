@@ -9,6 +9,7 @@ from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.batch import computed_tokens
 from servegym.envs.sim.llm.decisions import NUM_ROWS, SHARES, VISIBLE
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
+from servegym.envs.sim.llm.predictions import predicted_output_tokens, predicted_remaining_tokens
 from servegym.envs.sim.llm.schedulers.agent import blocks_to_admit, may_admit, may_run, unclaimed
 from servegym.envs.sim.llm.state import DECODING, NOBODY, WAITING, Fleet
 from servegym.envs.sim.llm.view import queued_prefill_tokens
@@ -134,7 +135,7 @@ def _write_engine(fleet, replica_id, tokens, blocks, row):
     row[9] = tokens
     row[10] = max(0, blocks)
     row[11] = engine.max_num_seqs - replica.num_running
-    row[12] = max(0, replica.predicted_tokens - replica.generated_tokens)
+    row[12] = predicted_remaining_tokens(fleet, replica_id)
 
 
 @kernel
@@ -148,7 +149,11 @@ def _write_row(fleet, replica_id, request_id, computed, blocks, legal, row):
     row[PROMPT_TOKENS] = request.prompt_tokens
     row[KNOWN_TOKENS] = request.prompt_tokens + generated
     row[COMPUTED_TOKENS] = computed
-    row[PREDICTED_OUTPUT_TOKENS] = request.predicted_tokens
+    row[PREDICTED_OUTPUT_TOKENS] = (
+        request.predicted_tokens
+        if request.state == WAITING
+        else predicted_output_tokens(fleet, request_id, generated)
+    )
     row[GENERATED_TOKENS] = generated
     row[SINCE_ARRIVAL_S] = fleet.replicas[replica_id].clock_s - request.arrival_s
     row[PRIORITY] = request.priority

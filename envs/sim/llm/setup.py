@@ -83,6 +83,7 @@ def new_fleet(
             cost=cost,
             speed=_speeds(cost, first_chunk_s, tokens),
             lookup=struct(lookup or LookupAttention(np.zeros((0, 0)), np.zeros((0, 0)))),
+            refinement=np.zeros(1),
             log=struct(log or no_log()),
             cache=new_prefix_cache(
                 np.tile(
@@ -161,8 +162,11 @@ def load_requests(
 ) -> None:
     """Writes a part of n requests that have not been routed yet into the slots `request_ids`, int32 (n,).
 
+    All that are loaded must agree in `prediction_refinement`.
+
     keys: float64 (N,), their places in queues ordered by rank; by priority without them.
     """
+    fleet.refinement[0] = workload.prediction_refinement or 0.0
     nothing = np.zeros(0, np.int32)
     predicted, limits, priority = (
         nothing if column is None else column[part]

@@ -129,6 +129,7 @@ class Fleet(NamedTuple):
     lookup: attention looked up instead of interpolated, where its tables are not empty.
     cache: the prefix caches.
     advance: address of the function that takes a replica forward in time, see fleet.py.
+    refinement: float64 (1,), `Workload.prediction_refinement` of the requests loaded, 0 for none.
     log: the log of iterations; with it, or with `lookup`, every iteration is carried out by itself.
     """
 
@@ -141,6 +142,7 @@ class Fleet(NamedTuple):
     cost: Sequence[IterationCost]
     speed: np.ndarray
     lookup: LookupAttention
+    refinement: np.ndarray
     log: Log
     cache: PrefixCache
     advance: Any

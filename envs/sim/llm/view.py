@@ -8,6 +8,7 @@ import numpy as np
 from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.batch import evict, known_tokens
 from servegym.envs.sim.llm.memory import kv_used_blocks
+from servegym.envs.sim.llm.predictions import predicted_remaining_tokens
 from servegym.envs.sim.llm.prefix_cache import lookup
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
@@ -82,7 +83,7 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     row[KV_USED_BLOCKS] = kv_used_blocks(fleet, replica_id)
     row[KV_TOTAL_BLOCKS] = fleet.engines[replica.group].num_kv_blocks
     row[ITERATION_LEFT_S] = replica.clock_s - now_s if replica.in_flight else 0.0
-    row[PREDICTED_REMAINING_TOKENS] = max(0, replica.predicted_tokens - replica.generated_tokens)
+    row[PREDICTED_REMAINING_TOKENS] = predicted_remaining_tokens(fleet, replica_id)
     row[KV_RELEASED_PER_ITERATION] = (
         replica.released_tokens / replica.num_iterations if replica.num_iterations > 0 else 0.0
     )

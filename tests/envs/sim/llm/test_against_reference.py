@@ -131,6 +131,7 @@ def random_case(seed: int) -> Case:
     columns: dict[str, Any] = {}
     if rng.random() < 0.5:
         columns["predicted_output_tokens"] = rng.integers(1, 40, num_requests)
+        columns["prediction_refinement"] = rng.choice([None, None, 0.3, 1.0])
     if rng.random() < 0.5:
         columns["priority"] = rng.integers(0, 3, num_requests)
     if rng.random() < 0.5 and scheduler in ("lightllm", "sglang"):
