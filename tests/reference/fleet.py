@@ -87,7 +87,9 @@ class Fleet:
         return min(times, default=math.inf)
 
     def at(self, time_s: float, happen: Callable[[float], None]) -> None:
-        """Schedule a fleet event."""
+        """Schedule a fleet event; it never comes where its time is infinite."""
+        if time_s == math.inf:
+            return
         self.num_events += 1
         self.events.append(Event(time_s, self.num_events, happen))
         self.events.sort(key=lambda e: (e.time_s, e.number))
@@ -103,6 +105,8 @@ class Fleet:
                     if request.place != "ended":
                         endings.end(self, request, "cancelled", now_s)
                 replica.leaving = []
+        for replica in self.replicas:
+            if not replica.in_flight:
                 stopping, replica.stopping = replica.stopping, []
                 for moving in stopping:
                     migration.stop(self, moving, now_s)
@@ -134,8 +138,7 @@ class Fleet:
         request.gap_s = 0.0 if math.isnan(self.last_arrival_s) else now_s - self.last_arrival_s
         self.last_arrival_s = now_s
         self.at_router.append(request)
-        if request.cancel_after_s < math.inf:
-            self.at(now_s + request.cancel_after_s, lambda now_s: endings.cancel(self, request, now_s))
+        self.at(now_s + request.cancel_after_s, lambda now_s: endings.cancel(self, request, now_s))
 
     def start_follow_ups(self, parent: Request) -> None:
         for request in self.requests:
@@ -185,7 +188,7 @@ class Fleet:
 
     def ask_router(self, request: Request, allowed: list[bool], now_s: float) -> int:
         """The replica that the router chooses; raises `InputError` for one that is not available."""
-        seen_s, glances = self.glances(request, now_s)
+        seen_s, glances = self.glances(request.caused_s, now_s)
         view = np.array(
             [
                 glance.row(seen_s, available, replica.glance().hit_tokens(request), speed)
@@ -209,9 +212,9 @@ class Fleet:
             )
         return chosen
 
-    def glances(self, request: Request, now_s: float) -> tuple[float, list[Glance]]:
-        """The instant that the router sees, and what it sees of every replica."""
-        seen_s = max(now_s - self.settings.state_delay_s, request.caused_s)
+    def glances(self, caused_s: float, now_s: float) -> tuple[float, list[Glance]]:
+        """The instant that is seen because of something at `caused_s`, and what is seen of every replica."""
+        seen_s = max(now_s - self.settings.state_delay_s, caused_s)
         if seen_s < now_s:
             return seen_s, self.history.at(seen_s)
         return now_s, self.history.now()
@@ -248,10 +251,10 @@ class Fleet:
     def rebalance(self, turn: int, now_s: float) -> None:
         """Start the migrations that the rule wants, and come again as long as there is work."""
         assert self.settings.rebalance is not None
-        for request, target in self.settings.rebalance(now_s, self.replicas):
+        for request, target in self.settings.rebalance(now_s, self):
             migration.start(self, request, target, now_s)
-        busy = any(replica.present() for replica in self.replicas) or self.upcoming or self.events
-        if busy and any(r.place != "ended" for r in self.requests):
+        serving = any(r.present() and (r.in_flight or r.woken) for r in self.replicas)
+        if serving or self.upcoming or self.events:
             next_s = (turn + 1) * self.settings.rebalance_s
             self.at(next_s, lambda now_s: self.rebalance(turn + 1, now_s))
 

@@ -44,7 +44,9 @@ def start(fleet: "Fleet", request: Request, number: int, now_s: float) -> None:
     fit = target.available and target.role in ("mixed", "decode") and target is not source
     if not (decoding and fit) or moving or source.role == "encode":
         return
-    if target.engine.block_size != source.engine.block_size or target.num_seats < 1:
+    if target.engine.block_size != source.engine.block_size or target.why_unfit(request):
+        return
+    if target.num_seats < 1:
         return
     target.reserved_seats += 1
     new = Migration(request, source, target, request.preemptions)
@@ -107,6 +109,9 @@ def _join(fleet: "Fleet", migration: Migration) -> None:
     request.migrations += 1
     target.running.append(request)
     target.woken = True
+    if target.pool.sharing:
+        size = target.engine.block_size
+        target.pool.publish(request.table, request.contents(size)[: request.computed // size])
 
 
 def _abort(fleet: "Fleet", migration: Migration) -> None:

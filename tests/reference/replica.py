@@ -186,6 +186,7 @@ class Replica(Member):
             request.admitted_hit_tokens = 0
         SCHEDULE[self.engine.scheduler](self)
         if not self.batch:
+            self.woken = False  # also where it has preempted everybody: something else must happen first
             return
         entries = tuple(
             Entry(r.index, r.tokens_in_flight, r.computed, r.admitted_hit_tokens, not r.decoding)

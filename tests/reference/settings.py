@@ -1,7 +1,7 @@
 """What a fleet is made of, and how it is operated ("The fleet")."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,8 @@ class Failure:
 class FleetSettings:
     """How a fleet is operated; the defaults are the plain fleet.
 
-    `scaling` is a plan of `(time, replicas wanted)`. `rebalance(now, replicas)` gives the migrations to
-    start, as `(request, number of the target)`.
+    `scaling` is a plan of `(time, replicas wanted)`. `rebalance(now, fleet)` gives the migrations to start,
+    as `(request, number of the target)`; each is started before the next one is asked for.
     """
 
     dispatch_latency_s: float = 0.0
@@ -54,7 +54,7 @@ class FleetSettings:
     on_failure: str = "reroute"
     scaling: Sequence[tuple[float, int]] = ()
     startup_s: float = 0.0
-    rebalance: Callable[[float, Sequence[Any]], Sequence[tuple[Any, int]]] | None = None
+    rebalance: Callable[[float, Any], Iterable[tuple[Any, int]]] | None = None
     rebalance_s: float = math.inf
     last_stage_blocks: int = 16
     max_stages: int = 3

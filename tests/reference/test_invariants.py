@@ -121,8 +121,8 @@ def test_fleet_of_everything_loses_nothing(seed):
     def choose(rows, request):
         return int(random.choice(np.flatnonzero(rows[:, 0])))
 
-    def rebalance(now_s, members):
-        running = [r for m in members if m.role != "encode" for r in m.running]
+    def rebalance(now_s, fleet):
+        running = [r for m in fleet.replicas if m.role != "encode" for r in m.running]
         if not running:
             return []
         return [(running[random.integers(len(running))], int(random.integers(len(roles))))]

@@ -18,9 +18,9 @@ def move_once(request_index, target):
     """A rule that moves one request, the first time that it is asked."""
     asked = []
 
-    def rebalance(now_s, replicas):
+    def rebalance(now_s, fleet):
         asked.append(now_s)
-        running = [r for replica in replicas for r in replica.running if r.index == request_index]
+        running = [r for replica in fleet.replicas for r in replica.running if r.index == request_index]
         return [(request, target) for request in running] if len(asked) == 1 else []
 
     return rebalance
@@ -162,8 +162,8 @@ def test_rule_is_asked_again_and_again_while_there_is_work():
 
 
 def test_request_migrates_once_at_a_time():
-    def twice(now_s, replicas):
-        return [(r, 1) for r in replicas[0].running] * 2
+    def twice(now_s, fleet):
+        return [(r, 1) for r in fleet.replicas[0].running] * 2
 
     result = migrate([(0, 12, 20), (2, 3, 1)], [replica(), replica()], rebalance=twice)
     assert result.migrations.tolist() == [1, 0]
@@ -171,8 +171,8 @@ def test_request_migrates_once_at_a_time():
 
 
 def test_impossible_moves_are_ignored():
-    def everything(now_s, replicas):
-        return [(r, 0) for replica in replicas for r in replica.running + replica.waiting]
+    def everything(now_s, fleet):
+        return [(r, 0) for replica in fleet.replicas for r in replica.running + replica.waiting]
 
     result = migrate([(0, 12, 3), (1.25, 3, 1)], [replica()], rebalance=everything, rebalance_s=0.25)
     assert result.migrations.tolist() == [0, 0]

@@ -35,6 +35,9 @@ Times = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 
+FLEET_COLUMNS = ("parent", "cancel_after_s", "image_tokens")
+"""Columns of a workload that only `simulate_fleet` knows."""
+
 OUTCOMES = ("finished", "cancelled", "lost")
 """How a request ends, by the number in `Results.outcome`."""
 
@@ -46,7 +49,7 @@ class Results:
     arrival_s (of a follow-up when it came), scheduled_s (start of its first iteration), first_token_s,
     finish_s, cancelled_s: float64 (N,), NaN for what never happened. prompt_tokens, output_tokens, replica
     (the last it was sent to, -1: none), preemptions, hit_tokens (found in the prefix cache at its
-    admissions), retries (after failures): int (N,). outcome: int (N,), a position in `OUTCOMES`.
+    admissions), retries (after failures), migrations: int (N,). outcome: int (N,), a position in `OUTCOMES`.
     log: every iteration, where it was recorded.
     """
 
@@ -62,6 +65,7 @@ class Results:
     outcome: Counts
     cancelled_s: Times
     retries: Counts
+    migrations: Counts
     log: IterationLog | None = None
 
     @classmethod
@@ -91,10 +95,10 @@ class Results:
 
     @classmethod
     def all_finished(cls, **columns: npt.NDArray[Any]) -> "Results":
-        """Of requests none of which was cancelled, lost or tried again; `columns` are the others."""
+        """Of requests none of which was cancelled, lost, tried again or moved; `columns` are the others."""
         never = np.broadcast_to(_ZERO, columns["arrival_s"].shape)
         no_time_s = np.broadcast_to(_NAN, columns["arrival_s"].shape)
-        return cls(**columns, outcome=never, cancelled_s=no_time_s, retries=never)
+        return cls(**columns, outcome=never, cancelled_s=no_time_s, retries=never, migrations=never)
 
     @property
     def finished(self) -> npt.NDArray[np.bool_]:
@@ -148,7 +152,7 @@ def simulate(
     """
     engine.refuse_agent()
     engine.check_fits(workload)
-    refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "simulate")
+    refuse_columns(workload, FLEET_COLUMNS, "simulate")
     replicas = [ReplicaSpec(engine, cost)] * num_replicas
     logs = [counting_log()] if log else [no_log()]
     for one in logs:

@@ -5,6 +5,7 @@ import numpy as np
 from servegym.costmodels.jit import kernel, routine
 from servegym.envs.sim.llm.cluster.endings import conclude
 from servegym.envs.sim.llm.cluster.events import schedule
+from servegym.envs.sim.llm.cluster.migration import abort_migrations, is_awaited
 from servegym.envs.sim.llm.cluster.places import come_to_router, has_ended, take_out, touch
 from servegym.envs.sim.llm.cluster.state import (
     ACTIVE,
@@ -35,6 +36,7 @@ def fail(cluster: Cluster, replica_id: int) -> None:
     """Everything on the replica, on its way to it or from it goes back to the router, or is lost."""
     touch(cluster, replica_id)
     cluster.members[replica_id].failed = 1
+    abort_migrations(cluster, replica_id)
     count = _list_concerned(cluster, replica_id)
     for i in range(count):
         request_id = cluster.scratch[i]
@@ -192,4 +194,4 @@ def _is_empty(cluster: Cluster, replica_id: int) -> bool:
     for request_id in range(cluster.journeys.shape[0]):
         if _is_concerned(cluster, replica_id, request_id):
             return False
-    return True
+    return not is_awaited(cluster, replica_id)

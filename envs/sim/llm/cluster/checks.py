@@ -17,12 +17,16 @@ def check_cluster(cluster: Cluster) -> None:
     count = cluster.members.shape[0]
     kept = np.zeros(count, np.int64)
     present = np.zeros(count, np.int64)
+    seats = np.zeros(count, np.int64)
     at_router = 0
     for request_id in range(cluster.journeys.shape[0]):
         journey = cluster.journeys[request_id]
         at_router += journey.place == ROUTER
         if journey.holder != NOBODY:
             kept[journey.holder] += fleet.requests[request_id].blocks
+        if cluster.migrations.shape[0] > 0 and cluster.migrations[request_id].source != NOBODY:
+            kept[cluster.migrations[request_id].target] += cluster.migrations[request_id].blocks
+            seats[cluster.migrations[request_id].target] += 1
         if journey.place == ON_REPLICA and not has_ended(cluster, request_id):
             present[journey.replica] += 1
     for replica_id in range(count):
@@ -32,6 +36,7 @@ def check_cluster(cluster: Cluster) -> None:
             continue
         check_replica(fleet, replica_id)
         assert kept[replica_id] == replica.kept_blocks, "KV blocks are kept for nobody"
+        assert seats[replica_id] == replica.reserved_seats, "seats are reserved for nobody"
         assert present[replica_id] == replica.num_unfinished, "a request is in two places or in none"
     request_id = cluster.control[0].router_first
     while request_id != NOBODY:

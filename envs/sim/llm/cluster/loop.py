@@ -16,8 +16,10 @@ from servegym.envs.sim.llm.cluster.endings import cancel, end, let_leave, start_
 from servegym.envs.sim.llm.cluster.events import drop_first, schedule
 from servegym.envs.sim.llm.cluster.links import receive, send_blocks
 from servegym.envs.sim.llm.cluster.looks import can_be_routed, look
+from servegym.envs.sim.llm.cluster.migration import end_last_stage, end_stage, let_stop
 from servegym.envs.sim.llm.cluster.places import come_to_router, enqueue, touch
 from servegym.envs.sim.llm.cluster.plan import ENCODE
+from servegym.envs.sim.llm.cluster.rebalancing import schedule_look_to_rebalance
 from servegym.envs.sim.llm.cluster.state import (
     ARRIVE,
     BETWEEN,
@@ -26,13 +28,17 @@ from servegym.envs.sim.llm.cluster.state import (
     FAIL,
     HAPPENING,
     KV_ARRIVED,
+    LAST_STAGE_SENT,
     LINK,
     LOOK,
+    LOOK_TO_REBALANCE,
     LOST,
     REACH,
+    REBALANCE,
     RECOVER,
     ROUTING,
     SCALE,
+    STAGE_SENT,
     STARTED,
     STARTING_ITERATIONS,
     Cluster,
@@ -40,8 +46,11 @@ from servegym.envs.sim.llm.cluster.state import (
 from servegym.envs.sim.llm.fleet import advance
 from servegym.envs.sim.llm.state import ENDED, NOBODY
 
-DONE, DECISION, NO_ROOM = range(3)
-"""Why the loop has stopped: all is served; a request is to be routed; the heap or the ring must grow."""
+DONE, DECISION, REBALANCING, NO_ROOM = range(4)
+"""Why the loop has stopped.
+
+All is served; a request is to be routed; the rebalancer is to be asked; the heap or the ring must grow.
+"""
 
 EVENTS_PER_REQUEST = 4
 """More than one request can schedule in an instant."""
@@ -49,7 +58,10 @@ EVENTS_PER_REQUEST = 4
 
 @routine
 def run_until_decision(cluster: Cluster) -> int:
-    """Serves until a request, `control.cursor`, is to be routed (`write_rows`, `route`), or to the end."""
+    """Serves until a request, `control.cursor`, is to be routed (`write_rows`, `route`), or to the end.
+
+    Or until requests may migrate (`write_rows_to_rebalance`, `rebalance`).
+    """
     control = cluster.control[0]
     while True:
         if control.step == BETWEEN:
@@ -72,7 +84,8 @@ def run_until_decision(cluster: Cluster) -> int:
             _complete_iterations(cluster)
             control.step = HAPPENING
         if control.step == HAPPENING:
-            _let_happen(cluster)
+            if _let_happen(cluster):
+                return REBALANCING
             _let_arrive(cluster)
             control.before_cursor = NOBODY
             control.cursor = control.router_first
@@ -165,7 +178,7 @@ def _next_instant(cluster: Cluster) -> float:
 
 @routine
 def _complete_iterations(cluster: Cluster) -> None:
-    """Step 1: news of replicas, by number."""
+    """Step 1: news of replicas, by number; then migrating requests stop."""
     now_s = cluster.control[0].now_s
     for replica_id in range(cluster.next_s.shape[0]):
         if cluster.next_s[replica_id] > now_s:
@@ -177,6 +190,10 @@ def _complete_iterations(cluster: Cluster) -> None:
             _spread_news(cluster, replica_id)
         if not cluster.fleet.replicas[replica_id].in_flight:
             let_leave(cluster, replica_id)
+    for replica_id in range(cluster.next_s.shape[0]):
+        stopping = cluster.members[replica_id].stopping_first != NOBODY
+        if stopping and not cluster.fleet.replicas[replica_id].in_flight:
+            let_stop(cluster, replica_id)
 
 
 @routine
@@ -198,13 +215,15 @@ def _spread_news(cluster: Cluster, replica_id: int) -> None:
 
 
 @routine
-def _let_happen(cluster: Cluster) -> None:
-    """Step 2: fleet events, in the order in which they were scheduled."""
+def _let_happen(cluster: Cluster) -> bool:
+    """Step 2: fleet events, in the order in which they were scheduled; True where the rebalancer is asked."""
     control = cluster.control[0]
     while control.heap_size > 0 and cluster.events[0].time_s <= control.now_s:
         event = cluster.events[0]
         kind, subject, serial = event.kind, event.subject, event.serial
         drop_first(cluster)
+        if kind == REBALANCE:
+            return True
         _happen(cluster, kind, subject, serial)
     if cluster.state_delay_s > 0.0:
         requests = cluster.fleet.requests
@@ -214,6 +233,7 @@ def _let_happen(cluster: Cluster) -> None:
                 break
             control.next_look += 1
             control.look_due = 1
+    return False
 
 
 @routine
@@ -222,6 +242,14 @@ def _happen(cluster: Cluster, kind: int, subject: int, serial: int) -> None:
         _line_up(cluster, subject)
     elif kind == LOOK:
         cluster.control[0].look_due = 1
+    elif kind == LOOK_TO_REBALANCE:
+        cluster.control[0].look_due = 1
+        if cluster.control[0].rebalances:
+            schedule_look_to_rebalance(cluster, subject + 1)
+    elif kind == STAGE_SENT:
+        end_stage(cluster, subject, serial)
+    elif kind == LAST_STAGE_SENT:
+        end_last_stage(cluster, subject, serial)
     elif kind == CANCEL:
         cancel(cluster, subject)
     elif kind == REACH:
@@ -299,7 +327,7 @@ def _find_next_changes(cluster: Cluster) -> None:
             cluster.next_s[replica_id] = replica.clock_s if replica.in_flight else np.inf
         elif replica.announced_first != NOBODY:
             cluster.next_s[replica_id] = cluster.control[0].now_s  # rounding: it had news before its time
-        elif replica.announces or member.leaving_first != NOBODY:
+        elif replica.announces or member.leaving_first != NOBODY or member.stopping_first != NOBODY:
             call_at(cluster.next_change, (fleet, replica_id, cluster.next_s))
         else:
             cluster.next_s[replica_id] = np.inf

@@ -9,6 +9,7 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import IterationCost
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.rebalancer import Rebalancer
 from servegym.envs.workloads import Workload
 
 ROLES = ("mixed", "prefill", "decode", "encode")
@@ -61,10 +62,31 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Migration:
+    """Running requests move from replica to replica, as `rule` says every `every_s` seconds.
+
+    A request stops for its last KV blocks when these are at most `last_stage_blocks`, or after `max_stages`
+    stages; the defaults are Llumnix's (Sun et al., OSDI 2024; its configuration).
+    """
+
+    rule: Rebalancer
+    every_s: float
+    last_stage_blocks: int = 16
+    max_stages: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.every_s < math.inf:
+            raise InputError(f"migration.every_s = {self.every_s}: must be above 0 and finite")
+        for key in ("last_stage_blocks", "max_stages"):
+            if getattr(self, key) < 0:
+                raise InputError(f"migration.{key} = {getattr(self, key)}: must be at least 0")
+
+
+@dataclass(frozen=True)
 class FleetPlan:
     """The replicas of a fleet and how it is operated; the defaults are the plain fleet.
 
-    scaling: `(time, replicas wanted)`.
+    scaling: `(time, replicas wanted)`. migration: None for none.
     Raises `InputError` for what does not go together.
     """
 
@@ -77,6 +99,7 @@ class FleetPlan:
     on_failure: str = "reroute"
     scaling: Sequence[tuple[float, int]] = ()
     startup_s: float = 0.0
+    migration: Migration | None = None
 
     def __post_init__(self) -> None:
         for key in (
@@ -106,13 +129,18 @@ class FleetPlan:
             raise InputError(
                 f"engine.block_size = {sorted(sizes)}: must be the same for all replicas with prefix_caching"
             )
+        sizes = {m.engine.block_size for m in self.replicas if m.engine and m.role != "encode"}
+        if self.migration and len(sizes) > 1:
+            raise InputError(f"block_size = {sorted(sizes)}: must be the same everywhere with migration")
         for number, member in enumerate(self.replicas):
-            if split and member.engine and member.engine.scheduler != "vllm_v1":
+            if member.role == "encode" or member.engine is None:
+                continue
+            if (split or self.migration) and member.engine.scheduler != "vllm_v1":
                 raise InputError(
                     f"replicas[{number}].engine.scheduler = {member.engine.scheduler}: prefill and decode "
-                    "roles need vllm_v1"
+                    "roles and migration need vllm_v1"
                 )
-            if member.engine and member.engine.order == "rank":
+            if member.engine.order == "rank":
                 raise InputError(
                     f"replicas[{number}].engine.order = rank: must be fcfs or priority in a fleet"
                 )

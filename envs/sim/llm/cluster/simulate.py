@@ -11,10 +11,19 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit, jit_for
 from servegym.envs.sim.llm.cluster.checks import check_cluster
 from servegym.envs.sim.llm.cluster.looks import write_rows
-from servegym.envs.sim.llm.cluster.loop import DECISION, DONE, NO_ROOM, route, run_until_decision
+from servegym.envs.sim.llm.cluster.loop import (
+    DECISION,
+    DONE,
+    NO_ROOM,
+    REBALANCING,
+    route,
+    run_until_decision,
+)
 from servegym.envs.sim.llm.cluster.plan import FleetPlan
+from servegym.envs.sim.llm.cluster.rebalancing import rebalance, write_rows_to_rebalance
 from servegym.envs.sim.llm.cluster.setup import new_cluster, with_more_room
 from servegym.envs.sim.llm.cluster.state import FINISHED, OVER, Cluster
+from servegym.envs.sim.llm.rebalancer import STAY, ChooseMovesPointer
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
@@ -26,13 +35,19 @@ def simulate_fleet(
 ) -> Results:
     """Simulates a workload on any fleet until nothing can happen any more.
 
-    A compiled router runs without the interpreter; any other callable is called at every decision. `debug`
-    checks the invariants of docs/simulator.md at every decision (slow). Raises InputError where a request
-    fits into no replica it could be sent to, and where the router picks a replica that is not available.
+    A compiled router (and rebalancer) runs without the interpreter; any other callable is called at every
+    decision. `debug` checks the invariants of docs/simulator.md at every decision (slow). Raises InputError
+    where a request fits into no replica it could be sent to, where the router picks a replica that is not
+    available, and where the rebalancer names one that does not exist.
     """
     cluster = new_cluster(workload, plan)
-    memory, random = np.zeros(router.memory_size), random_state(np.random.SeedSequence(seed))
-    serve = _serve_of_type(numba.typeof(cluster)) if router.is_compiled else _serve
+    rule = plan.migration.rule if plan.migration else STAY
+    seeds = np.random.SeedSequence(seed)
+    memory, random = np.zeros(router.memory_size), random_state(seeds)
+    rule_memory, rule_random = np.zeros(rule.memory_size), random_state(seeds.spawn(1)[0])
+    moves = np.zeros((len(plan.replicas), 2), np.int64)
+    compiled = router.is_compiled and rule.is_compiled
+    serve = _serve_of_type(numba.typeof(cluster)) if compiled else _serve
     rows = np.zeros((len(plan.replicas), REPLICA_FEATURES))
     request_row = np.zeros(REQUEST_FEATURES)
     while True:
@@ -43,6 +58,11 @@ def simulate_fleet(
             memory,
             random,
             router.looks,
+            rule.choose,
+            rule.parameters,
+            rule_memory,
+            rule_random,
+            moves,
             debug,
             rows,
             request_row,
@@ -51,6 +71,12 @@ def simulate_fleet(
             return _results(cluster)
         if status == NO_ROOM:
             cluster = with_more_room(cluster)
+        elif status == REBALANCING:
+            count = int(cluster.control[0].num_moves)
+            raise InputError(
+                f"rebalancer {rule.name!r}: gave {count} moves, {moves[: max(0, count)].tolist()}: must be "
+                f"at most {len(moves)} pairs of replicas from 0 to {len(moves) - 1}"
+            )
         else:
             raise InputError(
                 f"router {router.name!r}: chose a replica for request {cluster.control[0].cursor} that is "
@@ -76,15 +102,40 @@ def _results(cluster: Cluster) -> Results:
         outcome=np.where(over, journeys["outcome"], FINISHED).astype(np.int64),
         cancelled_s=journeys["cancelled_s"].copy(),
         retries=journeys["retries"].astype(np.int64),
+        migrations=journeys["migrations"].astype(np.int64),
     )
 
 
-def _serve(cluster, choose, parameters, memory, random, looks, debug, rows, request_row):
-    """Serves until all is done or there is no room; DECISION: where the router's choice is not available."""
+def _serve(
+    cluster,
+    choose,
+    parameters,
+    memory,
+    random,
+    looks,
+    choose_moves,
+    rule_parameters,
+    rule_memory,
+    rule_random,
+    moves,
+    debug,
+    rows,
+    request_row,
+):
+    """Serves until all is done or there is no room.
+
+    DECISION, REBALANCING: the choice of the router or of the rebalancer is not possible.
+    """
     while True:
         status = _run(cluster)
         if debug:
             check_cluster(cluster)
+        if status == REBALANCING:
+            _write_to_rebalance(cluster, rows)
+            count = choose_moves(rows, rule_parameters, rule_memory, rule_random, moves)
+            if not _rebalance(cluster, moves, count):
+                return REBALANCING
+            continue
         if status != DECISION:
             return status
         _write(cluster, looks, rows, request_row)
@@ -109,16 +160,31 @@ def _route(cluster: Cluster, replica_id: int) -> None:
     route(cluster, replica_id)
 
 
+@jit
+def _write_to_rebalance(cluster: Cluster, rows: np.ndarray) -> None:
+    write_rows_to_rebalance(cluster, rows)
+
+
+@jit
+def _rebalance(cluster: Cluster, moves: np.ndarray, count: int) -> bool:
+    return rebalance(cluster, moves, count)
+
+
 @functools.cache
 def _serve_of_type(cluster_type: types.Type) -> Callable[..., int]:
-    floats, rows = types.float64[::1], types.float64[:, ::1]
+    floats, rows, random = types.float64[::1], types.float64[:, ::1], types.uint64[::1]
     signature = types.int64(
         cluster_type,
         ChoosePointer,
         floats,
         floats,
-        types.uint64[::1],
+        random,
         types.boolean,
+        ChooseMovesPointer,
+        floats,
+        floats,
+        random,
+        types.int64[:, ::1],
         types.boolean,
         rows,
         floats,

@@ -23,6 +23,8 @@ MEMBER = np.dtype(
         ("serving", np.int32),  # encode: the request being served
         ("leaving_first", np.int32),  # cancelled requests that leave at the end of the iteration in flight
         ("leaving_last", np.int32),
+        ("stopping_first", np.int32),  # migrating requests that stop at the end of the iteration in flight
+        ("stopping_last", np.int32),
     ],
     align=True,
 )
@@ -51,6 +53,7 @@ JOURNEY = np.dtype(
         ("encoded", np.int32),
         ("cancelling", np.int32),  # it leaves at the end of the iteration in flight
         ("retries", np.int32),
+        ("migrations", np.int32),
         ("parent", np.int32),
         ("first_child", np.int32),  # of its follow-ups
         ("next_sibling", np.int32),
@@ -60,10 +63,36 @@ JOURNEY = np.dtype(
 )
 """A request as the fleet knows it."""
 
-FAIL, RECOVER, SCALE, STARTED, CANCEL, ARRIVE, REACH, KV_ARRIVED, STAGE_SENT, MOVED, REBALANCE, LOOK = range(
-    12
+MIGRATION = np.dtype(
+    [
+        ("number", np.int32),  # grows when one begins: events of an earlier one are void
+        ("source", np.int32),  # NOBODY: the request is not migrating
+        ("target", np.int32),
+        ("preemptions", np.int32),  # of the request, when it began
+        ("stages", np.int32),
+        ("blocks", np.int32),  # sent, or reserved at the target for what is being sent
+        ("next_stopping", np.int32),
+    ],
+    align=True,
 )
-"""Kinds of fleet events. LOOK: the state of this instant will be seen later."""
+"""A request on its way from one replica to another."""
+
+(
+    FAIL,
+    RECOVER,
+    SCALE,
+    STARTED,
+    CANCEL,
+    ARRIVE,
+    REACH,
+    KV_ARRIVED,
+    STAGE_SENT,
+    LAST_STAGE_SENT,
+    REBALANCE,
+    LOOK,
+    LOOK_TO_REBALANCE,
+) = range(13)
+"""Kinds of fleet events. LOOK and LOOK_TO_REBALANCE: the state of this instant will be seen later."""
 
 EVENT = np.dtype(
     [
@@ -93,6 +122,9 @@ CONTROL = np.dtype(
         ("num_looks", np.int64),
         ("has_encoders", np.int64),
         ("has_decoders", np.int64),
+        ("rebalancings", np.int64),  # so far
+        ("rebalances", np.int64),  # 1 while another one is scheduled
+        ("num_moves", np.int64),  # of the last one
         ("router_first", np.int32),  # requests at the router
         ("router_last", np.int32),
         ("arriving_first", np.int32),  # follow-ups that arrive now, by number
@@ -108,17 +140,19 @@ class Cluster(NamedTuple):
     """Everything the compiled loop works on.
 
     fleet: the replicas (R) and requests (N). control: CONTROL (1,). members: MEMBER (R,).
-    journeys: JOURNEY (N,). next_s: float64 (R,), when a replica next has news for the loop.
-    fits: bool (R, N). open_loop: int32, requests that arrive by themselves, in order. events: EVENT, a heap.
+    journeys: JOURNEY (N,). migrations: MIGRATION (N,), or (0,) where there are none.
+    next_s: float64 (R,), when a replica next has news for the loop. fits: bool (R, N).
+    open_loop: int32, requests that arrive by themselves, in order. events: EVENT, a heap.
     look_s: float64 (H,) and looks: float64 (H, R, REPLICA_FEATURES), a ring of rows as they were.
     scratch: int32 (N,). next_change: address of the function that finds `next_s`, see next_change.py.
-    The others are the settings of `FleetPlan`.
+    The others are the settings of `FleetPlan` and of its migration.
     """
 
     fleet: Fleet
     control: np.ndarray
     members: np.ndarray
     journeys: np.ndarray
+    migrations: np.ndarray
     next_s: np.ndarray
     fits: np.ndarray
     open_loop: np.ndarray
@@ -131,3 +165,6 @@ class Cluster(NamedTuple):
     state_delay_s: float
     startup_s: float
     lose_on_failure: int
+    rebalance_s: float
+    last_stage_blocks: int
+    max_stages: int

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member
+from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member, Migration
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.rebalancer import STAY, Rebalancer
+from servegym.envs.sim.llm.view import AVAILABLE, RUNNING
 from servegym.envs.workloads import Workload
 from tests.envs.sim.llm.test_against_reference import (
     SCHEDULERS,
@@ -16,17 +18,19 @@ from tests.envs.sim.llm.test_against_reference import (
 )
 from tests.reference import llm as reference
 from tests.reference import settings as reference_settings
+from tests.reference.rebalancing import by_replicas
 
 TICK_S = 0.25  # all times are multiples of it where events are to coincide
 
 
 @dataclass
 class FleetCase:
-    """A workload, a plan, and numbers out of which the router's decisions are made."""
+    """A workload, a plan, and numbers out of which the router's and the rebalancer's decisions are made."""
 
     workload: Workload
     plan: FleetPlan
     draws: list[float]
+    move_seed: int
 
     def choose(self):
         """A router that takes one of the available replicas by the next number."""
@@ -38,9 +42,49 @@ class FleetCase:
 
         return choose
 
-    def reference_plan(self) -> dict[str, Any]:
+    def choose_moves(self, seen: list[np.ndarray]):
+        """A rebalancer that draws replicas, mostly such as make sense, and notes what it sees."""
+        rng = np.random.default_rng(self.move_seed)
+
+        def choose_moves(rows: np.ndarray) -> list[tuple[int, int]]:
+            seen.append(rows.copy())
+            everybody = range(len(rows))
+            busy = np.flatnonzero(rows[:, RUNNING]).tolist() or everybody
+            ready = np.flatnonzero(rows[:, AVAILABLE]).tolist() or everybody
+            return [
+                (
+                    int(rng.choice(busy if rng.random() < 0.9 else everybody)),
+                    int(rng.choice(ready if rng.random() < 0.9 else everybody)),
+                )
+                for _ in range(rng.integers(len(rows) + 1))
+            ]
+
+        return choose_moves
+
+    def fast_plan(self, seen: list[np.ndarray]) -> FleetPlan:
+        """The plan, with this rebalancer."""
+        if self.plan.migration is None:
+            return self.plan
+        choose_moves = self.choose_moves(seen)
+
+        def choose(rows, parameters, memory, random_state, moves):
+            chosen = choose_moves(rows)
+            moves[: len(chosen)] = np.reshape(chosen, (-1, 2))
+            return len(chosen)
+
+        migration = replace(self.plan.migration, rule=Rebalancer("drawn", choose))
+        return replace(self.plan, migration=migration)
+
+    def reference_plan(self, seen: list[np.ndarray]) -> dict[str, Any]:
         """The arguments of the reference's `simulate_fleet`."""
         plan = {key: getattr(self.plan, key) for key in FleetPlan.__dataclass_fields__}
+        if migration := plan.pop("migration"):
+            plan |= {
+                "rebalance": by_replicas(self.choose_moves(seen)),
+                "rebalance_s": migration.every_s,
+                "last_stage_blocks": migration.last_stage_blocks,
+                "max_stages": migration.max_stages,
+            }
         plan["replicas"] = [
             reference_settings.ReplicaSpec(
                 **{key: getattr(member, key) for key in Member.__dataclass_fields__}
@@ -68,8 +112,9 @@ def random_fleet(seed: int, features: frozenset[str]) -> FleetCase:
     block_size = int(rng.choice([1, 2, 4, 16]))
     caching = rng.random() < 0.4
     members = []
+    migrates = "migration" in features
     for _ in range(int(rng.integers(1, 5))):
-        scheduler = "vllm_v1" if split else str(rng.choice(SCHEDULERS))
+        scheduler = "vllm_v1" if split or migrates else str(rng.choice(SCHEDULERS))
         engine = _random_engine(rng, prompts, outputs, scheduler, caching, block_size)
         cost = dyadic_cost(engine) if exact else random_cost(rng, engine)
         link = {
@@ -100,6 +145,7 @@ def random_fleet(seed: int, features: frozenset[str]) -> FleetCase:
     horizon = int(np.sum(gaps) / TICK_S) + 40
     if rng.random() < 0.5:
         columns["predicted_output_tokens"] = rng.integers(1, 40, count)
+        columns["prediction_refinement"] = rng.choice([None, None, 0.3, 1.0])
     if rng.random() < 0.5:
         columns["priority"] = rng.integers(0, 3, count)
     if "cancel" in features and rng.random() < 0.6:
@@ -130,8 +176,12 @@ def random_fleet(seed: int, features: frozenset[str]) -> FleetCase:
         plan["state_delay_s"] = float(times(1, 12, 1)[0])
     if "image_tokens" in columns:
         plan |= {"encode_overhead_s": 0.5, "encode_s_per_token": 0.25 if exact else 0.3}
+    if migrates:
+        plan["migration"] = Migration(
+            STAY, float(times(1, 12, 1)[0]), int(rng.choice([0, 1, 16])), int(rng.integers(0, 4))
+        )
     workload = Workload("random", np.cumsum(gaps), prompts, outputs, **columns)
-    return FleetCase(workload, FleetPlan(members, **plan), list(rng.random(20 * count + 100)))
+    return FleetCase(workload, FleetPlan(members, **plan), list(rng.random(20 * count + 100)), seed)
 
 
 def _random_sessions(rng: np.random.Generator, prompts: np.ndarray, outputs: np.ndarray, exact: bool) -> dict:

@@ -17,9 +17,10 @@ STEPS = {
     "failures": {"dispatch", "sessions", "cancel", "failures", "scaling"},
     "stale": {"dispatch", "sessions", "cancel", "failures", "scaling", "stale"},
     "roles": {"dispatch", "sessions", "cancel", "failures", "scaling", "stale", "roles"},
+    "migration": {"dispatch", "sessions", "cancel", "failures", "scaling", "stale", "roles", "migration"},
 }
 TIMES = ("scheduled_s", "first_token_s", "finish_s", "cancelled_s")
-COUNTS = ("replica", "preemptions", "retries", "hit_tokens")
+COUNTS = ("replica", "preemptions", "retries", "migrations", "hit_tokens")
 
 
 def stood_still(slow: FleetResult) -> bool:
@@ -39,6 +40,8 @@ def stood_still(slow: FleetResult) -> bool:
 def check_equal(case: FleetCase):
     """Asserts equality of results and of everything that the router sees; returns the results."""
     views: list[np.ndarray] = []
+    seen: list[np.ndarray] = []  # by the rebalancer
+    seen_slowly: list[np.ndarray] = []
     abouts: list[np.ndarray] = []
     choose = case.choose()
 
@@ -47,8 +50,8 @@ def check_equal(case: FleetCase):
         abouts.append(request.copy())
         return choose(replicas)
 
-    fast = simulate_fleet(case.workload, Router("drawn", watch), case.plan, debug=True)
-    slow = simulate_reference(case.workload, case.choose(), **case.reference_plan(), check=False)
+    fast = simulate_fleet(case.workload, Router("drawn", watch), case.fast_plan(seen), debug=True)
+    slow = simulate_reference(case.workload, case.choose(), **case.reference_plan(seen_slowly), check=False)
     if stood_still(slow):
         return fast
     for name in TIMES:
@@ -62,6 +65,9 @@ def check_equal(case: FleetCase):
     for i, (view, about) in enumerate(zip(views, abouts, strict=True)):
         np.testing.assert_allclose(view, slow.views[i], rtol=1e-9, atol=1e-9, err_msg=f"view {i}")
         np.testing.assert_allclose(about, slow.requests[i], rtol=1e-9, atol=1e-9)
+    np.testing.assert_equal(len(seen), len(seen_slowly))
+    for i, (rows, rows_slowly) in enumerate(zip(seen, seen_slowly, strict=True)):
+        np.testing.assert_allclose(rows, rows_slowly, rtol=1e-9, atol=1e-9, err_msg=f"rebalancing {i}")
     return fast
 
 

@@ -1,0 +1,58 @@
+"""Rebalancers as the simulator sees them: which replica is to give a decoding request to which other.
+
+    choose(replicas, parameters, memory, random_state, moves) -> number of moves
+
+replicas: float64 (R, REPLICA_FEATURES) as in view.py; of no request in particular, so AVAILABLE is 1 where a
+request may migrate to and PREFIX_HIT_TOKENS is 0. parameters, memory and random_state: as of a router.
+moves: int64 (R, 2), to be filled with pairs (source, target) of replicas, in the order of their turns.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import types
+
+from servegym.costmodels.jit import jit_for
+from servegym.envs.sim.llm.router import Array
+
+CHOOSE_MOVES = types.int64(
+    types.float64[:, ::1], types.float64[::1], types.float64[::1], types.uint64[::1], types.int64[:, ::1]
+)
+"""Signature of `choose`."""
+
+ChooseMovesPointer = types.FunctionType(CHOOSE_MOVES)
+"""Type of a pointer to such a function, for the signatures of those who call it."""
+
+compiled_rebalancer = jit_for(CHOOSE_MOVES)
+"""Decorator that compiles a `choose` function."""
+
+
+@dataclass(frozen=True)
+class Rebalancer:
+    """A rule that moves running requests, with its constants.
+
+    choose: compiled with `compiled_rebalancer`, or any Python callable of the same arguments (slower).
+    parameters: float64 (P,) constants passed to it. memory_size: numbers it keeps during a run.
+    """
+
+    name: str
+    choose: Callable[..., int]
+    parameters: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    memory_size: int = 0
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the simulator can call it without the interpreter."""
+        return hasattr(self.choose, "py_func")
+
+
+@compiled_rebalancer
+def _choose_nothing(
+    replicas: Array, parameters: Array, memory: Array, random_state: Array, moves: Array
+) -> int:
+    return 0
+
+
+STAY = Rebalancer("stay", _choose_nothing)
+"""Moves nobody."""
