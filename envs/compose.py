@@ -9,10 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.fleet_config import FleetConfig
 from servegym.envs.scenario_config import (
     CostModelConfig,
     EngineConfig,
-    FleetConfig,
     ObjectiveConfig,
     ScenarioConfig,
     WorkloadConfig,
@@ -55,7 +55,8 @@ def compose_scenario(name: str, overrides: tuple[str, ...] = ()) -> ScenarioConf
         try:
             config = compose(overrides=[f"+scenario={name}", *overrides])
         except (ConfigCompositionException, OmegaConfBaseException) as error:
-            raise InputError(f"scenario {name}: {str(error).splitlines()[0]}") from error
+            said = dict.fromkeys(str(each).splitlines()[0] for each in (error, error.__cause__) if each)
+            raise InputError(f"scenario {name}: {' '.join(said)}") from error
     return to_scenario_config(config.scenario)
 
 

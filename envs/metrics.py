@@ -49,7 +49,8 @@ def attains_slo(results: Results, limits: SloLimits) -> npt.NDArray[np.bool_]:
     gaps = results.output_tokens - 1
     in_time = ttft_s(results) <= limits.ttft_s
     at_pace = results.finish_s - results.first_token_s <= limits.tpot_s * np.maximum(gaps, 1)
-    return results.finished & in_time & ((gaps == 0) | at_pace)
+    attained: npt.NDArray[np.bool_] = results.finished & in_time & ((gaps == 0) | at_pace)
+    return attained
 
 
 def percentile(ordered: Seconds, percent: float) -> float:

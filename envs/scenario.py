@@ -1,57 +1,100 @@
 """A scenario fixes everything but the router: workload, fleet, engine, cost model, objective."""
 
-from dataclasses import fields
+import numpy as np
 
-from servegym.costmodels.compile import kv_capacity_blocks
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost
-from servegym.costmodels.specs import GPUS, MODELS
-from servegym.envs.clocks import CLOCKS
-from servegym.envs.scenario_config import ScenarioConfig, require
-from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.fleet_plan import first_extra, fleet_plan
+from servegym.envs.metrics import SloLimits
+from servegym.envs.scenario_config import ScenarioConfig
+from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
+from servegym.envs.sim.llm.router import Router
+from servegym.envs.sim.llm.simulate import FLEET_COLUMNS, Results, simulate
 from servegym.envs.traffic import Traffic
+from servegym.envs.workloads import Workload
 
 
 class Scenario:
-    """A scenario ready to run. Raises InputError for any value that does not fit the others."""
+    """A scenario ready to run. Raises InputError for any value that does not fit the others.
+
+    plan: the fleet. engine, cost: of the first replica that has them; in a plain fleet of all.
+    extra: the first key that asks for more than a plain fleet, whose equal replicas are always there, known
+    at once and reached at once by requests that come by themselves and stay to their end; None without any.
+    """
 
     def __init__(self, config: ScenarioConfig) -> None:
         self.config = config
         self.name = config.name
-        fleet = config.fleet
-        require(fleet.gpu in GPUS, "scenario.fleet.gpu", fleet.gpu, "one of " + ", ".join(sorted(GPUS)))
-        require(
-            fleet.model in MODELS, "scenario.fleet.model", fleet.model, "one of " + ", ".join(sorted(MODELS))
+        self.plan = fleet_plan(config)
+        self.num_replicas = len(self.plan.replicas)
+        self.engine, self.cost = next(
+            (each.engine, each.cost) for each in self.plan.replicas if each.engine and each.cost
         )
-        kind = config.costmodel.kind
-        require(kind in CLOCKS, "scenario.costmodel.kind", kind, "one of " + ", ".join(CLOCKS))
-        require(1 <= fleet.replicas <= 4096, "scenario.fleet.replicas", fleet.replicas, "from 1 to 4096")
-        gpu, model = GPUS[fleet.gpu], MODELS[fleet.model]
-        num_kv_blocks = config.engine.num_kv_blocks
-        if num_kv_blocks is None:
-            num_kv_blocks = kv_capacity_blocks(
-                model,
-                gpu,
-                tensor_parallel=fleet.tensor_parallel,
-                memory_fraction=fleet.memory_fraction,
-                block_size=config.engine.block_size,
-            )
-        settings = {field.name: getattr(config.engine, field.name) for field in fields(config.engine)}
-        try:
-            self.engine = Engine(**settings | {"num_kv_blocks": num_kv_blocks})
-        except InputError as error:
-            raise InputError(f"scenario.{error}") from None
-        cost = CLOCKS[kind](model, gpu, fleet.tensor_parallel, self.engine)
-        self.cost: IterationCost = cost._replace(overhead_s=config.costmodel.cpu_overhead_s)
         budget = self.engine.max_num_batched_tokens
         full_iteration_s = (
             self.cost.overhead_s + self.cost.linear_s[budget] + self.cost.communication_s[budget]
         )
         self.prefill_s_per_token = float(full_iteration_s / budget)
-        self.num_replicas = fleet.replicas
         self.objective = config.objective
         self.traffic = Traffic(config.workload, config.episode)
-        self.traffic.check_fits(self.engine)
+        self.extra = first_extra(config.fleet, self.plan) or self._extra_of_workload()
+        if self.is_plain:
+            self.traffic.check_fits(self.engine)
+        else:
+            for part in self.traffic.parts:
+                self.plan.fits(part)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the plain simulator does it, which is faster and what environments are made of."""
+        return self.extra is None
+
+    def require_plain(self, by_whom: str) -> None:
+        """Raises InputError naming the key that makes the scenario more than `by_whom` does."""
+        if self.extra is not None:
+            raise InputError(
+                f"{self.extra}: {by_whom} has equal replicas that are always there, without latencies, and "
+                "requests without sessions, cancellation and images; servegym simulate does more"
+            )
+
+    def simulate(self, workload: Workload, router: Router, *, seed: int = 0, log: bool = False) -> Results:
+        """Serves requests with the fleet under a router, which draws from `seed`; `log` records iterations.
+
+        Raises InputError where a request can never be served, or goes to a replica that is not available.
+        """
+        if not self.is_plain:
+            if log:
+                self.require_plain("the log of iterations")
+            return simulate_fleet(workload, router, self.plan, seed=seed)
+        return simulate(
+            workload,
+            router,
+            num_replicas=self.num_replicas,
+            engine=self.engine,
+            cost=self.cost,
+            seed=seed,
+            log=log,
+        )
+
+    def slo_limits(self, workload: Workload) -> SloLimits:
+        """What the requests were promised: by their classes, or all of them by the objective."""
+        if workload.slo_class is None:
+            return SloLimits(self.objective.slo_ttft_s, self.objective.slo_tpot_s)
+        ttft_s, tpot_s = (
+            np.array([getattr(each, key) for each in workload.slo_classes])[workload.slo_class]
+            for key in ("ttft_s", "tpot_s")
+        )
+        return SloLimits(ttft_s, tpot_s)
+
+    def _extra_of_workload(self) -> str | None:
+        clients = self.config.workload.clients
+        for key in ("cancel_share", "image_share"):
+            if getattr(clients, key) > 0:
+                return f"scenario.workload.clients.{key}"
+        for part in self.traffic.parts:
+            for column in FLEET_COLUMNS:
+                if getattr(part, column) is not None:
+                    return f"scenario.workload.trace (its {column})"
+        return None
 
 
 def load_scenario(name: str, overrides: tuple[str, ...] = ()) -> Scenario:

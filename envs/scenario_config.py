@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.fleet_config import FleetConfig
 from servegym.envs.workloads.predictors import PREDICTORS
 from servegym.envs.workloads.readers import READERS
 
@@ -24,6 +25,55 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 def _require_positive(key: str, value: float) -> None:
     require(0 < value < math.inf, key, value, "positive and finite")
+
+
+@dataclass
+class SloClassConfig:
+    """A class of requests and what it is promised; inf promises nothing."""
+
+    name: str = MISSING
+    share: float = MISSING  # of the requests; the shares of all classes add up to 1
+    ttft_s: float = math.inf  # above 0
+    tpot_s: float = math.inf  # above 0
+
+
+@dataclass
+class ClientsConfig:
+    """What clients ask beside prompts and outputs, drawn independently for each request."""
+
+    cancel_share: float = 0.0  # of the requests, in [0, 1]: their clients give up after a while
+    mean_patience_s: float = 60.0  # of these clients, exponentially distributed; above 0
+    priority_shares: list[float] = field(default_factory=list)  # of priority 0 (most urgent), 1, ...; sum 1
+    slo_classes: list[SloClassConfig] = field(default_factory=list)  # none: objective's limits for all
+    image_share: float = 0.0  # of the requests, in [0, 1]: images come before their prompt
+    image_tokens: int = 576  # that these images add to the prompt, at least 1
+
+    def __post_init__(self) -> None:
+        for key in ("cancel_share", "image_share"):
+            value = getattr(self, key)
+            require(0 <= value <= 1, f"scenario.workload.clients.{key}", value, "in [0, 1]")
+        _require_positive("scenario.workload.clients.mean_patience_s", self.mean_patience_s)
+        require(
+            self.image_tokens >= 1,
+            "scenario.workload.clients.image_tokens",
+            self.image_tokens,
+            "at least 1",
+        )
+        _require_shares("scenario.workload.clients.priority_shares", self.priority_shares)
+        _require_shares("scenario.workload.clients.slo_classes", [each.share for each in self.slo_classes])
+        for number, each in enumerate(self.slo_classes):
+            for key in ("ttft_s", "tpot_s"):
+                value = getattr(each, key)
+                require(value > 0, f"scenario.workload.clients.slo_classes[{number}].{key}", value, "above 0")
+
+
+def _require_shares(key: str, shares: list[float]) -> None:
+    require(
+        not shares or (min(shares) >= 0 and math.isclose(sum(shares), 1.0, abs_tol=1e-9)),
+        key,
+        shares,
+        "shares of at least 0 that add up to 1",
+    )
 
 
 @dataclass
@@ -45,6 +95,8 @@ class WorkloadConfig:
     predictor_parameters: dict[str, Any] = field(default_factory=dict)
     prediction_error: float | None = None  # instead: mean relative error of the predictor `noisy`
     prediction_refinement: float | None = None  # predictions get better by this while tokens come; null: stay
+
+    clients: ClientsConfig = field(default_factory=ClientsConfig)
 
     def __post_init__(self) -> None:
         if self.rate_rps != MISSING:
@@ -118,17 +170,6 @@ class WorkloadConfig:
 
 
 @dataclass
-class FleetConfig:
-    """Equal replicas: one model on one kind of GPU."""
-
-    replicas: int = MISSING
-    gpu: str = MISSING  # preset in costmodels/specs.py
-    model: str = MISSING  # preset in costmodels/specs.py
-    tensor_parallel: int = 1  # GPUs per replica
-    memory_fraction: float = 0.9  # of GPU memory for weights and KV cache
-
-
-@dataclass
 class EngineConfig:
     """Limits and rules of each replica's engine: docs/simulator.md, "Engine settings"."""
 
@@ -148,10 +189,6 @@ class EngineConfig:
     swap_s_per_block: float = 0.0
     max_model_len: int = 0  # 0: none
     decodes_between_prefills: int = 10
-
-    def __post_init__(self) -> None:
-        require(self.block_size >= 1, "scenario.engine.block_size", self.block_size, "at least 1")
-        require(self.order in ("fcfs", "priority"), "scenario.engine.order", self.order, "fcfs or priority")
 
 
 @dataclass

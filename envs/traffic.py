@@ -7,6 +7,7 @@ from typing import TypedDict
 import numpy as np
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.clients import with_clients
 from servegym.envs.scenario_config import EpisodeConfig, WorkloadConfig
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.prefix_state import shared_block_keys
@@ -83,7 +84,7 @@ class Traffic:
 
     def train_workload(self, seed: np.random.SeedSequence) -> Workload:
         """One training episode of `episode.requests` requests, its first arrival at 0."""
-        traffic_seed, prediction_seed = seed.spawn(2)
+        traffic_seed, prediction_seed, client_seed = seed.spawn(3)
         rng = np.random.default_rng(traffic_seed)
         spread = self.episode.rate_spread
         rate_factor = rng.uniform(1 - spread, 1 + spread)
@@ -91,11 +92,13 @@ class Traffic:
             workload = self._generate(self.episode.requests, rate_factor, traffic_seed)
         else:
             workload = self._stretch_of_training_part(rate_factor, rng)
+        workload = with_clients(workload, self.config.clients, client_seed)
         return self._with_predictions(workload, prediction_seed)
 
     def test_workload(self, seed: int) -> Workload:
         """The test part, thinned (or generated) with this seed. InputError where thinning leaves nothing."""
-        traffic_seed, prediction_seed = np.random.SeedSequence(seed, spawn_key=(_TEST,)).spawn(2)
+        seeds = np.random.SeedSequence(seed, spawn_key=(_TEST,))
+        traffic_seed, prediction_seed, client_seed = seeds.spawn(3)
         if self._test is None:
             workload = self._generate(self._num_generated_for_test(), 1.0, traffic_seed)
         else:
@@ -107,7 +110,13 @@ class Traffic:
                     f"{self._test.num_requests} test requests with seed {seed}, must leave at least one "
                     "(a larger keep or test_s does)"
                 )
+        workload = with_clients(workload, self.config.clients, client_seed)
         return self._with_predictions(workload, prediction_seed)
+
+    @property
+    def parts(self) -> list[Workload]:
+        """The training part and the test part of the trace; none with a generator."""
+        return [part for part in (self._train, self._test) if part is not None]
 
     def max_requests(self, split: str) -> int:
         """The most requests an episode of `split` ("train" or "test") can have."""

@@ -42,7 +42,10 @@ def explain(error: Exception) -> str:
         return f"{error.override}: cannot be read as KEY=VALUE ({_lines(error.message)[-1]})"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
-        return _unknown_key(str(cause.full_key), cause.parent_node)
+        overridden = re.match(r"Could not override '(.+)'\.", str(error))
+        said = _unknown_key(str(cause.full_key), cause.parent_node)
+        in_list = overridden is not None and not str(cause.full_key).startswith(overridden[1].split(".")[0])
+        return f"{overridden[1]}: {said}" if overridden and in_list else said
     if isinstance(cause, ValidationError):
         wanted = re.search(r"(?:could not be converted to|is not a valid) (\w+)", str(cause))
         said = f"must be {TYPES[wanted[1]]}" if wanted and wanted[1] in TYPES else _lines(str(cause))[0]

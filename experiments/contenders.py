@@ -18,7 +18,7 @@ from servegym.envs.compose import CONFIG_MODULE
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import ScenarioConfig
 from servegym.envs.sim.llm.router import Router
-from servegym.envs.sim.llm.simulate import Results, simulate
+from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
 from servegym.envs.workloads import Workload
 
@@ -91,14 +91,7 @@ def _heuristic(name: str, scenario: Scenario) -> Contender:
 
     def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
         return [
-            simulate(
-                workload,
-                router,
-                num_replicas=scenario.num_replicas,
-                engine=scenario.engine,
-                cost=scenario.cost,
-                seed=seed,
-            )
+            scenario.simulate(workload, router, seed=seed)
             for workload, seed in zip(workloads, seeds, strict=True)
         ]
 
@@ -107,6 +100,7 @@ def _heuristic(name: str, scenario: Scenario) -> Contender:
 
 def _side_by_side(name: str, description: str, policy: Policy, scenario: Scenario) -> Contender:
     """A network, which is asked about a request of every workload at once."""
+    scenario.require_plain(f"policy {name}")
     _try_out(name, policy, scenario)
 
     def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:

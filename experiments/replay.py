@@ -40,7 +40,7 @@ def replay(config: DictConfig) -> dict[str, Any]:
     settings = read_config(config, ReplayConfig)
     folder = Path(settings.run)
     simulated = _settings_of(folder)
-    scenario, results = run_simulation(simulated, log=True)
+    scenario, _, results = run_simulation(simulated, log=True)
     difference = _difference(folder, results)
     if not difference <= SAME:
         raise InputError(

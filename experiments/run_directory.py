@@ -71,7 +71,7 @@ def load_run_config(run_dir: Path) -> TrainConfig:
 def load_network(run_dir: Path, config: TrainConfig) -> RouterNetwork:
     """The trained network of a run."""
     agent = config.agent
-    network = build_network(agent.network, config.scenario.fleet.replicas, agent.hidden, agent.layers)
+    network = build_network(agent.network, config.scenario.fleet.num_replicas, agent.hidden, agent.layers)
     path = run_dir / POLICY_FILE
     try:
         network.load_state_dict(torch.load(path, weights_only=True))

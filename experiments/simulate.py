@@ -18,8 +18,8 @@ from servegym.envs.metrics import latency_s, summarise, tpot_s, ttft_s
 from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import ScenarioConfig
-from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.simulate import simulate as run_simulator
+from servegym.envs.sim.llm.simulate import OUTCOMES, Results
+from servegym.envs.workloads import Workload
 from servegym.experiments.configs import build_router, read_config
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
@@ -51,7 +51,7 @@ def simulate(config: DictConfig) -> dict[str, Any]:
     settings = read_config(config, SimulateConfig)
     out = Path(settings.out)
     check_replaceable(out, FILES)
-    scenario, results = run(settings)
+    scenario, workload, results = run(settings)
     answer = {
         "scenario": scenario.name,
         "workload_source": scenario.traffic.source,
@@ -59,29 +59,21 @@ def simulate(config: DictConfig) -> dict[str, Any]:
         "router": settings.router,
         "num_replicas": scenario.num_replicas,
         "seed": settings.seed,
-        "metrics": summarise(results),
+        "metrics": summarise(results, scenario.slo_limits(workload)),
         "versions": versions(),
     }
     _write(out, settings, results, answer)
     return {**answer, "out": str(out)}
 
 
-def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Results]:
+def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Workload, Results]:
     """Does what the settings say but writing; `log` records the iterations as well."""
     router = build_router(settings.router)
     scenario = Scenario(settings.scenario)
     stream = EpisodeStream(scenario, settings.split)
     stream.restart(settings.seed)
-    results = run_simulator(
-        stream.next_workload(),
-        router,
-        num_replicas=scenario.num_replicas,
-        engine=scenario.engine,
-        cost=scenario.cost,
-        seed=settings.seed,
-        log=log,
-    )
-    return scenario, results
+    workload = stream.next_workload()
+    return scenario, workload, scenario.simulate(workload, router, seed=settings.seed, log=log)
 
 
 def show(answer: dict[str, Any]) -> None:
@@ -90,21 +82,25 @@ def show(answer: dict[str, Any]) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in answer["metrics"].items():
-        table.add_row(name, f"{value:,.0f}" if name == "num_requests" else f"{value:,.4g}")
+        table.add_row(name, f"{value:,.0f}" if name.startswith("num_") else f"{value:,.4g}")
     console = Console()
     console.print(table)
     console.print(f"Requests: {answer['workload_source']}. Written: {answer['out']}", soft_wrap=True)
 
 
 def requests_table(results: Results) -> pa.Table:
-    """A row per request: the columns of `Results`, ttft_s, tpot_s (null for one output token), latency_s."""
-    names = [field.name for field in fields(results) if field.name != "log"]
-    columns = {name: pa.array(getattr(results, name)) for name in names}
-    tpot = tpot_s(results)
-    columns["ttft_s"] = pa.array(ttft_s(results))
-    columns["tpot_s"] = pa.array(tpot, mask=np.isnan(tpot))
-    columns["latency_s"] = pa.array(latency_s(results))
-    return pa.table(columns)
+    """A row per request: the columns of `Results`, outcome by name; ttft_s, tpot_s, latency_s.
+
+    Null for what never happened: no second token, no finish, no arrival of a follow-up.
+    """
+    names = [field.name for field in fields(results) if field.name not in ("log", "outcome")]
+    columns = {name: getattr(results, name) for name in names}
+    columns |= {"ttft_s": ttft_s(results), "tpot_s": tpot_s(results), "latency_s": latency_s(results)}
+    table = {
+        name: pa.array(column, mask=np.isnan(column) if column.dtype == np.float64 else None)
+        for name, column in columns.items()
+    }
+    return pa.table(table | {"outcome": pa.array(np.array(OUTCOMES)[results.outcome])})
 
 
 def _write(out: Path, settings: SimulateConfig, results: Results, answer: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegym.agents.heuristics import make_router
-from servegym.envs.metrics import summarise
+from servegym.envs.metrics import SloLimits, summarise
 from servegym.envs.scenario import load_scenario
 from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.experiments.cli import main
@@ -34,7 +34,8 @@ def test_files_hold_what_the_simulator_returns(
     answer = answer_of(capsys, "simulate", *SMALL_SCENARIO, "router=random", f"seed={seed}", "out=a/b")
     expected = simulated("random", seed)
     table = pq.read_table(folder / "a/b/requests.parquet").to_pydict()
-    for name in Results.__dataclass_fields__.keys() - {"log"}:
+    assert set(table["outcome"]) == {"finished"} and set(table["cancelled_s"]) == {None}
+    for name in Results.__dataclass_fields__.keys() - {"log", "outcome", "cancelled_s"}:
         np.testing.assert_array_equal(table[name], getattr(expected, name))
     np.testing.assert_array_equal(table["ttft_s"], expected.first_token_s - expected.arrival_s)
     np.testing.assert_array_equal(table["latency_s"], expected.finish_s - expected.arrival_s)
@@ -44,7 +45,10 @@ def test_files_hold_what_the_simulator_returns(
         else:
             decoding_s = expected.finish_s[i] - expected.first_token_s[i]
             assert table["tpot_s"][i] == pytest.approx(decoding_s / (output_tokens - 1))
-    assert answer["metrics"] == summarise(expected)
+    objective = load_scenario("generated_8xh100").objective
+    limits = SloLimits(objective.slo_ttft_s, objective.slo_tpot_s)
+    assert answer["metrics"] == summarise(expected, limits)
+    assert 0.9 < answer["metrics"]["slo_attainment"] <= 1
     assert answer.pop("out") == "a/b"
     assert json.loads((folder / "a/b/metrics.json").read_text()) == answer
     assert (answer["router"], answer["seed"]) == ({"name": "random"}, seed)

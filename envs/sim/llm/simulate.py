@@ -94,7 +94,7 @@ class Results:
         )
 
     @classmethod
-    def all_finished(cls, **columns: npt.NDArray[Any]) -> "Results":
+    def all_finished(cls, **columns: Any) -> "Results":
         """Of requests none of which was cancelled, lost, tried again or moved; `columns` are the others."""
         never = np.broadcast_to(_ZERO, columns["arrival_s"].shape)
         no_time_s = np.broadcast_to(_NAN, columns["arrival_s"].shape)
