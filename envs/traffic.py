@@ -1,6 +1,5 @@
 """Traffic: the requests of a scenario, training episodes and test workloads that share none."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -21,6 +20,7 @@ from servegym.envs.workloads import (
     read_trace,
     split,
 )
+from servegym.envs.workloads.stretches import Stretches
 
 _TEST = 2**32 - 1  # spawn key of test traffic, beyond any number of training episodes
 
@@ -69,12 +69,14 @@ class Traffic:
         self.episode = episode
         path = _trace_path(config)
         self._train: Workload | None = None
+        self._stretches: Stretches | None = None
         self._test: Workload | None = None
         self._fitted: FittedWorkload | None = None
         if path is not None:
             self.source = f"trace {path.name}"
             self.held_out = HeldOut(trace=path.name, test_s=config.test_s)
             self._train, self._test = split(read_trace(path, config.format), config.test_s)
+            self._stretches = Stretches(self._train)
             self._compression = config.rate_rps / (self._train.rate_rps * config.keep)
         else:
             assert config.fitted is not None  # _trace_path has seen to it
@@ -88,7 +90,7 @@ class Traffic:
         rng = np.random.default_rng(traffic_seed)
         spread = self.episode.rate_spread
         rate_factor = rng.uniform(1 - spread, 1 + spread)
-        if self._train is None:
+        if self._stretches is None:
             workload = self._generate(self.episode.requests, rate_factor, traffic_seed)
         else:
             workload = self._stretch_of_training_part(rate_factor, rng)
@@ -152,21 +154,9 @@ class Traffic:
 
     def _stretch_of_training_part(self, rate_factor: float, rng: np.random.Generator) -> Workload:
         """`episode.requests` requests kept from a stretch that starts anywhere."""
-        assert self._train is not None
-        wanted, available = self.episode.requests, self._train.num_requests
-        # Chains of follow-ups stay whole but for their ends, and none is entered in its middle.
-        chain = self._train.first_of_chain()
-        kept = np.flatnonzero((rng.random(available) < self.config.keep)[chain])
-        if len(kept) < wanted:
-            raise InputError(
-                f"scenario.episode.requests = {wanted}: must be at most the {len(kept)} requests "
-                "kept of the training part"
-            )
-        start = np.searchsorted(kept, chain[kept])  # of each request's chain
-        first = rng.integers(np.sort(start)[-wanted] + 1)
-        stretch = self._train.take(kept[np.flatnonzero(start >= first)[:wanted]])
-        elapsed_s = stretch.arrival_s - stretch.arrival_s[0]
-        return replace(stretch, arrival_s=elapsed_s / (self._compression * rate_factor))
+        assert self._stretches is not None
+        stretch = self._stretches.draw(self.episode.requests, self.config.keep, rng)
+        return stretch.from_first_arrival(self._compression * rate_factor)
 
     def _with_predictions(self, workload: Workload, seed: np.random.SeedSequence) -> Workload:
         name, parameters = self.config.predictor, self.config.predictor_parameters

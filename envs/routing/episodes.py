@@ -3,10 +3,13 @@
 Both forms of the environment are thin views of this; it knows nothing of Gymnasium.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit, kernel
+from servegym.costmodels.structs import struct
 from servegym.envs.routing.reward import cost_so_far, expected_wait_s
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import require
@@ -37,6 +40,22 @@ EPISODE = np.dtype(
 )
 
 
+class State(NamedTuple):
+    """What compiled code works on; the arrays are those of `RoutingEpisodes`."""
+
+    fleet: Fleet
+    episodes: np.ndarray
+    request: np.ndarray
+    replicas: np.ndarray
+    rewards: np.ndarray
+    finished: np.ndarray
+    num_replicas: int
+    max_requests: int
+    ttft_weight: float
+    latency_weight: float
+    prefill_s_per_token: float  # 0: waits are not charged before they are over
+
+
 class RoutingEpisodes:
     """K independent episodes of one scenario.
 
@@ -57,7 +76,7 @@ class RoutingEpisodes:
             weight = getattr(scenario.objective, key)
             require(weight == 0, f"scenario.objective.{key}", weight, "0 for routing (only TTFT and latency)")
         charge = scenario.objective.charge_expected_wait
-        self._prefill_s_per_token = scenario.prefill_s_per_token if charge else 0.0
+        prefill_s_per_token = float(scenario.prefill_s_per_token) if charge else 0.0
         slots = self.num_replicas if slots is None else slots
         if slots < self.num_replicas:
             raise InputError(f"slots = {slots}: must be at least the scenario's {self.num_replicas} replicas")
@@ -78,6 +97,21 @@ class RoutingEpisodes:
         self.replicas = np.zeros((num_episodes, slots, REPLICA_FEATURES), np.float32)
         self.rewards = np.zeros(num_episodes)
         self.finished = np.zeros(num_episodes, np.bool_)
+        self._state = struct(
+            State(
+                fleet=self.fleet,
+                episodes=self.episodes,
+                request=self.request,
+                replicas=self.replicas,
+                rewards=self.rewards,
+                finished=self.finished,
+                num_replicas=self.num_replicas,
+                max_requests=max_requests,
+                ttft_weight=float(scenario.objective.ttft_weight),
+                latency_weight=float(scenario.objective.latency_weight),
+                prefill_s_per_token=prefill_s_per_token,
+            )
+        )
 
     def begin(self, episode_id: int, workload: Workload) -> None:
         """Starts episode `episode_id` afresh with a workload and writes its first observation."""
@@ -89,21 +123,7 @@ class RoutingEpisodes:
         load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)
         if engine.prefix_caching:
             self._load_contents(episode_id, workload)
-        episode = self.episodes[episode_id]
-        episode.num_requests = workload.num_requests
-        episode.next_request = 0
-        episode.now_s = workload.arrival_s[0]
-        episode.cost_s = 0.0
-        self.finished[episode_id] = False
-        _begin(
-            self.fleet,
-            self.episodes,
-            episode_id,
-            self.num_replicas,
-            self.max_requests,
-            self.request[episode_id],
-            self.replicas[episode_id],
-        )
+        _begin(self._state, episode_id, workload.num_requests)
 
     def _load_contents(self, episode_id: int, workload: Workload) -> None:
         keys, offsets = shared_block_keys(workload, self.scenario.engine.block_size)
@@ -121,29 +141,13 @@ class RoutingEpisodes:
 
         actions: int64 (K,), replica per episode; ValueError names the first that is not legal.
         """
-        legal = (actions >= 0) & (actions < self.num_replicas) | self.finished
-        if not legal.all():
-            episode_id = int(np.argmin(legal))
+        episode_id = _step(self._state, actions)
+        if episode_id != NOBODY:
             raise ValueError(
                 f"action {actions[episode_id]} in environment {episode_id}, decision "
                 f"{self.episodes[episode_id].next_request}: must be a replica from 0 to "
                 f"{self.num_replicas - 1}"
             )
-        objective = self.scenario.objective
-        _step(
-            self.fleet,
-            self.episodes,
-            actions,
-            self.num_replicas,
-            self.max_requests,
-            objective.ttft_weight,
-            objective.latency_weight,
-            self._prefill_s_per_token,
-            self.request,
-            self.replicas,
-            self.rewards,
-            self.finished,
-        )
 
     def legal_actions(self) -> np.ndarray:
         """bool (K, slots): True where a replica may be chosen."""
@@ -151,164 +155,111 @@ class RoutingEpisodes:
 
     def results(self, episode_id: int) -> Results:
         """What happened to the requests of an episode so far."""
-        num_requests = int(self.episodes[episode_id].num_requests)
-        return Results.of(
-            self.fleet, self._request_ids(episode_id, num_requests), episode_id * self.num_replicas
-        )
-
-    def _request_ids(self, episode_id: int, num_requests: int) -> slice:
         first = episode_id * self.max_requests
-        return slice(first, first + num_requests)
+        num_requests = int(self.episodes["num_requests"][episode_id])
+        return Results.of(self.fleet, slice(first, first + num_requests), episode_id * self.num_replicas)
 
 
 @kernel
-def _observe(
-    fleet: Fleet,
-    episode_id: int,
-    episode: np.record,
-    gap_s: float,
-    num_replicas: int,
-    max_requests: int,
-    request: np.ndarray,
-    replicas: np.ndarray,
-) -> None:
-    """Writes what the agent sees: `request` (REQUEST_FEATURES,) and `replicas` (slots, REPLICA_FEATURES)."""
-    request_id = NOBODY
-    if episode.next_request < episode.num_requests:
-        request_id = episode_id * max_requests + episode.next_request
-        write_request_row(fleet, request_id, gap_s, request)
-    else:
-        request[:] = 0.0
-    for replica in range(num_replicas):
-        replica_id = episode_id * num_replicas + replica
-        write_replica_row(fleet, replica_id, episode.now_s, replicas[replica])
-        write_hit_tokens(fleet, replica_id, request_id, replicas[replica])
+def _route(state: State, episode_id: int, action: int) -> float:
+    """Sends the episode's next request to replica `action` and goes on to the one after it.
 
-
-@kernel
-def _route(
-    fleet: Fleet,
-    episode_id: int,
-    episode: np.record,
-    action: int,
-    num_replicas: int,
-    max_requests: int,
-) -> float:
-    """Sends the episode's next request to replica `action` and advances the fleet to the one after it.
-
-    Returns the seconds between the two; after the last request the fleet runs until all have finished.
+    Returns the seconds between the two; after the last request time goes on until all have finished.
     """
-    first_replica = episode_id * num_replicas
-    request_id = episode_id * max_requests + episode.next_request
-    submit(fleet, first_replica + action, request_id)
+    fleet, episode = state.fleet, state.episodes[episode_id]
+    request_id = episode_id * state.max_requests + episode.next_request
+    submit(fleet, episode_id * state.num_replicas + action, request_id)
     episode.next_request += 1
-    gap_s, until_s = 0.0, np.inf
+    gap_s = 0.0
     if episode.next_request < episode.num_requests:
-        until_s = fleet.requests[request_id + 1].arrival_s
-        gap_s = until_s - episode.now_s
-        episode.now_s = until_s
-    for replica_id in range(first_replica, first_replica + num_replicas):
-        advance(fleet, replica_id, until_s)
+        now_s = fleet.requests[request_id + 1].arrival_s
+        gap_s = now_s - episode.now_s
+        episode.now_s = now_s
     return gap_s
 
 
 @kernel
-def _cost_s(
-    fleet: Fleet,
-    episode_id: int,
-    now_s: float,
-    num_replicas: int,
-    ttft_weight: float,
-    latency_weight: float,
-    prefill_s_per_token: float,
-) -> float:
-    """The cost so far, see reward.py; with expected waits where `prefill_s_per_token` is above 0."""
-    ttft_offset_s, latency_offset_s = 0.0, 0.0
+def _observe(state: State, episode_id: int, gap_s: float) -> float:
+    """Brings the fleet to the episode's next decision, or to its end, and writes what the agent sees.
+
+    Returns the cost so far, see reward.py.
+    """
+    fleet, episode = state.fleet, state.episodes[episode_id]
+    request_id, until_s = NOBODY, np.inf
+    if episode.next_request < episode.num_requests:
+        request_id = episode_id * state.max_requests + episode.next_request
+        until_s = episode.now_s
+        write_request_row(fleet, request_id, gap_s, state.request[episode_id])
+    else:
+        state.request[episode_id] = 0.0
+    ttft_offset_s, latency_offset_s, expected_s = 0.0, 0.0, 0.0
     num_before_first_token, num_unfinished = 0, 0
-    expected_s = 0.0
-    for replica_id in range(episode_id * num_replicas, (episode_id + 1) * num_replicas):
+    for number in range(state.num_replicas):
+        replica_id = episode_id * state.num_replicas + number
+        advance(fleet, replica_id, until_s)
+        row = state.replicas[episode_id, number]
+        write_replica_row(fleet, replica_id, episode.now_s, row)
+        write_hit_tokens(fleet, replica_id, request_id, row)
         replica = fleet.replicas[replica_id]
         ttft_offset_s += replica.ttft_offset_s
         latency_offset_s += replica.latency_offset_s
         num_before_first_token += replica.num_before_first_token
         num_unfinished += replica.num_unfinished
-        num_joining = replica.batch_sampled
-        num_queued = replica.num_waiting + replica.num_prefilling - num_joining
-        if prefill_s_per_token > 0 and num_queued + num_joining > 0:
-            expected_s += expected_wait_s(
-                replica.clock_s - now_s if replica.in_flight else 0.0,
-                num_joining,
-                num_queued,
-                queued_prefill_tokens(replica),
-                prefill_s_per_token,
-            )
-    expected_s *= ttft_weight + latency_weight
-    return expected_s + cost_so_far(
+        if state.prefill_s_per_token > 0:
+            expected_s += _expected_wait_s(fleet, replica_id, episode.now_s, state.prefill_s_per_token)
+    return expected_s * (state.ttft_weight + state.latency_weight) + cost_so_far(
         ttft_offset_s,
         num_before_first_token,
         latency_offset_s,
         num_unfinished,
-        now_s,
-        ttft_weight,
-        latency_weight,
+        episode.now_s,
+        state.ttft_weight,
+        state.latency_weight,
+    )
+
+
+@kernel
+def _expected_wait_s(fleet: Fleet, replica_id: int, now_s: float, prefill_s_per_token: float) -> float:
+    replica = fleet.replicas[replica_id]
+    num_joining = replica.batch_sampled
+    num_queued = replica.num_waiting + replica.num_prefilling - num_joining
+    if num_queued + num_joining == 0:
+        return 0.0
+    return expected_wait_s(
+        replica.clock_s - now_s if replica.in_flight else 0.0,
+        num_joining,
+        num_queued,
+        queued_prefill_tokens(replica),
+        prefill_s_per_token,
     )
 
 
 @jit
-def _begin(
-    fleet: Fleet,
-    episodes: np.ndarray,
-    episode_id: int,
-    num_replicas: int,
-    max_requests: int,
-    request: np.ndarray,
-    replicas: np.ndarray,
-) -> None:
-    """The first observation of an episode."""
-    _observe(fleet, episode_id, episodes[episode_id], 0.0, num_replicas, max_requests, request, replicas)
+def _begin(state: State, episode_id: int, num_requests: int) -> None:
+    """The first decision of an episode whose requests have been loaded."""
+    episode = state.episodes[episode_id]
+    episode.num_requests = num_requests
+    episode.next_request = 0
+    episode.now_s = state.fleet.requests[episode_id * state.max_requests].arrival_s
+    state.finished[episode_id] = False
+    episode.cost_s = _observe(state, episode_id, 0.0)
 
 
 @jit
-def _step(
-    fleet: Fleet,
-    episodes: np.ndarray,
-    actions: np.ndarray,
-    num_replicas: int,
-    max_requests: int,
-    ttft_weight: float,
-    latency_weight: float,
-    prefill_s_per_token: float,
-    request: np.ndarray,
-    replicas: np.ndarray,
-    rewards: np.ndarray,
-    finished: np.ndarray,
-) -> None:
-    """One decision in every episode that is not finished."""
-    for episode_id in range(episodes.shape[0]):
-        rewards[episode_id] = 0.0
-        if finished[episode_id]:
+def _step(state: State, actions: np.ndarray) -> int:
+    """One decision in every episode that is not finished; none where one is illegal: returns that episode."""
+    for episode_id in range(actions.size):
+        action = actions[episode_id]
+        if (action < 0 or action >= state.num_replicas) and not state.finished[episode_id]:
+            return episode_id
+    for episode_id in range(actions.size):
+        state.rewards[episode_id] = 0.0
+        if state.finished[episode_id]:
             continue
-        episode = episodes[episode_id]
-        gap_s = _route(fleet, episode_id, episode, actions[episode_id], num_replicas, max_requests)
-        finished[episode_id] = episode.next_request == episode.num_requests
-        cost_s = _cost_s(
-            fleet,
-            episode_id,
-            episode.now_s,
-            num_replicas,
-            ttft_weight,
-            latency_weight,
-            prefill_s_per_token,
-        )
-        rewards[episode_id] = episode.cost_s - cost_s
+        episode = state.episodes[episode_id]
+        gap_s = _route(state, episode_id, actions[episode_id])
+        cost_s = _observe(state, episode_id, gap_s)
+        state.finished[episode_id] = episode.next_request == episode.num_requests
+        state.rewards[episode_id] = episode.cost_s - cost_s
         episode.cost_s = cost_s
-        _observe(
-            fleet,
-            episode_id,
-            episode,
-            gap_s,
-            num_replicas,
-            max_requests,
-            request[episode_id],
-            replicas[episode_id],
-        )
+    return NOBODY

@@ -31,7 +31,8 @@ class Column:
         if given.size and given.dtype.kind not in ("iu" if integer else "iuf"):
             kinds = "integers" if integer else "numbers"
             raise InputError(f"{where} is of type {given.dtype}, allowed: {kinds}")
-        require(where, given, (given >= self.least) & (given <= self.most), self.allowed)
+        if given.size and not (given.min() >= self.least and given.max() <= self.most):  # NaN is neither
+            require(where, given, (given >= self.least) & (given <= self.most), self.allowed)
         return np.array(given, dtype=self.dtype)
 
     @property

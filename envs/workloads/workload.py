@@ -1,5 +1,6 @@
 """A workload: the requests of one episode, as arrays."""
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, get_origin, get_type_hints
 
@@ -101,9 +102,13 @@ class Workload:
     def take(self, which: slice | npt.ArrayLike) -> "Workload":
         """The requests at these indices (slice, increasing indices or mask), times unchanged.
 
-        A follow-up whose parent is not taken becomes open loop and arrives at its `arrival_s`.
+        A follow-up whose parent is not taken becomes open loop and arrives at its `arrival_s`. Nothing is
+        checked again: what holds for all requests holds for some.
         """
-        indices = np.arange(self.num_requests)[which]  # type: ignore[index]
+        indices = np.asarray(which) if not isinstance(which, slice) else np.arange(self.num_requests)[which]
+        if indices.dtype == np.bool_:
+            indices = np.flatnonzero(indices)
+        require(f"workload {self.name!r}: requests", indices[1:], indices[1:] > indices[:-1], "increasing")
         columns: dict[str, Any] = {
             name: getattr(self, name)[indices] for name in _COLUMNS if getattr(self, name) is not None
         }
@@ -117,7 +122,17 @@ class Workload:
             offsets = np.concatenate([[0], np.cumsum(counts)])
             positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
             columns |= {"prefix_ids": self.prefix_ids[positions], "prefix_offsets": offsets}
-        return replace(self, **columns)
+        return self._with(**columns)
+
+    def _with(self, **columns: Any) -> "Workload":
+        """The same with some columns replaced by new ones that are right; copies the rest."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if name in columns:
+                object.__setattr__(other, name, columns[name])
+            elif isinstance(value, np.ndarray):
+                object.__setattr__(other, name, value.copy())
+        return other
 
     def window(self, start_s: float, end_s: float) -> "Workload":
         """The requests that arrive in [start_s, end_s), with `start_s` as the new time 0."""
@@ -136,6 +151,11 @@ class Workload:
             raise InputError(f"rate factor is {factor}, allowed: finite, above 0")
         return replace(self, arrival_s=self.arrival_s / factor)
 
+    def from_first_arrival(self, rate_factor: float) -> "Workload":
+        """The same requests at `rate_factor` times the rate, the first of them at time 0."""
+        arrival_s = (self.arrival_s - self.arrival_s[0]) / rate_factor
+        return self._with(arrival_s=_COLUMNS["arrival_s"].read(self._at("arrival_s"), arrival_s))
+
     def thin(self, keep: float, rng: np.random.Generator) -> "Workload":
         """Each request kept with probability `keep`, independently; thinning keeps Poisson Poisson.
 
@@ -149,8 +169,11 @@ class Workload:
         self, predicted_output_tokens: npt.ArrayLike, refinement: float | None = None
     ) -> "Workload":
         """The same requests with these predicted output lengths (N,), tokens, at least 1; how they refine."""
-        predictions = np.asarray(predicted_output_tokens)
-        return replace(self, predicted_output_tokens=predictions, prediction_refinement=refinement)
+        name = "predicted_output_tokens"
+        read = _COLUMNS[name].read(self._at(name), predicted_output_tokens, self.num_requests)
+        other = self._with(predicted_output_tokens=read, prediction_refinement=refinement)
+        other._check_refinement()
+        return other
 
     def check_fits(self, num_kv_blocks: int, block_size: int) -> None:
         """Raise `InputError` for the first request that the KV cache of one replica cannot hold at its end.

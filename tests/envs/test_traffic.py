@@ -10,6 +10,7 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.scenario_config import EpisodeConfig, WorkloadConfig
 from servegym.envs.traffic import Traffic
 from servegym.envs.workloads import Workload
+from servegym.envs.workloads.stretches import Stretches
 
 
 def sessions_traffic(monkeypatch: pytest.MonkeyPatch, **workload: object) -> tuple[Traffic, Workload]:
@@ -50,7 +51,7 @@ def test_no_turn_comes_without_the_one_before_it(monkeypatch: pytest.MonkeyPatch
 def test_without_sessions_any_stretch_of_the_kept_requests_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stretches begin with any of the kept requests but the last 39."""
     traffic, whole = sessions_traffic(monkeypatch)
-    traffic._train = replace(whole.take(slice(0, 50)), parent=None, think_s=None)
+    traffic._stretches = Stretches(replace(whole.take(slice(0, 50)), parent=None, think_s=None))
     traffic.config.keep = 1.0
     firsts = [traffic.train_workload(np.random.SeedSequence(seed)).prompt_tokens[0] for seed in range(200)]
     assert set(firsts) == {1000 + 10 * i for i in range(11)}
@@ -68,7 +69,7 @@ def test_without_sessions_any_stretch_of_the_kept_requests_may_come(monkeypatch:
 def test_predictors_by_name(monkeypatch, name, parameters, check) -> None:
     traffic, whole = sessions_traffic(monkeypatch, predictor=name, predictor_parameters=parameters)
     lengths = 1 + np.arange(300) % 8
-    traffic._train = replace(whole, parent=None, think_s=None, output_tokens=lengths)
+    traffic._stretches = Stretches(replace(whole, parent=None, think_s=None, output_tokens=lengths))
     episode = traffic.train_workload(np.random.SeedSequence(0))
     assert episode.predicted_output_tokens is not None
     assert check(episode.output_tokens, episode.predicted_output_tokens)

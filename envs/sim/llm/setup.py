@@ -142,15 +142,32 @@ def fleet_with(
 
 def clear(fleet: Fleet, replica_ids: slice) -> None:
     """Makes these replicas idle and empty at time 0."""
-    group = fleet.replicas["group"][replica_ids].copy()
-    fleet.replicas[replica_ids] = np.zeros((), REPLICA)
-    fleet.replicas["group"][replica_ids] = group
-    fleet.replicas["token_ratio"][replica_ids] = FIRST_TOKEN_RATIO
+    numbers = range(len(fleet.replicas))[replica_ids]
+    _clear(fleet, _IDLE, numbers.start, numbers.stop)
+    if fleet.cache.slots.size > 0:
+        for replica_id in numbers:
+            clear_cache(fleet.cache, replica_id)
+
+
+@jit
+def _clear(fleet: Fleet, idle: np.ndarray, first: int, stop: int) -> None:
+    for replica_id in range(first, stop):
+        group = fleet.replicas[replica_id].group
+        fleet.replicas[replica_id] = idle[0]
+        fleet.replicas[replica_id].group = group
+        for i in range(fleet.rests_above.shape[1]):
+            fleet.rests_above[replica_id, i] = 0
+
+
+def _idle_replica() -> np.ndarray:
+    idle = np.zeros(1, REPLICA).view(np.recarray)
+    idle["token_ratio"] = FIRST_TOKEN_RATIO
     for field in _REQUEST_IDS:
-        fleet.replicas[field][replica_ids] = NOBODY
-    fleet.rests_above[replica_ids] = 0
-    for replica_id in np.arange(len(fleet.replicas))[replica_ids]:
-        clear_cache(fleet.cache, int(replica_id))
+        idle[field] = NOBODY
+    return idle
+
+
+_IDLE = _idle_replica()
 
 
 def load_requests(

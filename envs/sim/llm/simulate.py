@@ -73,7 +73,7 @@ class Results:
         """Copies the results of some requests; replicas are numbered from `first_replica`."""
         count = request_ids.stop - request_ids.start
         times, counts = np.empty((4, count)), np.empty((5, count), np.int64)
-        _read_results(fleet.requests[request_ids], first_replica, times, counts)
+        _read_results(fleet, request_ids.start, first_replica, times, counts)
         return cls.of_columns(times, counts)
 
     @classmethod
@@ -124,10 +124,10 @@ def write_result(request: np.record, row: int, first_replica: int, times: Times,
 
 
 @jit
-def _read_results(requests: np.ndarray, first_replica: int, times: Times, counts: Counts) -> None:
-    """Copies N requests into columns in one pass."""
-    for i in range(requests.shape[0]):
-        write_result(requests[i], i, first_replica, times, counts)
+def _read_results(fleet: Fleet, first: int, first_replica: int, times: Times, counts: Counts) -> None:
+    """Copies N requests from number `first` on into columns in one pass."""
+    for i in range(times.shape[1]):
+        write_result(fleet.requests[first + i], i, first_replica, times, counts)
 
 
 def simulate(
