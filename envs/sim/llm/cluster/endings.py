@@ -68,8 +68,7 @@ def conclude(cluster: Cluster, request_id: int, outcome: int) -> None:
     journeys = cluster.journeys
     journeys[request_id].place = OVER
     journeys[request_id].outcome = outcome
-    if outcome == CANCELLED:
-        journeys[request_id].cancelled_s = cluster.control[0].now_s
+    journeys[request_id].over_s = cluster.control[0].now_s
     other = journeys[request_id].first_child
     while other != NOBODY:
         journeys[other].place = OVER

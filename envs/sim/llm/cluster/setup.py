@@ -141,7 +141,7 @@ def _journeys(workload: Workload, plan: FleetPlan) -> np.ndarray:
     for field in _NOBODY_IN_JOURNEY:
         journeys[field] = NOBODY
     journeys["caused_s"] = -np.inf
-    journeys["cancelled_s"] = np.nan
+    journeys["over_s"] = np.nan
     journeys["gap_s"] = np.nan
     journeys["cancel_after_s"] = np.inf if workload.cancel_after_s is None else workload.cancel_after_s
     journeys["image_s"] = _image_seconds(workload, plan)

@@ -22,7 +22,7 @@ from servegym.envs.sim.llm.cluster.loop import (
 from servegym.envs.sim.llm.cluster.plan import FleetPlan
 from servegym.envs.sim.llm.cluster.rebalancing import rebalance, write_rows_to_rebalance
 from servegym.envs.sim.llm.cluster.setup import new_cluster, with_more_room
-from servegym.envs.sim.llm.cluster.state import FINISHED, OVER, Cluster
+from servegym.envs.sim.llm.cluster.state import CANCELLED, FINISHED, OVER, Cluster
 from servegym.envs.sim.llm.rebalancer import STAY, ChooseMovesPointer
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
 from servegym.envs.sim.llm.simulate import Results
@@ -68,7 +68,7 @@ def simulate_fleet(
             request_row,
         )
         if status == DONE:
-            return _results(cluster)
+            return results_of(cluster)
         if status == NO_ROOM:
             cluster = with_more_room(cluster)
         elif status == REBALANCING:
@@ -84,8 +84,8 @@ def simulate_fleet(
             )
 
 
-def _results(cluster: Cluster) -> Results:
-    """Copies the results of a cluster that has served everything."""
+def results_of(cluster: Cluster) -> Results:
+    """Copies what has happened so far to the requests of a cluster."""
     requests, journeys = cluster.fleet.requests, cluster.journeys
     over = journeys["place"] == OVER
     arrived = ~np.isnan(journeys["gap_s"])
@@ -100,7 +100,7 @@ def _results(cluster: Cluster) -> Results:
         preemptions=requests["preemptions"].astype(np.int64),
         hit_tokens=requests["hit_tokens"].astype(np.int64),
         outcome=np.where(over, journeys["outcome"], FINISHED).astype(np.int64),
-        cancelled_s=journeys["cancelled_s"].copy(),
+        cancelled_s=np.where(journeys["outcome"] == CANCELLED, journeys["over_s"], np.nan),
         retries=journeys["retries"].astype(np.int64),
         migrations=journeys["migrations"].astype(np.int64),
     )

@@ -43,7 +43,7 @@ JOURNEY = np.dtype(
         ("image_s", np.float64),  # to encode its images
         ("gap_s", np.float64),  # since the arrival before its own
         ("caused_s", np.float64),  # of the event that made it come to the router; -inf: it arrived by itself
-        ("cancelled_s", np.float64),
+        ("over_s", np.float64),  # when it was cancelled or lost; NaN: not, or before it came
         ("place", np.int32),
         ("outcome", np.int32),
         ("replica", np.int32),  # it was sent to last; NOBODY: none yet
