@@ -105,9 +105,7 @@ class Workload:
         A follow-up whose parent is not taken becomes open loop and arrives at its `arrival_s`. Nothing is
         checked again: what holds for all requests holds for some.
         """
-        indices = np.asarray(which) if not isinstance(which, slice) else np.arange(self.num_requests)[which]
-        if indices.dtype == np.bool_:
-            indices = np.flatnonzero(indices)
+        indices = np.arange(self.num_requests)[which]  # type: ignore[index]
         require(f"workload {self.name!r}: requests", indices[1:], indices[1:] > indices[:-1], "increasing")
         columns: dict[str, Any] = {
             name: getattr(self, name)[indices] for name in _COLUMNS if getattr(self, name) is not None
