@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from servegym.envs.metrics import summarise
+from servegym.envs.metrics import SloLimits, summarise
 from servegym.envs.sim.llm.simulate import Results
 from servegym.experiments.statistics import Estimate, estimate, relative_change, verdict
 
 TIMES = ("mean_ttft_s", "p99_ttft_s", "mean_tpot_s", "mean_latency_s", "p99_latency_s")
 """The summaries that policies are compared by; of all of them less is better."""
 
-METRICS = (*TIMES, "preemptions_per_request")
+METRICS = (*TIMES, "slo_attainment", "preemptions_per_request")
 """The summaries that are shown; preemptions are often 0, which has no relative change."""
+
+_GIVEN = ("prompt_tokens", "output_tokens")
+"""What is the same of a request whatever a policy does."""
 
 Rows = Iterator[tuple[object, ...]]
 
@@ -25,17 +28,19 @@ Rows = Iterator[tuple[object, ...]]
 class Evaluation:
     """Results of each policy, one for each of the `seeds`, in their order; `baseline` is one of the policies.
 
-    ValueError where the arrivals of one seed differ between policies: then nothing can be compared.
+    limits: what the requests of each seed were promised. ValueError where the requests of one seed differ
+    between policies: then nothing can be compared. (When a follow-up arrives may well differ.)
     """
 
     seeds: list[int]
     baseline: str
     results: dict[str, list[Results]]
+    limits: list[SloLimits]
 
     def __post_init__(self) -> None:
         for policy, results in self.results.items():
             for seed, ours, theirs in zip(self.seeds, results, self.results[self.baseline], strict=True):
-                if not np.array_equal(ours.arrival_s, theirs.arrival_s):
+                if not all(np.array_equal(getattr(ours, name), getattr(theirs, name)) for name in _GIVEN):
                     raise ValueError(f"policy {policy}, seed {seed}: not the requests of {self.baseline}")
 
     @property
@@ -47,7 +52,8 @@ class Evaluation:
     def summaries(self) -> dict[str, dict[str, np.ndarray]]:
         """Of each policy each entry of `summarise`, float64 (number of seeds,)."""
         return {
-            policy: _columns([summarise(seed) for seed in seeds]) for policy, seeds in self.results.items()
+            policy: _columns([summarise(*each) for each in zip(results, self.limits, strict=True)])
+            for policy, results in self.results.items()
         }
 
     @functools.cached_property

@@ -24,7 +24,7 @@ from servegym.experiments.report import Report, write_report
 from servegym.experiments.statistics import FEWEST_SEEDS
 from servegym.experiments.tables import tables
 
-TABLE_WIDTH = 118
+TABLE_WIDTH = 130
 """Characters for the tables where no terminal says how wide it is."""
 
 FILES = ("results.csv", "summary.csv", "comparisons.csv", "report.html", *PLOTS)
@@ -68,7 +68,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     for each in progress:
         progress.set_description(each.name)
         results[each.name] = each.route(workloads, seeds)
-    evaluation = Evaluation(seeds, settings.baseline, results)
+    limits = [scenario.slo_limits(workload) for workload in workloads]
+    evaluation = Evaluation(seeds, settings.baseline, results, limits)
     learned = [name for name, kind in kinds.items() if kind != "router"]
     report = Report(
         scenario,

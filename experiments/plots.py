@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from servegym.envs.metrics import Seconds, latency_s, ttft_s
-from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.experiments.comparison import Evaluation
 from servegym.experiments.tables import UNITS
 
@@ -90,12 +90,18 @@ def load_panels(evaluation: Evaluation, learned: list[str]) -> list[str]:
 
 
 def requests_in_system(results: Results, num_replicas: int, times_s: Seconds) -> npt.NDArray[np.int64]:
-    """Requests that have arrived at each replica and not finished, (num_replicas, len(times_s))."""
+    """Requests in the system by the replica they were sent to last, (num_replicas, len(times_s)).
+
+    From their arrival until they finish or are cancelled. Those that were lost leave at a time that is not
+    known, and are left out.
+    """
+    counted = results.outcome != OUTCOMES.index("lost")
+    left_s = np.fmax(results.finish_s, results.cancelled_s)
     load = np.empty((num_replicas, len(times_s)), np.int64)
     for replica in range(num_replicas):
-        here = results.replica == replica
+        here = counted & (results.replica == replica)
         arrived = np.searchsorted(np.sort(results.arrival_s[here]), times_s, side="right")
-        finished = np.searchsorted(np.sort(results.finish_s[here]), times_s, side="right")
+        finished = np.searchsorted(np.sort(left_s[here]), times_s, side="right")
         load[replica] = arrived - finished
     return load
 
@@ -105,7 +111,7 @@ def distribution(evaluation: Evaluation, looks: Looks, measure: Measure, what: s
     figure = Figure(figsize=(9.6, 3.9))
     whole, tail = figure.subplots(1, 2)
     for policy, results in evaluation.results.items():
-        times_s = np.sort(np.concatenate([measure(seed) for seed in results]))
+        times_s = np.sort(np.concatenate([measure(seed)[seed.finished] for seed in results]))
         slower = 1 - np.arange(1, len(times_s) + 1) / len(times_s)
         whole.plot(times_s, 1 - slower, label=policy, **looks[policy])
         tail.plot(times_s[:-1], slower[:-1], **looks[policy])
@@ -147,8 +153,8 @@ def bars(evaluation: Evaluation, looks: Looks) -> Figure:
 def replica_load(evaluation: Evaluation, policies: list[str], num_replicas: int) -> Figure:
     """Requests in the system, replica by time, one panel per policy on one scale of shades."""
     first = {policy: evaluation.results[policy][0] for policy in policies}
-    start_s = min(results.arrival_s[0] for results in first.values())
-    times_s = np.linspace(start_s, max(results.finish_s.max() for results in first.values()), LOAD_STEPS)
+    start_s = min(np.nanmin(results.arrival_s) for results in first.values())
+    times_s = np.linspace(start_s, max(_end_s(results) for results in first.values()), LOAD_STEPS)
     load = {policy: requests_in_system(results, num_replicas, times_s) for policy, results in first.items()}
     figure = Figure(figsize=(9.6, 0.8 + len(policies) * 1.5))
     rows = figure.subplots(len(policies), 1, sharex=True, squeeze=False)[:, 0]
@@ -169,6 +175,10 @@ def replica_load(evaluation: Evaluation, policies: list[str], num_replicas: int)
     rows[-1].set_xlabel("time since the first arrival (s)")
     figure.colorbar(image, ax=list(rows), label="requests in the system", aspect=30, pad=0.01)
     return figure
+
+
+def _end_s(results: Results) -> float:
+    return float(np.fmax.reduce(np.fmax(results.finish_s, results.cancelled_s)))
 
 
 def _plain_seconds(axes: Axes) -> None:

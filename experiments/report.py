@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from servegym.costmodels.specs import GPUS, MODELS
+from servegym.envs.fleet_config import FleetConfig, PoolConfig
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario_config import WorkloadConfig
 from servegym.experiments.comparison import Evaluation
@@ -56,13 +57,25 @@ def write_report(report: Report, plots: dict[str, str], folder: Path) -> None:
 
 def _introduction(report: Report) -> str:
     fleet = report.scenario.config.fleet
-    gpu, model = GPUS[fleet.gpu].name, MODELS[fleet.model].name
-    gpus = f"one {gpu} GPU" if fleet.tensor_parallel == 1 else f"{fleet.tensor_parallel} {gpu} GPUs"
+    kinds = [_replicas(pool.replicas, fleet, pool) for pool in fleet.pools] or [
+        _replicas(fleet.num_replicas, fleet, fleet)
+    ]
     return (
-        f"A fleet of {fleet.replicas} replicas, each serving {model} on {gpus}, was simulated under "
+        f"A fleet of {' and '.join(kinds)}, serving {MODELS[fleet.model].name}, was simulated under "
         f"{len(report.evaluation.policies)} routing policies. A policy decides, as each request arrives, "
         "which replica gets it. Every policy was given the very same requests."
     )
+
+
+def _replicas(count: int, fleet: FleetConfig, own: FleetConfig | PoolConfig) -> str:
+    """How many replicas with which GPUs and role, by their own settings or else those of the fleet."""
+    gpu, tensor_parallel, role = (
+        getattr(own, key) or getattr(fleet, key) for key in ("gpu", "tensor_parallel", "role")
+    )
+    if role == "encode":
+        return f"{count} encode replicas"
+    gpus = f"one {GPUS[gpu].name} GPU" if tensor_parallel == 1 else f"{tensor_parallel} {GPUS[gpu].name} GPUs"
+    return f"{count} {role + ' ' if role != 'mixed' else ''}replicas on {gpus} each"
 
 
 def _verdicts(report: Report) -> str:
@@ -92,14 +105,18 @@ def _facts(report: Report) -> str:
         "Seeds": ", ".join(map(str, evaluation.seeds)),
         "Load": _load(evaluation),
         "Replicas": str(report.scenario.num_replicas),
-        "Engine": f"vLLM V1 scheduling; {engine.max_num_batched_tokens:,} tokens per iteration and "
-        f"{engine.max_num_seqs:,} running requests at most; {engine.num_kv_blocks:,} KV blocks of "
+        "Engine": f"{_whose(report)}{engine.scheduler}; at most {engine.max_num_batched_tokens:,} tokens "
+        f"per iteration and {engine.max_num_seqs:,} running requests; {engine.num_kv_blocks:,} KV blocks of "
         f"{engine.block_size} tokens per replica",
         "Baseline": evaluation.baseline,
         "Policies": "; ".join(f"{name} ({what})" for name, what in report.descriptions.items()),
     }
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items())
     return f"<dl>{rows}</dl>"
+
+
+def _whose(report: Report) -> str:
+    return "of the first pool: " if report.scenario.config.fleet.pools else ""
 
 
 def _disjoint(workload: WorkloadConfig, source: str) -> str:

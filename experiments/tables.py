@@ -30,6 +30,7 @@ class Unit:
     unit: str
     factor: float
     decimals: int
+    more_is_better: bool = False
 
     def show(self, value: float) -> str:
         """A value in this unit, without its name."""
@@ -42,6 +43,7 @@ UNITS = {
     "mean_tpot_s": Unit("mean TPOT", "ms", 1e3, 2),
     "mean_latency_s": Unit("mean latency", "s", 1.0, 3),
     "p99_latency_s": Unit("P99 latency", "s", 1.0, 3),
+    "slo_attainment": Unit("within SLO", "%", 1e2, 1, more_is_better=True),
     "preemptions_per_request": Unit("preemptions", "per 1,000 requests", 1e3, 1),
 }
 
@@ -124,8 +126,9 @@ def _estimates(findings: dict[str, Any]) -> Table:
         cells = []
         for metric, unit in UNITS.items():
             found = estimates[metric]
-            others = [policies[other][metric]["iqm"] for other in policies if other != policy]
-            best = "best" if others and found["iqm"] < min(others) else ""
+            sign = -1.0 if unit.more_is_better else 1.0
+            others = [sign * policies[other][metric]["iqm"] for other in policies if other != policy]
+            best = "best" if others and sign * found["iqm"] < min(others) else ""
             cells.append(
                 Cell(
                     unit.show(found["iqm"]),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from servegym.envs.metrics import SloLimits
 from servegym.experiments.comparison import METRICS, TIMES, Evaluation
 from tests.experiments.toy_evaluation import results, toy_evaluation
 
@@ -26,9 +27,9 @@ def test_known_changes_are_found_and_judged() -> None:
 
 def test_other_requests_are_refused() -> None:
     ours, theirs = results(0, 1.0), results(0, 1.0)
-    late = replace(theirs, arrival_s=theirs.arrival_s + 1e-9)
+    longer = replace(theirs, output_tokens=theirs.output_tokens + 1)
     with pytest.raises(ValueError, match="policy b, seed 0: not the requests of a"):
-        Evaluation([0, 1], "a", {"a": [ours, ours], "b": [late, ours]})
+        Evaluation([0, 1], "a", {"a": [ours, ours], "b": [longer, ours]}, [SloLimits(1.0, 1.0)] * 2)
 
 
 def test_rows_hold_every_number_once() -> None:

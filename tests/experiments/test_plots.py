@@ -32,14 +32,18 @@ def test_all_figures_are_written_with_captions(tmp_path: Path) -> None:
 
 
 def test_requests_in_system_by_hand() -> None:
+    """Request 4 is cancelled at 2 s; 5 was lost and 6 never arrived."""
+    nan = np.nan
     run = replace(
         results(0, 1.0),
-        arrival_s=np.array([0.0, 1.0, 1.0, 2.0]),
-        finish_s=np.array([3.0, 1.5, 4.0, 5.0]),
-        replica=np.array([0, 0, 1, 0]),
+        arrival_s=np.array([0.0, 1.0, 1.0, 2.0, 1.0, 1.0, nan]),
+        finish_s=np.array([3.0, 1.5, 4.0, 5.0, nan, nan, nan]),
+        cancelled_s=np.array([nan, nan, nan, nan, 2.0, nan, nan]),
+        replica=np.array([0, 0, 1, 0, 1, 1, -1]),
+        outcome=np.array([0, 0, 0, 0, 1, 2, 2]),
     )
     load = requests_in_system(run, 3, np.array([0.0, 1.0, 1.5, 2.5, 3.0, 5.0]))
-    np.testing.assert_array_equal(load, [[1, 2, 1, 2, 1, 0], [0, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(load, [[1, 2, 1, 2, 1, 0], [0, 2, 2, 1, 1, 0], [0, 0, 0, 0, 0, 0]])
 
 
 def test_looks_differ_and_learned_policies_stand_out() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from servegym.envs.metrics import SloLimits
 from servegym.envs.sim.llm.simulate import Results
 from servegym.experiments.comparison import Evaluation
 
@@ -30,4 +31,4 @@ def toy_evaluation(**slowness: float) -> Evaluation:
     """Policies that are that much slower than each other; the first is the baseline."""
     seeds = [0, 1, 2, 3, 4]
     runs = {policy: [results(seed, factor) for seed in seeds] for policy, factor in slowness.items()}
-    return Evaluation(seeds, next(iter(slowness)), runs)
+    return Evaluation(seeds, next(iter(slowness)), runs, [SloLimits(0.05, 1.0)] * len(seeds))
