@@ -1,5 +1,6 @@
 """`servegym/Batching-v0`: the agent is the scheduler of an engine."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -8,13 +9,16 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.envs.batching.episodes import BatchingEpisodes
 from servegym.envs.batching.observation import observation_of, observation_space
-from servegym.envs.metrics import summarise
+from servegym.envs.batching.viewer import EngineSnapshot, lay_out, row_of, words
+from servegym.envs.problem import Problem, episode_streams
 from servegym.envs.routing.stream import EpisodeStream
-from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS
+from servegym.envs.sim.llm.state import NOBODY
+from servegym.envs.single import NativeEnv
+from servegym.envs.viewer import Facts
 
 DEFAULT_SCENARIO = "azure_conv_1xh100"
-
 
 ACTIONS = ("discrete", "continuous")
 
@@ -28,7 +32,16 @@ def action_space(action: str) -> gym.Space[Any]:
     return gym.spaces.Box(-1.0, 1.0, (NUM_ROWS + 1,), np.float32)
 
 
-class BatchingEnv(gym.Env[Any, Any]):
+def batching_problem(streams: list[EpisodeStream], action: str, flat: bool) -> Problem:
+    """An episode of each stream, with actions in the form `action`."""
+    space = action_space(action)
+    episodes = BatchingEpisodes(streams[0].scenario, len(streams), streams[0].max_requests)
+    step = episodes.step if action == "discrete" else episodes.step_by_scores
+    observation = observation_of(episodes.rows, flat)
+    return Problem(streams, episodes, step, observation, observation_space(flat), space)
+
+
+class BatchingEnv(NativeEnv):
     """Put together each batch of one engine: vLLM V1's mechanism, with its choices left to the agent.
 
     A decision is due at the start of an iteration when a request waits or is in its prefill; otherwise the
@@ -58,8 +71,11 @@ class BatchingEnv(gym.Env[Any, Any]):
         is no time limit.
     Episodes: as in `servegym/Routing-v0`, of a scenario with one replica.
 
-    Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test"; action and flat,
-    see above.
+    Rendering: `render_mode="rgb_array"` gives pictures of the engine (envs/batching/viewer.py), "human" shows
+        them in a window after every reset and step.
+
+    Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test"; action, flat and
+    render_mode, see above.
 
     >>> import gymnasium as gym
     >>> env = gym.make("servegym.envs:servegym/Batching-v0", scenario="generated_1xh100")
@@ -74,44 +90,51 @@ class BatchingEnv(gym.Env[Any, Any]):
     True
     """
 
+    _episodes: BatchingEpisodes
+
     def __init__(
         self,
         scenario: str | Scenario = DEFAULT_SCENARIO,
         split: str = "train",
         action: str = "discrete",
         flat: bool = False,
+        render_mode: str | None = None,
     ) -> None:
-        self.scenario = load_scenario(scenario) if isinstance(scenario, str) else scenario
-        self.action_space = action_space(action)
-        self.observation_space = observation_space(flat)
-        self._stream = EpisodeStream(self.scenario, split)
-        self._episodes = BatchingEpisodes(self.scenario, 1, self._stream.max_requests)
-        self._action, self._flat = action, flat
+        problem = batching_problem(episode_streams(scenario, split, 1), action, flat)
+        super().__init__(problem, render_mode, "servegym/Batching-v0", lay_out)
+        self._chosen_request = NOBODY
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Starts the next episode of the stream, or the first of stream `seed`."""
-        super().reset(seed=seed)
-        if seed is not None:
-            self._stream.restart(seed)
-        self._episodes.begin(0, self._stream.next_workload())
-        return self._observation(), {}
+        self._chosen_request = NOBODY
+        return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Takes one decision, or those of one iteration, and goes on to the next one."""
-        if self._episodes.finished[0]:
-            raise RuntimeError("the episode is over: call reset() before step()")
-        if self._action == "discrete":
-            self._episodes.step(np.array([action], np.int64))
+        on_a_row = np.ndim(action) == 0 and 0 <= action < NUM_ROWS
+        self._chosen_request = int(self._episodes.row_ids[0, int(action)]) if on_a_row else NOBODY
+        return super().step(action)
+
+    def _picture(self) -> tuple[Facts, Sequence[Any]]:
+        episodes, episode = self._episodes, self._episodes.episodes[0]
+        seen = observation_of(episodes.rows[0], flat=False)
+        chosen = row_of(self._chosen_request, episodes.row_ids[0])
+        title = "tokens of each visible request"
+        engine = EngineSnapshot(seen["engine"], seen["requests"], episodes.engine, chosen, title)
+        time_s = float(episodes.fleet.replicas[0].clock_s)
+        running, waiting = engine.amount("running"), engine.amount("waiting")
+        if self._last_action is None:
+            last = "none"
         else:
-            self._episodes.step_by_scores(np.asarray(action, np.float64)[None])
-        terminated = bool(self._episodes.finished[0])
-        info = {"episode_metrics": summarise(self._episodes.results(0))} if terminated else {}
-        return self._observation(), float(self._episodes.rewards[0]), terminated, False, info
-
-    def action_masks(self) -> np.ndarray:
-        """bool (68,): True where a discrete action is legal."""
-        masks: np.ndarray = self._episodes.masks[0].copy()
-        return masks
-
-    def _observation(self) -> Any:
-        return observation_of(self._episodes.rows[0].copy(), self._flat)
+            last = words(int(self._last_action)) if np.ndim(self._last_action) == 0 else "an iteration"
+        facts = (
+            ("time", f"{time_s:,.2f} s"),
+            ("arrived", f"{episode.next_request:,} of {episode.num_requests:,}"),
+            ("running", f"{running:,.0f}"),
+            ("waiting", f"{waiting:,.0f}"),
+            ("KV in use", f"{engine.amount('kv_used_blocks') / episodes.engine.num_kv_blocks:.0%}"),
+            ("last decision", last),
+        )
+        return facts, (engine, (time_s, running, waiting))

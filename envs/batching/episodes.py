@@ -3,7 +3,6 @@
 Both forms of the environment are thin views of this; it knows nothing of Gymnasium.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,16 +10,14 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit, kernel
 from servegym.costmodels.structs import struct
-from servegym.envs.batching.observation import FLAT_FEATURES
-from servegym.envs.batching.reward import count_attained, episode_cost, objective_record
+from servegym.envs.batching.observation import FLAT_FEATURES, observation_of
+from servegym.envs.batching.reward import cost_since, objective_record
+from servegym.envs.batching.scheduled import ScheduledEpisodes, first_illegal
 from servegym.envs.scenario import Scenario
-from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, write_decision
+from servegym.envs.sim.llm.decision_view import write_decision
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, decide_by_scores
 from servegym.envs.sim.llm.fleet import advance, submit
-from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
-from servegym.envs.sim.llm.simulate import Results, refuse_columns
-from servegym.envs.sim.llm.state import Fleet
-from servegym.envs.workloads import Workload
+from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 EPISODE = np.dtype(
     [
@@ -50,12 +47,12 @@ class State(NamedTuple):
     finished: np.ndarray  # bool (K,)
 
 
-class BatchingEpisodes:
+class BatchingEpisodes(ScheduledEpisodes):
     """K independent episodes of one scenario with one replica.
 
-    max_requests: the longest episode there will be. Observations are written in place into `rows`, float32
-    (K, FLAT_FEATURES), with the view `requests` (K, NUM_ROWS, ROW_FEATURES), and into `masks`, bool
-    (K, NUM_CHOICES); `rewards` float64 (K,), `finished` bool (K,).
+    Observations are written in place into `rows`, float32 (K, FLAT_FEATURES), with the view `requests`
+    (K, NUM_ROWS, ROW_FEATURES), and into `masks`, bool (K, NUM_CHOICES); `row_ids`, int32 (K, NUM_ROWS), has
+    the request of each row. An action is a row to act on, or NUM_ROWS plus the number of a share to run with.
     """
 
     def __init__(self, scenario: Scenario, num_episodes: int, max_requests: int) -> None:
@@ -64,62 +61,24 @@ class BatchingEpisodes:
                 f"scenario.fleet.replicas = {scenario.num_replicas}: servegym/Batching-v0 schedules one "
                 "replica, must be 1"
             )
-        self.num_episodes = num_episodes
-        self.max_requests = max_requests
-        self.engine = replace(scenario.engine, scheduler="agent")
-        self.fleet = new_fleet(
-            [ReplicaSpec(self.engine, scenario.cost)], num_episodes * max_requests, num_episodes=num_episodes
-        )
-        self.episodes = np.zeros(num_episodes, EPISODE).view(np.recarray)
+        super().__init__(scenario, num_episodes, max_requests, EPISODE, NUM_CHOICES)
         self.rows = np.zeros((num_episodes, FLAT_FEATURES), np.float32)
-        self.masks = np.zeros((num_episodes, NUM_CHOICES), np.bool_)
-        self.rewards = np.zeros(num_episodes)
-        self.finished = np.zeros(num_episodes, np.bool_)
-        self.requests = self.rows[:, ENGINE_FEATURES:].reshape(num_episodes, NUM_ROWS, ROW_FEATURES)
+        seen = observation_of(self.rows, flat=False)
+        self.requests = seen["requests"]
+        self.row_ids = np.zeros((num_episodes, NUM_ROWS), np.int32)
         self._state = struct(
             State(
                 fleet=self.fleet,
                 episodes=self.episodes,
                 objective=objective_record(scenario),
-                engine=self.rows[:, :ENGINE_FEATURES],
-                requests=self.requests,
-                row_ids=np.zeros((num_episodes, NUM_ROWS), np.int32),
+                **seen,
+                row_ids=self.row_ids,
                 open_ids=np.zeros((num_episodes, max_requests), np.int32),
                 masks=self.masks,
                 rewards=self.rewards,
                 finished=self.finished,
             )
         )
-
-    def begin(self, episode_id: int, workload: Workload) -> None:
-        """Starts episode `episode_id` afresh with a workload and goes to its first decision."""
-        self.engine.check_fits(workload)
-        refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "the environment")
-        clear(self.fleet, slice(episode_id, episode_id + 1))
-        first = episode_id * self.max_requests
-        load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)
-        self.episodes[episode_id] = np.zeros((), EPISODE)
-        self.episodes[episode_id].num_requests = workload.num_requests
-        self.finished[episode_id] = False
-        _begin(self._state, episode_id)
-
-    def step(self, choices: np.ndarray) -> None:
-        """Takes one decision in every episode that is not finished, and goes on to the next one.
-
-        choices: int64 (K,), a row to act on or NUM_ROWS plus the number of a share to run with; ValueError
-        names the first that is not legal, and then nothing has changed.
-        """
-        inside = (choices >= 0) & (choices < NUM_CHOICES)
-        legal = inside & self.masks[np.arange(self.num_episodes), np.where(inside, choices, 0)]
-        legal |= self.finished
-        if not legal.all():
-            episode_id = int(np.argmin(legal))
-            raise ValueError(
-                f"action {choices[episode_id]} in environment {episode_id}, decision "
-                f"{self.episodes[episode_id].num_decisions}: must be one that action_masks() allows: "
-                f"{np.flatnonzero(self.masks[episode_id]).tolist()}"
-            )
-        _step(self._state, choices)
 
     def step_by_scores(self, scores: np.ndarray) -> None:
         """Decides on one iteration in every episode that is not finished, and goes on to the next decision.
@@ -136,11 +95,11 @@ class BatchingEpisodes:
             )
         _step_by_scores(self._state, scores)
 
-    def results(self, episode_id: int) -> Results:
-        """What happened to the requests of an episode so far."""
-        first = episode_id * self.max_requests
-        num_requests = int(self.episodes[episode_id].num_requests)
-        return Results.of(self.fleet, slice(first, first + num_requests), episode_id)
+    def _go_to_first_decision(self, episode_id: int) -> None:
+        _begin(self._state, episode_id)
+
+    def _take(self, actions: np.ndarray) -> int:
+        return _step(self._state, actions)
 
 
 @kernel
@@ -164,20 +123,12 @@ def _go_on(state: State, episode_id: int) -> bool:
 
 
 @kernel
-def _cost_since(state: State, episode_id: int) -> float:
-    """Brings the episode's cost up to now; returns its increase."""
-    fleet, episode, objective = state.fleet, state.episodes[episode_id], state.objective[0]
-    replica = fleet.replicas[episode_id]
-    if objective.slo_weight > 0 and episode.num_open > replica.num_unfinished:
-        episode.num_attained += count_attained(
-            fleet, state.open_ids[episode_id], episode.num_open, objective.slo_ttft_s, objective.slo_tpot_s
-        )
-        episode.num_open = replica.num_unfinished
-    now_s, arrived, attained = replica.clock_s, episode.next_request, episode.num_attained
-    cost = episode_cost(fleet, episode_id, 1, now_s, arrived, attained, objective)
-    increase: float = cost - episode.cost
-    episode.cost = cost
-    return increase
+def _reward(state: State, episode_id: int) -> float:
+    """Minus what the cost has grown by since the last decision."""
+    episode, now_s = state.episodes[episode_id], state.fleet.replicas[episode_id].clock_s
+    open_ids, objective = state.open_ids[episode_id], state.objective[0]
+    arrived = episode.next_request
+    return -cost_since(state.fleet, episode_id, 1, episode, open_ids, now_s, arrived, objective)
 
 
 @kernel
@@ -200,8 +151,11 @@ def _begin(state: State, episode_id: int) -> None:
 
 
 @jit
-def _step(state: State, choices: np.ndarray) -> None:
-    """One decision in every episode that is not finished."""
+def _step(state: State, choices: np.ndarray) -> int:
+    """One decision in every episode that is not finished; none where one is illegal: returns that episode."""
+    illegal = first_illegal(state.masks, state.finished, choices)
+    if illegal != NOBODY:
+        return illegal
     for episode_id in range(choices.shape[0]):
         state.rewards[episode_id] = 0.0
         if state.finished[episode_id]:
@@ -211,8 +165,9 @@ def _step(state: State, choices: np.ndarray) -> None:
         state.episodes[episode_id].num_decisions += 1
         if choice >= NUM_ROWS:
             state.finished[episode_id] = not _go_on(state, episode_id)
-        state.rewards[episode_id] = -_cost_since(state, episode_id)
+        state.rewards[episode_id] = _reward(state, episode_id)
         _observe(state, episode_id)
+    return NOBODY
 
 
 @jit
@@ -225,5 +180,5 @@ def _step_by_scores(state: State, scores: np.ndarray) -> None:
         decide_by_scores(state.fleet, episode_id, scores[episode_id], state.row_ids[episode_id])
         state.episodes[episode_id].num_decisions += 1
         state.finished[episode_id] = not _go_on(state, episode_id)
-        state.rewards[episode_id] = -_cost_since(state, episode_id)
+        state.rewards[episode_id] = _reward(state, episode_id)
         _observe(state, episode_id)

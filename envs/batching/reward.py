@@ -163,3 +163,33 @@ def episode_cost(
     cost -= objective.throughput_weight * (num_arrived - num_unfinished)
     cost -= objective.slo_weight * num_attained
     return cost
+
+
+@kernel
+def cost_since(
+    fleet: Fleet,
+    first: int,
+    count: int,
+    episode: np.record,
+    open_ids: np.ndarray,
+    now_s: float,
+    num_arrived: int,
+    objective: np.record,
+) -> float:
+    """Brings an episode's cost up to `now_s`; returns its increase.
+
+    episode: record with `num_open`, `num_attained` and `cost`; open_ids: int32, of its requests that have
+    arrived, the first `num_open` of which have not been counted as finished.
+    """
+    num_unfinished = 0
+    for replica_id in range(first, first + count):
+        num_unfinished += fleet.replicas[replica_id].num_unfinished
+    if objective.slo_weight > 0 and episode.num_open > num_unfinished:
+        episode.num_attained += count_attained(
+            fleet, open_ids, episode.num_open, objective.slo_ttft_s, objective.slo_tpot_s
+        )
+        episode.num_open = num_unfinished
+    cost = episode_cost(fleet, first, count, now_s, num_arrived, episode.num_attained, objective)
+    increase: float = cost - episode.cost
+    episode.cost = cost
+    return increase

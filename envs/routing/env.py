@@ -1,41 +1,44 @@
 """`servegym/Routing-v0`: the agent is the load balancer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
-from servegym.envs.metrics import summarise
+from servegym.envs.problem import Problem, episode_streams
 from servegym.envs.routing.episodes import RoutingEpisodes
-from servegym.envs.routing.observation import Observation, observation_space
+from servegym.envs.routing.observation import observation_space
 from servegym.envs.routing.stream import EpisodeStream
-from servegym.envs.routing.viewer import (
-    RENDER_FPS,
-    RENDER_MODES,
-    Frame,
-    Snapshot,
-    Viewer,
-    usable_render_modes,
-)
-from servegym.envs.scenario import Scenario, load_scenario
-from servegym.envs.sim.llm.view import (
-    AVAILABLE,
-    KV_TOTAL_BLOCKS,
-    KV_USED_BLOCKS,
-    PROMPT_TOKENS,
-    RUNNING,
-    WAITING,
-)
+from servegym.envs.routing.viewer import FleetSnapshot, lay_out
+from servegym.envs.scenario import Scenario
+from servegym.envs.sim.llm.view import PROMPT_TOKENS
+from servegym.envs.single import NativeEnv
+from servegym.envs.viewer import Facts
 
 DEFAULT_SCENARIO = "azure_conv_8xh100"
 
 
-class RoutingEnv(gym.Env[Observation, np.int64]):
+def routing_problem(streams: list[EpisodeStream], slots: int | None) -> Problem:
+    """An episode of each stream, seen in `slots` rows (None: as many as replicas)."""
+    episodes = RoutingEpisodes(streams[0].scenario, len(streams), streams[0].max_requests, slots)
+    num_slots = episodes.replicas.shape[1]
+    return Problem(
+        streams,
+        episodes,
+        episodes.step,
+        {"request": episodes.request, "replicas": episodes.replicas},
+        observation_space(num_slots),
+        gym.spaces.Discrete(num_slots),
+    )
+
+
+class RoutingEnv(NativeEnv):
     """Route each request of a stream to one of the replicas of a fleet.
 
     Observation: a Dict, the request/replica graph in arrays (envs/routing/observation.py):
-        request   float32 (3,)         prompt tokens, predicted output tokens (0: no predictor), gap in s
-        replicas  float32 (slots, 11)  a row per replica slot: available, running, waiting, queued prefill
+        request   float32 (4,)         prompt tokens, predicted output tokens (0: no predictor), gap in s,
+                                       priority (smaller is more urgent)
+        replicas  float32 (slots, 13)  a row per replica slot: available, running, waiting, queued prefill
                                        tokens, ... (columns and units: docs/simulator.md)
     Action: Discrete(slots), the replica that gets the request. Legal are the rows with `available` = 1;
         `action_masks()` gives them as bool (slots,). An illegal action raises ValueError.
@@ -66,7 +69,7 @@ class RoutingEnv(gym.Env[Observation, np.int64]):
     True
     """
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+    _episodes: RoutingEpisodes
 
     def __init__(
         self,
@@ -75,85 +78,24 @@ class RoutingEnv(gym.Env[Observation, np.int64]):
         slots: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.metadata = {**self.metadata, "render_modes": usable_render_modes()}
-        self.render_mode = render_mode
-        self.scenario = load_scenario(scenario) if isinstance(scenario, str) else scenario
-        self._stream = EpisodeStream(self.scenario, split)
-        self._episodes = RoutingEpisodes(self.scenario, 1, self._stream.max_requests, slots)
-        num_slots = self._episodes.replicas.shape[1]
-        self.observation_space: gym.Space[Observation] = observation_space(num_slots)
-        self.action_space = gym.spaces.Discrete(num_slots)
-        self._last_action = -1
-        self._viewer: Viewer | None = None
-        if render_mode is not None:
-            title = f"servegym/Routing-v0, {self.scenario.name}"
-            self._viewer = Viewer(render_mode, title, self._episodes.num_replicas)
+        problem = routing_problem(episode_streams(scenario, split, 1), slots)
+        num_replicas = problem.streams[0].scenario.num_replicas
+        super().__init__(
+            problem, render_mode, "servegym/Routing-v0", lambda figure: lay_out(figure, num_replicas)
+        )
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Starts the next episode of the stream, or the first of stream `seed`."""
-        super().reset(seed=seed)
-        if seed is not None:
-            self._stream.restart(seed)
-        self._episodes.begin(0, self._stream.next_workload())
-        self._last_action = -1
-        if self.render_mode == "human":
-            self.render()
-        return self._observation(), {}
-
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Routes the request to replica `action` and goes on to the next arrival."""
-        if self._episodes.finished[0]:
-            raise RuntimeError("the episode is over: call reset() before step()")
-        self._episodes.step(np.array([action], np.int64))
-        self._last_action = int(action)
-        if self.render_mode == "human":
-            self.render()
-        terminated = bool(self._episodes.finished[0])
-        info = {"episode_metrics": summarise(self._episodes.results(0))} if terminated else {}
-        return self._observation(), float(self._episodes.rewards[0]), terminated, False, info
-
-    def render(self) -> Frame | None:
-        """The fleet at the current decision: uint8 (600, 960, 3) in mode rgb_array, else None."""
-        if self._viewer is None:
-            gym.logger.warn("render() draws nothing: the environment was made without a render_mode")
-            return None
-        return self._viewer.draw(self._snapshot())
-
-    def close(self) -> None:
-        """Closes the window, if there is one."""
-        if self._viewer is not None:
-            self._viewer.close()
-
-    def action_masks(self) -> np.ndarray:
-        """bool (slots,): True where the action is legal."""
-        masks: np.ndarray = self._episodes.legal_actions()[0]
-        return masks
-
-    def _observation(self) -> Observation:
-        return {"request": self._episodes.request[0].copy(), "replicas": self._episodes.replicas[0].copy()}
-
-    def _snapshot(self) -> Snapshot:
+    def _picture(self) -> tuple[Facts, Sequence[Any]]:
         episodes = self._episodes
         episode = episodes.episodes[0]
-        rows = episodes.replicas[0, : episodes.num_replicas].astype(np.float64)
-        running, waiting = rows[:, RUNNING], rows[:, WAITING]
-        kv_share = rows[:, KV_USED_BLOCKS] / np.maximum(rows[:, KV_TOTAL_BLOCKS], 1)
+        chosen = -1 if self._last_action is None else int(self._last_action)
+        fleet = FleetSnapshot.of(episodes.replicas[0, : episodes.num_replicas], chosen)
         over = bool(episodes.finished[0])
-        return Snapshot(
-            time_s=float(episode.now_s),
-            running=running,
-            waiting=waiting,
-            kv_share=kv_share,
-            available=rows[:, AVAILABLE] > 0,
-            chosen=self._last_action,
-            facts=(
-                ("last arrival" if over else "time", f"{episode.now_s:,.2f} s"),
-                ("routed", f"{episode.next_request:,} of {episode.num_requests:,}"),
-                ("running", f"{running.sum():,.0f}"),
-                ("waiting", f"{waiting.sum():,.0f}"),
-                ("KV in use", f"{kv_share.mean():.0%}"),
-                ("next request", "none" if over else f"{episodes.request[0, PROMPT_TOKENS]:,.0f} tokens"),
-            ),
+        facts = (
+            ("last arrival" if over else "time", f"{episode.now_s:,.2f} s"),
+            ("routed", f"{episode.next_request:,} of {episode.num_requests:,}"),
+            ("running", f"{fleet.running.sum():,.0f}"),
+            ("waiting", f"{fleet.waiting.sum():,.0f}"),
+            ("KV in use", f"{fleet.kv_share.mean():.0%}"),
+            ("next request", "none" if over else f"{episodes.request[0, PROMPT_TOKENS]:,.0f} tokens"),
         )
+        return facts, (fleet, fleet.past(float(episode.now_s)))

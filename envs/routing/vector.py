@@ -1,33 +1,13 @@
-"""The native vector form of `servegym/Routing-v0`: one call advances every episode."""
+"""The native vector form of `servegym/Routing-v0`."""
 
-from typing import Any
-
-import gymnasium as gym
-import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
-
-from servegym.envs.metrics import summarise
-from servegym.envs.routing.env import DEFAULT_SCENARIO
-from servegym.envs.routing.episodes import RoutingEpisodes
-from servegym.envs.routing.observation import Observation, observation_space
-from servegym.envs.routing.stream import EpisodeStream
-from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.problem import episode_streams
+from servegym.envs.routing.env import DEFAULT_SCENARIO, routing_problem
+from servegym.envs.scenario import Scenario
+from servegym.envs.vector import NativeVectorEnv
 
 
-class RoutingVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
-    """`num_envs` routing episodes, see `RoutingEnv` for what they are.
-
-    An episode that ends restarts in the same step (`AutoresetMode.SAME_STEP`); `infos` is empty except
-    then, when it holds `final_obs` and `final_info` (with `episode_metrics`) of the episodes that ended.
-    With copy=False the observation arrays are reused by the next step. Environment k with seed s follows the
-    same episodes as a single one with seed s + k, to the bit.
-    """
-
-    metadata = {
-        "render_modes": [],
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-    }
+class RoutingVectorEnv(NativeVectorEnv):
+    """`num_envs` routing episodes: `RoutingEnv` says what they are, `NativeVectorEnv` how they run."""
 
     def __init__(
         self,
@@ -37,68 +17,4 @@ class RoutingVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         slots: int | None = None,
         copy: bool = True,
     ) -> None:
-        self.num_envs = num_envs
-        self.scenario = load_scenario(scenario) if isinstance(scenario, str) else scenario
-        self._streams = [EpisodeStream(self.scenario, split) for _ in range(num_envs)]
-        self._episodes = RoutingEpisodes(self.scenario, num_envs, self._streams[0].max_requests, slots)
-        self._copy = copy
-        num_slots = self._episodes.replicas.shape[1]
-        self.single_observation_space = observation_space(num_slots)
-        self.single_action_space = gym.spaces.Discrete(num_slots)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Starts a new episode everywhere; a number seeds environment k with seed + k."""
-        if seed is not None:
-            seeds = [seed + k for k in range(self.num_envs)] if isinstance(seed, int) else seed
-            for stream, stream_seed in zip(self._streams, seeds, strict=True):
-                stream.restart(stream_seed)
-        for episode_id in range(self.num_envs):
-            self._begin(episode_id)
-        return self._observation(), {}
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Routes one request in every episode: actions int (num_envs,)."""
-        episodes = self._episodes
-        episodes.step(np.asarray(actions, np.int64))
-        terminations = episodes.finished.copy()
-        infos = self._restart_finished(terminations) if terminations.any() else {}
-        truncations = np.zeros(self.num_envs, np.bool_)
-        return self._observation(), episodes.rewards.copy(), terminations, truncations, infos
-
-    def action_masks(self) -> np.ndarray:
-        """bool (num_envs, slots): True where the action is legal."""
-        return self._episodes.legal_actions()
-
-    def _begin(self, episode_id: int) -> None:
-        self._episodes.begin(episode_id, self._streams[episode_id].next_workload())
-
-    def _restart_finished(self, finished: np.ndarray) -> dict[str, Any]:
-        """The infos of the episodes that ended, which are begun anew."""
-        final_obs = np.full(self.num_envs, None, object)
-        metrics = np.full(self.num_envs, None, object)
-        for episode_id in np.flatnonzero(finished).tolist():
-            final_obs[episode_id] = {
-                "request": self._episodes.request[episode_id].copy(),
-                "replicas": self._episodes.replicas[episode_id].copy(),
-            }
-            metrics[episode_id] = summarise(self._episodes.results(episode_id))
-            self._begin(episode_id)
-        final_info = {"episode_metrics": metrics, "_episode_metrics": finished}
-        return {
-            "final_obs": final_obs,
-            "_final_obs": finished,
-            "final_info": final_info,
-            "_final_info": finished,
-        }
-
-    def _observation(self) -> Observation:
-        request, replicas = self._episodes.request, self._episodes.replicas
-        if self._copy:
-            request, replicas = request.copy(), replicas.copy()
-        return {"request": request, "replicas": replicas}
+        super().__init__(routing_problem(episode_streams(scenario, split, num_envs), slots), copy)

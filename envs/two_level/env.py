@@ -1,21 +1,42 @@
 """`servegym/TwoLevel-v0`: the agent is the load balancer and the scheduler of every engine behind it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
-from servegym.envs.metrics import summarise
+from servegym.envs.batching.viewer import EngineSnapshot, row_of, words
+from servegym.envs.problem import Problem, episode_streams
 from servegym.envs.routing.stream import EpisodeStream
-from servegym.envs.scenario import Scenario, load_scenario
-from servegym.envs.sim.llm.decisions import NUM_CHOICES
+from servegym.envs.routing.viewer import FleetSnapshot
+from servegym.envs.scenario import Scenario
+from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS
+from servegym.envs.sim.llm.state import NOBODY
+from servegym.envs.sim.llm.view import PROMPT_TOKENS
+from servegym.envs.single import NativeEnv
 from servegym.envs.two_level.episodes import TwoLevelEpisodes
-from servegym.envs.two_level.observation import Observation, observation_space
+from servegym.envs.two_level.observation import ROUTING, observation_space
+from servegym.envs.two_level.viewer import lay_out
+from servegym.envs.viewer import Facts
 
 DEFAULT_SCENARIO = "azure_conv_4xh100"
 
 
-class TwoLevelEnv(gym.Env[Observation, np.int64]):
+def two_level_problem(streams: list[EpisodeStream]) -> Problem:
+    """An episode of each stream."""
+    scenario = streams[0].scenario
+    episodes = TwoLevelEpisodes(scenario, len(streams), streams[0].max_requests)
+    return Problem(
+        streams,
+        episodes,
+        episodes.step,
+        episodes.observation,
+        observation_space(scenario.num_replicas),
+        gym.spaces.Discrete(scenario.num_replicas + NUM_CHOICES),
+    )
+
+
+class TwoLevelEnv(NativeEnv):
     """Route each request to one of R replicas, and put together the batches of all of them.
 
     One decision a step, of the level that is due first: routing at arrivals, after all iterations that end at
@@ -34,7 +55,11 @@ class TwoLevelEnv(gym.Env[Observation, np.int64]):
         raises ValueError and changes nothing.
     Reward, termination and episodes: as in `servegym/Batching-v0`, over the whole fleet.
 
-    Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test".
+    Rendering: `render_mode="rgb_array"` gives pictures of the fleet and of the engine whose decision is due
+        (envs/two_level/viewer.py), "human" shows them in a window after every reset and step.
+
+    Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test"; render_mode, see
+    above.
     `envs/two_level/aec.py` has the same with an agent for the router and one for each scheduler.
 
     >>> import gymnasium as gym
@@ -53,37 +78,56 @@ class TwoLevelEnv(gym.Env[Observation, np.int64]):
     True
     """
 
-    def __init__(self, scenario: str | Scenario = DEFAULT_SCENARIO, split: str = "train") -> None:
-        self.scenario = load_scenario(scenario) if isinstance(scenario, str) else scenario
-        self._stream = EpisodeStream(self.scenario, split)
-        self._episodes = TwoLevelEpisodes(self.scenario, 1, self._stream.max_requests)
-        num_replicas = self.scenario.num_replicas
-        self.observation_space = observation_space(num_replicas)
-        self.action_space = gym.spaces.Discrete(num_replicas + NUM_CHOICES)
+    _episodes: TwoLevelEpisodes
+
+    def __init__(
+        self,
+        scenario: str | Scenario = DEFAULT_SCENARIO,
+        split: str = "train",
+        render_mode: str | None = None,
+    ) -> None:
+        problem = two_level_problem(episode_streams(scenario, split, 1))
+        count = problem.streams[0].scenario.num_replicas
+        super().__init__(problem, render_mode, "servegym/TwoLevel-v0", lambda figure: lay_out(figure, count))
+        self._chosen_request, self._chosen_replica = NOBODY, -1
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Starts the next episode of the stream, or the first of stream `seed`."""
-        super().reset(seed=seed)
-        if seed is not None:
-            self._stream.restart(seed)
-        self._episodes.begin(0, self._stream.next_workload())
-        return self._observation(), {}
+        self._chosen_request, self._chosen_replica = NOBODY, -1
+        return super().reset(seed=seed, options=options)
 
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Takes one decision and goes on to the next one."""
-        if self._episodes.finished[0]:
-            raise RuntimeError("the episode is over: call reset() before step()")
-        self._episodes.step(np.array([action], np.int64))
-        terminated = bool(self._episodes.finished[0])
-        info = {"episode_metrics": summarise(self._episodes.results(0))} if terminated else {}
-        return self._observation(), float(self._episodes.rewards[0]), terminated, False, info
+        choice = int(action) - self._episodes.num_replicas
+        self._chosen_replica = int(action if choice < 0 else self._episodes.observation["replica"][0])
+        on_a_row = 0 <= choice < NUM_ROWS
+        self._chosen_request = int(self._episodes.row_ids[0, choice]) if on_a_row else NOBODY
+        return super().step(action)
 
-    def action_masks(self) -> np.ndarray:
-        """bool (R + 68,): True where the action is legal."""
-        masks: np.ndarray = self._episodes.masks[0].copy()
-        return masks
-
-    def _observation(self) -> Observation:
-        return {key: value[0].copy() for key, value in self._episodes.observation.items()}
+    def _picture(self) -> tuple[Facts, Sequence[Any]]:
+        episodes, episode = self._episodes, self._episodes.episodes[0]
+        seen = {key: value[0] for key, value in episodes.observation.items()}
+        over, routing = bool(episodes.finished[0]), seen["level"] == ROUTING
+        fleet = FleetSnapshot.of(seen["replicas"], self._chosen_replica)
+        turn = "nobody" if over else "router" if routing else f"engine {seen['replica']}"
+        engine = None
+        if not routing:
+            chosen = row_of(self._chosen_request, episodes.row_ids[0])
+            title = f"engine {seen['replica']}"
+            engine = EngineSnapshot(seen["engine"], seen["requests"], episodes.engine, chosen, title)
+        last = "none"
+        if self._last_action is not None:
+            choice = int(self._last_action) - episodes.num_replicas
+            last = f"route to {self._chosen_replica}" if choice < 0 else words(choice)
+        to_route = routing and not over
+        facts = (
+            ("time", f"{episode.now_s:,.2f} s"),
+            ("routed", f"{episode.next_request:,} of {episode.num_requests:,}"),
+            ("turn of", turn),
+            ("to be routed", f"{seen['request'][PROMPT_TOKENS]:,.0f} tokens" if to_route else "none"),
+            ("KV in use", f"{fleet.kv_share.mean():.0%}"),
+            ("last decision", last),
+        )
+        return facts, (fleet, engine, fleet.past(float(episode.now_s)))

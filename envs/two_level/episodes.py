@@ -3,20 +3,18 @@
 One native call takes one decision in each. All forms of the environment are thin views of this.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from servegym.costmodels.jit import jit, kernel
 from servegym.costmodels.structs import struct
-from servegym.envs.batching.reward import count_attained, episode_cost, objective_record
+from servegym.envs.batching.reward import cost_since, objective_record
+from servegym.envs.batching.scheduled import ScheduledEpisodes, first_illegal
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, write_decision
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, next_decision
 from servegym.envs.sim.llm.fleet import submit
-from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
-from servegym.envs.sim.llm.simulate import Results, refuse_columns
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 from servegym.envs.sim.llm.view import (
     REPLICA_FEATURES,
@@ -25,7 +23,6 @@ from servegym.envs.sim.llm.view import (
     write_request_row,
 )
 from servegym.envs.two_level.observation import ROUTING, SCHEDULING, Observation
-from servegym.envs.workloads import Workload
 
 EPISODE = np.dtype(
     [
@@ -61,26 +58,18 @@ class State(NamedTuple):
     finished: np.ndarray  # bool (K,)
 
 
-class TwoLevelEpisodes:
+class TwoLevelEpisodes(ScheduledEpisodes):
     """K independent episodes of one scenario.
 
-    max_requests: the longest episode there will be. Each call writes in place: `observation`, arrays with a
-    leading axis K (observation.py), `masks`, bool (K, R + NUM_CHOICES), `rewards`, float64 (K,), and
-    `finished`, bool (K,).
+    Each call writes in place: `observation`, arrays with a leading axis K (observation.py), `masks`, bool
+    (K, R + NUM_CHOICES), and `row_ids`, int32 (K, NUM_ROWS), the request of each row. An action is, below R,
+    the replica that gets the request, from R on a choice as in batching for the replica that is due. The
+    first decision routes the first request.
     """
 
     def __init__(self, scenario: Scenario, num_episodes: int, max_requests: int) -> None:
-        self.num_episodes = num_episodes
-        self.num_replicas = scenario.num_replicas
-        self.max_requests = max_requests
-        self._engine = replace(scenario.engine, scheduler="agent")
-        count = self.num_replicas
-        self.fleet = new_fleet(
-            [ReplicaSpec(self._engine, scenario.cost)] * count,
-            num_episodes * max_requests,
-            num_episodes=num_episodes,
-        )
-        self.episodes = np.zeros(num_episodes, EPISODE).view(np.recarray)
+        count = scenario.num_replicas
+        super().__init__(scenario, num_episodes, max_requests, EPISODE, count + NUM_CHOICES)
         self.observation: Observation = {
             "level": np.zeros(num_episodes, np.int64),
             "replica": np.zeros(num_episodes, np.int64),
@@ -89,15 +78,13 @@ class TwoLevelEpisodes:
             "engine": np.zeros((num_episodes, ENGINE_FEATURES), np.float32),
             "requests": np.zeros((num_episodes, NUM_ROWS, ROW_FEATURES), np.float32),
         }
-        self.masks = np.zeros((num_episodes, count + NUM_CHOICES), np.bool_)
-        self.rewards = np.zeros(num_episodes)
-        self.finished = np.zeros(num_episodes, np.bool_)
+        self.row_ids = np.zeros((num_episodes, NUM_ROWS), np.int32)
         self._state = struct(
             State(
                 fleet=self.fleet,
                 episodes=self.episodes,
                 objective=objective_record(scenario),
-                row_ids=np.zeros((num_episodes, NUM_ROWS), np.int32),
+                row_ids=self.row_ids,
                 open_ids=np.zeros((num_episodes, max_requests), np.int32),
                 masks=self.masks,
                 rewards=self.rewards,
@@ -106,42 +93,11 @@ class TwoLevelEpisodes:
             )
         )
 
-    def begin(self, episode_id: int, workload: Workload) -> None:
-        """Starts episode `episode_id` afresh with a workload; the first decision routes its first request."""
-        self._engine.check_fits(workload)
-        refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "the environment")
-        clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
-        first = episode_id * self.max_requests
-        load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)
-        self.episodes[episode_id] = np.zeros((), EPISODE)
-        self.episodes[episode_id].num_requests = workload.num_requests
-        self.episodes[episode_id].now_s = workload.arrival_s[0]
-        self.finished[episode_id] = False
+    def _go_to_first_decision(self, episode_id: int) -> None:
         _begin(self._state, episode_id)
 
-    def step(self, actions: np.ndarray) -> None:
-        """Takes one decision in every episode that is not finished, and goes on to the next one.
-
-        actions: int64 (K,), below R the replica that gets the request, from R on a choice as in batching for
-        the replica that is due; ValueError names the first that is not legal, and then nothing has changed.
-        """
-        inside = (actions >= 0) & (actions < self.masks.shape[1])
-        legal = inside & self.masks[np.arange(self.num_episodes), np.where(inside, actions, 0)]
-        legal |= self.finished
-        if not legal.all():
-            episode_id = int(np.argmin(legal))
-            raise ValueError(
-                f"action {actions[episode_id]} in environment {episode_id}, decision "
-                f"{self.episodes[episode_id].num_decisions}: must be one that action_masks() allows: "
-                f"{np.flatnonzero(self.masks[episode_id]).tolist()}"
-            )
-        _step(self._state, actions)
-
-    def results(self, episode_id: int) -> Results:
-        """What happened to the requests of an episode so far."""
-        first = episode_id * self.max_requests
-        num_requests = int(self.episodes[episode_id].num_requests)
-        return Results.of(self.fleet, slice(first, first + num_requests), episode_id * self.num_replicas)
+    def _take(self, actions: np.ndarray) -> int:
+        return _step(self._state, actions)
 
 
 @kernel
@@ -178,24 +134,12 @@ def _route(state: State, episode_id: int, replica: int) -> None:
 
 
 @kernel
-def _cost_since(state: State, episode_id: int) -> float:
-    """Brings the episode's cost up to now; returns its increase."""
-    fleet, episode, objective = state.fleet, state.episodes[episode_id], state.objective[0]
-    count = state.replicas.shape[1]
-    first = episode_id * count
-    num_unfinished = 0
-    for replica_id in range(first, first + count):
-        num_unfinished += fleet.replicas[replica_id].num_unfinished
-    if objective.slo_weight > 0 and episode.num_open > num_unfinished:
-        episode.num_attained += count_attained(
-            fleet, state.open_ids[episode_id], episode.num_open, objective.slo_ttft_s, objective.slo_tpot_s
-        )
-        episode.num_open = num_unfinished
-    routed, attained = episode.next_request, episode.num_attained
-    cost = episode_cost(fleet, first, count, episode.now_s, routed, attained, objective)
-    increase: float = cost - episode.cost
-    episode.cost = cost
-    return increase
+def _reward(state: State, episode_id: int) -> float:
+    """Minus what the cost has grown by since the last decision."""
+    episode, count = state.episodes[episode_id], state.replicas.shape[1]
+    open_ids, objective = state.open_ids[episode_id], state.objective[0]
+    now_s, routed = episode.now_s, episode.next_request
+    return -cost_since(state.fleet, episode_id * count, count, episode, open_ids, now_s, routed, objective)
 
 
 @kernel
@@ -232,13 +176,17 @@ def _observe(state: State, episode_id: int) -> None:
 @jit
 def _begin(state: State, episode_id: int) -> None:
     """Goes to the first decision of an episode."""
+    state.episodes[episode_id].now_s = state.fleet.requests[episode_id * state.open_ids.shape[1]].arrival_s
     _go_on(state, episode_id)
     _observe(state, episode_id)
 
 
 @jit
-def _step(state: State, actions: np.ndarray) -> None:
-    """One decision in every episode that is not finished."""
+def _step(state: State, actions: np.ndarray) -> int:
+    """One decision in every episode that is not finished; none where one is illegal: returns that episode."""
+    illegal = first_illegal(state.masks, state.finished, actions)
+    if illegal != NOBODY:
+        return illegal
     count = state.replicas.shape[1]
     for episode_id in range(actions.shape[0]):
         state.rewards[episode_id] = 0.0
@@ -253,5 +201,6 @@ def _step(state: State, actions: np.ndarray) -> None:
         state.episodes[episode_id].num_decisions += 1
         if action < count or action >= count + NUM_ROWS:
             state.finished[episode_id] = not _go_on(state, episode_id)
-        state.rewards[episode_id] = -_cost_since(state, episode_id)
+        state.rewards[episode_id] = _reward(state, episode_id)
         _observe(state, episode_id)
+    return NOBODY

@@ -90,7 +90,7 @@ def test_scores_out_of_range_are_refused_and_change_nothing(value: float) -> Non
     action[3] = value
     with pytest.raises(ValueError, match=f"environment 0, decision 0: has {value}, must be from -1 to 1"):
         env.step(action)
-    np.testing.assert_array_equal(before["requests"], env._observation()["requests"])
+    np.testing.assert_array_equal(before["requests"], env._episodes.requests[0])
 
 
 def test_unknown_form_is_refused() -> None:

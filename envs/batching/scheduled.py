@@ -1,0 +1,94 @@
+"""Episodes whose engines' schedulers are the caller: what one engine and a fleet of them have in common."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from servegym.costmodels.jit import kernel
+from servegym.envs.scenario import Scenario
+from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
+from servegym.envs.sim.llm.simulate import Results, refuse_columns
+from servegym.envs.sim.llm.state import NOBODY
+from servegym.envs.workloads import Workload
+
+
+class ScheduledEpisodes:
+    """K independent episodes of one scenario, each with all of its replicas.
+
+    max_requests: the longest episode there will be. episode: dtype of their records, with `num_requests` and
+    `num_decisions`. Written in place: `masks`, bool (K, num_actions), `rewards`, float64 (K,), and
+    `finished`, bool (K,).
+    """
+
+    def __init__(
+        self, scenario: Scenario, num_episodes: int, max_requests: int, episode: np.dtype, num_actions: int
+    ) -> None:
+        scenario.require_plain("an environment that schedules")
+        self.num_episodes = num_episodes
+        self.num_replicas = scenario.num_replicas
+        self.max_requests = max_requests
+        self.engine = replace(scenario.engine, scheduler="agent")
+        self.fleet = new_fleet(
+            [ReplicaSpec(self.engine, scenario.cost)] * self.num_replicas,
+            num_episodes * max_requests,
+            num_episodes=num_episodes,
+        )
+        self.episodes = np.zeros(num_episodes, episode).view(np.recarray)
+        self.masks = np.zeros((num_episodes, num_actions), np.bool_)
+        self.rewards = np.zeros(num_episodes)
+        self.finished = np.zeros(num_episodes, np.bool_)
+
+    def begin(self, episode_id: int, workload: Workload) -> None:
+        """Starts episode `episode_id` afresh with a workload and goes to its first decision."""
+        self.engine.check_fits(workload)
+        refuse_columns(workload, ("parent", "cancel_after_s", "image_tokens"), "the environment")
+        clear(self.fleet, slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas))
+        first = episode_id * self.max_requests
+        load_requests(self.fleet, np.arange(first, first + workload.num_requests, dtype=np.int32), workload)
+        self.episodes[episode_id] = np.zeros((), self.episodes.dtype)
+        self.episodes[episode_id].num_requests = workload.num_requests
+        self.finished[episode_id] = False
+        self._go_to_first_decision(episode_id)
+
+    def step(self, actions: np.ndarray) -> None:
+        """Takes one decision in every episode that is not finished, and goes on to the next one.
+
+        actions: int64 (K,); ValueError names the first that is not legal, and then nothing has changed.
+        """
+        if actions.shape != self.finished.shape:
+            raise ValueError(f"actions have shape {actions.shape}, must be {self.finished.shape}")
+        episode_id = self._take(actions)
+        if episode_id != NOBODY:
+            raise ValueError(
+                f"action {actions[episode_id]} in environment {episode_id}, decision "
+                f"{self.episodes[episode_id].num_decisions}: must be one that action_masks() allows: "
+                f"{np.flatnonzero(self.masks[episode_id]).tolist()}"
+            )
+
+    def legal_actions(self) -> np.ndarray:
+        """bool (K, num_actions), a new array."""
+        return self.masks.copy()
+
+    def results(self, episode_id: int) -> Results:
+        """What happened to the requests of an episode so far."""
+        first = episode_id * self.max_requests
+        num_requests = int(self.episodes[episode_id].num_requests)
+        return Results.of(self.fleet, slice(first, first + num_requests), episode_id * self.num_replicas)
+
+    def _go_to_first_decision(self, episode_id: int) -> None:
+        raise NotImplementedError
+
+    def _take(self, actions: np.ndarray) -> int:
+        """Does what `step` does, unless an action is not legal: returns its episode, else NOBODY."""
+        raise NotImplementedError
+
+
+@kernel
+def first_illegal(masks: np.ndarray, finished: np.ndarray, actions: np.ndarray) -> int:
+    """The first episode, of those not finished, whose action its mask does not allow; NOBODY if none."""
+    for episode_id in range(actions.shape[0]):
+        action = actions[episode_id]
+        if finished[episode_id] or (0 <= action < masks.shape[1] and masks[episode_id, action]):
+            continue
+        return episode_id
+    return NOBODY

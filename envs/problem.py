@@ -1,0 +1,74 @@
+"""A decision problem: K episodes side by side, as both forms of its Gymnasium environment see them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from servegym.envs.metrics import summarise
+from servegym.envs.routing.stream import EpisodeStream
+from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.workloads import Workload
+
+Observation = Any
+"""An array, or a dict of arrays; of K episodes with a leading axis K."""
+
+
+class Episodes(Protocol):
+    """K episodes of one scenario, advanced together; knows nothing of Gymnasium.
+
+    What the agent sees, `rewards`, float64 (K,), and `finished`, bool (K,), are written in place.
+    """
+
+    rewards: np.ndarray
+    finished: np.ndarray
+
+    def begin(self, episode_id: int, workload: Workload) -> None:
+        """Starts episode `episode_id` afresh and goes to its first decision."""
+
+    def legal_actions(self) -> np.ndarray:
+        """bool (K, actions), a new array: True where an action is legal."""
+
+    def results(self, episode_id: int) -> Results:
+        """What happened to the requests of an episode so far."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """K episodes, where their workloads come from, and the spaces of one of them.
+
+    step: takes actions with a leading axis K, one decision in every episode that is not finished;
+    ValueError names the first that is not legal, and then nothing has changed. observation: written in
+    place by `episodes`.
+    """
+
+    streams: Sequence[EpisodeStream]
+    episodes: Episodes
+    step: Callable[[np.ndarray], None]
+    observation: Observation
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+    def begin(self, episode_id: int) -> None:
+        """Starts the next episode of a stream."""
+        self.episodes.begin(episode_id, self.streams[episode_id].next_workload())
+
+    def seen(self, index: int | slice) -> Observation:
+        """A copy of what is seen of an episode, or of several."""
+        if isinstance(self.observation, dict):
+            return {key: value[index].copy() for key, value in self.observation.items()}
+        return self.observation[index].copy()
+
+    def metrics(self, episode_id: int) -> dict[str, float]:
+        """The summary of an episode that is over."""
+        return summarise(self.episodes.results(episode_id))
+
+
+def episode_streams(scenario: str | Scenario, split: str, count: int) -> list[EpisodeStream]:
+    """Streams of a scenario, or of the one of a name in conf/scenario."""
+    if isinstance(scenario, str):
+        scenario = load_scenario(scenario)
+    return [EpisodeStream(scenario, split) for _ in range(count)]
