@@ -4,6 +4,7 @@ Numba compiles every function into each of its callers again. A large one is com
 through an address kept in a struct.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 
+@functools.cache
 def address_of(function: Callable[..., None], *argument_types: types.Type) -> Any:
     """Compiles a `kernel` or `routine` that returns nothing for these arguments, for `call_at`."""
     if numba.config.DISABLE_JIT:

@@ -1,11 +1,9 @@
 """`IterationCost`: the time of one engine iteration as flat tables, and its evaluation.
 
 The formula stands in docs/simulator.md, "The time of an iteration". The tables may come from the roofline
-(compile.py) or from measurements; the evaluation does not care. Decode attention is piecewise
-linear in the KV total, so many decode iterations in a row have a closed form.
+(compile.py) or from measurements; the evaluation does not care.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -110,7 +108,7 @@ def _require_not_sinking(name: str, table: Floats, knots: Floats) -> None:
 
 
 @kernel
-def _segment(knots: Floats, x: float) -> int:
+def segment_of(knots: Floats, x: float) -> int:
     """The last segment that starts at or below `x` (the first where none does); 0 for one knot."""
     low, left = 0, knots.size - 1
     while left > 1:
@@ -138,8 +136,8 @@ def _between(start: float, end: float, weight: float) -> float:
 @kernel
 def prefill_attention_seconds(cost: IterationCost, chunk: int, history: int) -> float:
     """Of one prefill chunk: its pairs times the seconds for a pair."""
-    row = _segment(cost.prefill_chunk_knots, chunk)
-    column = _segment(cost.prefill_history_knots, history)
+    row = segment_of(cost.prefill_chunk_knots, chunk)
+    column = segment_of(cost.prefill_history_knots, history)
     down = _weight(cost.prefill_chunk_knots, row, chunk)
     right = _weight(cost.prefill_history_knots, column, history)
     next_row = min(row + 1, cost.prefill_chunk_knots.size - 1)
@@ -171,7 +169,7 @@ def _decode_attention_seconds(table: Floats, knots: Floats, num_decodes: int, kv
         return 0.0
     segment = 0
     if knots.size > 2:
-        segment = _segment(knots, kv_tokens)
+        segment = segment_of(knots, kv_tokens)
     return _decode_line(table, knots, num_decodes, segment, kv_tokens)[0]
 
 
@@ -210,95 +208,3 @@ def decode_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int) -> flo
     return step_seconds(cost, num_decodes, num_decodes) + decode_attention_seconds(
         cost, num_decodes, kv_tokens
     )
-
-
-@kernel
-def _line_seconds(first_s: float, growth_s: float, count: float) -> float:
-    """`count` iterations of which the first lasts `first_s` and each next one `growth_s` more."""
-    return count * (first_s + 0.5 * growth_s * (count - 1.0))
-
-
-@kernel
-def _line_count(first_s: float, growth_s: float, seconds: float) -> float:
-    """The inverse of `_line_seconds`: the smaller root of a quadratic, in the form that does not cancel."""
-    a = 0.5 * growth_s
-    b = first_s - a
-    root = math.sqrt(max(b * b + 4.0 * a * seconds, 0.0))
-    return 2.0 * seconds / (b + root) if b > 0.0 else (root - b) / (2.0 * a)
-
-
-@kernel
-def _walk(
-    cost: IterationCost, num_decodes: int, kv_tokens: int, num_iterations: int, seconds: float
-) -> tuple[float, float, float, float, float]:
-    """Decode iterations line by line of decode attention, up to the line on which `seconds` are exceeded.
-
-    Returns the iterations before that line and their seconds, its first iteration and the growth from one
-    to the next (s), and its number of iterations: 0 where all `num_iterations` fit.
-    """
-    # Floats throughout: whole numbers stay exact up to 2**53, and nothing overflows.
-    left, done, elapsed_s, kv = float(num_iterations), 0.0, 0.0, float(kv_tokens)
-    last = cost.decode_kv_knots.size - 2
-    segment = 0
-    if last > 0:
-        segment = _segment(cost.decode_kv_knots, kv)
-    step_s = step_seconds(cost, num_decodes, num_decodes)
-    first_s = growth_s = count = 0.0
-    while left > 0.0:
-        attention_s, slope = _decode_line(
-            cost.decode_attention_s, cost.decode_kv_knots, num_decodes, segment, kv
-        )
-        first_s, growth_s, count = step_s + attention_s, slope * num_decodes, left
-        if segment < last:
-            to_knot = math.ceil((cost.decode_kv_knots[segment + 1] - kv) / num_decodes)
-            count = min(left, max(1.0, float(to_knot)))
-        line_s = _line_seconds(first_s, growth_s, count)
-        if not elapsed_s + line_s <= seconds:
-            break
-        elapsed_s += line_s
-        done += count
-        left -= count
-        kv += count * num_decodes
-        count = 0.0
-        while segment < last and kv >= cost.decode_kv_knots[segment + 1]:
-            segment += 1
-    return done, elapsed_s, first_s, growth_s, count
-
-
-@kernel
-def decode_span_seconds(cost: IterationCost, num_decodes: int, kv_tokens: int, num_iterations: int) -> float:
-    """`num_iterations` decode-only iterations in a row; each adds `num_decodes >= 1` KV tokens.
-
-    The first one starts with `kv_tokens`. Closed form on each line of decode attention.
-    """
-    return _walk(cost, num_decodes, kv_tokens, num_iterations, math.inf)[1]
-
-
-@kernel
-def decode_iterations_within(
-    cost: IterationCost, num_decodes: int, kv_tokens: int, max_iterations: int, seconds: float
-) -> tuple[int, float, float]:
-    """The largest `n <= max_iterations` whose `decode_span_seconds` is at most `seconds`, and that span.
-
-    Exact with respect to `decode_span_seconds`; `(0, 0.0, ...)` where not one iteration fits. The last of the
-    three numbers is how long the iteration after these lasts (0 where all `max_iterations` fit).
-    """
-    if max_iterations <= 0:
-        return 0, 0.0, 0.0
-    done, elapsed_s, first_s, growth_s, count = _walk(cost, num_decodes, kv_tokens, max_iterations, seconds)
-    if count == 0.0:
-        return max_iterations, elapsed_s, 0.0
-    if not elapsed_s + first_s <= seconds:
-        return int(done), elapsed_s, first_s
-    # The root of the quadratic is right to about one. The two counts beside it are tried at once, which costs
-    # less than trying one after the other and is nearly always enough.
-    n = min(max(math.floor(_line_count(first_s, growth_s, seconds - elapsed_s)), 1.0), count - 1.0)
-    span_s = elapsed_s + _line_seconds(first_s, growth_s, n)
-    more_s = elapsed_s + _line_seconds(first_s, growth_s, n + 1.0)
-    while span_s > seconds:
-        n -= 1.0
-        span_s, more_s = elapsed_s + _line_seconds(first_s, growth_s, n), span_s
-    while n + 1.0 < count and more_s <= seconds:
-        n += 1.0
-        span_s, more_s = more_s, elapsed_s + _line_seconds(first_s, growth_s, n + 1.0)
-    return int(done + n), span_s, first_s + growth_s * n

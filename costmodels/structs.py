@@ -8,9 +8,10 @@ A struct is constant: compiled code may write into its arrays, never to its fiel
 so it must outlive the calls it is passed to, which is so for any argument.
 """
 
+import functools
 import hashlib
 import operator
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Any, TypeVar, cast
 
 import numba
@@ -38,9 +39,14 @@ def struct(fields: Fields) -> Fields:
     return fields if numba.config.DISABLE_JIT else cast(Fields, _Struct(fields))
 
 
-def struct_array(elements: Sequence[Fields]) -> Sequence[Fields]:
-    """Several NamedTuples of the same types; compiled code gets the struct `array[i]` by pointer, too."""
-    return elements if numba.config.DISABLE_JIT else cast(Sequence[Fields], _StructArray(elements))
+def struct_array(elements: Sequence[Fields]) -> MutableSequence[Fields]:
+    """Several NamedTuples of the same types; compiled code gets the struct `array[i]` by pointer, too.
+
+    An element may be replaced, in Python, by another of the same types.
+    """
+    if numba.config.DISABLE_JIT:
+        return list(elements)
+    return cast(MutableSequence[Fields], _StructArray(list(map(fields_of, elements))))
 
 
 def fields_of(a_struct: Fields) -> Any:
@@ -52,14 +58,16 @@ class _StructArray:
     """Tuples, and their contents in memory as compiled code has them, one after the other."""
 
     def __init__(self, elements: Sequence[Any]) -> None:
-        self.elements = tuple(elements)
+        self.elements = list(elements)
         layout, *others = [_layout(element) for element in elements]
+        self._element_layout = layout
         if any(other != layout for other in others):
             raise TypeError(f"a struct array of {layout} and others")
-        if layout not in _TYPES:
-            _TYPES[layout] = numba.typeof(elements[0])
+        key = type(self), layout
+        if key not in _TYPES:
+            _TYPES[key] = self._type_of(numba.typeof(elements[0]))
         # Numba looks here for the type: found out once, not at every call that a struct is passed to.
-        self._numba_type_ = self._type_of(_TYPES[layout])
+        self._numba_type_ = _TYPES[key]
         self._memory = np.array([_words(element) for element in elements], np.uint64)
         self.address = _address(self._memory)
 
@@ -71,6 +79,13 @@ class _StructArray:
 
     def __getitem__(self, index: int) -> Any:
         return self.elements[index]
+
+    def __setitem__(self, index: int, element: Any) -> None:
+        fields = fields_of(element)
+        if _layout(fields) != self._element_layout:
+            raise TypeError(f"{_layout(fields)} in a struct array of {self._element_layout}")
+        self.elements[index] = fields
+        self._memory[index] = _words(fields)
 
 
 class _Struct(_StructArray):
@@ -84,25 +99,44 @@ class _Struct(_StructArray):
         return getattr(self.elements[0], name)
 
 
-def _short_name(fields: types.Type) -> str:
+def _short_name(fields: Any) -> str:
     """Types are told apart by name, and names stand in every line of the code: the full one has pages."""
     return hashlib.sha256(str(fields).encode()).hexdigest()[:16]
+
+
+Constants = tuple[tuple[str, int], ...]
+"""Fields that have always the same value, and that value."""
 
 
 class StructType(types.Type):
     """Numba's type of a struct: a pointer to a tuple of type `fields`."""
 
-    def __init__(self, fields: types.Type) -> None:
-        self.fields = fields
-        super().__init__(name=f"Struct({_short_name(fields)})")
+    def __init__(self, fields: types.Type, constants: Constants = ()) -> None:
+        self.fields, self.constants = fields, constants
+        super().__init__(name=f"Struct({_short_name((fields, constants))})")
 
 
 class StructArrayType(types.Type):
-    """Numba's type of a struct array: a pointer to the first of them."""
+    """Numba's type of a struct array: a pointer to the first of them; with `constants` there is but one."""
 
-    def __init__(self, fields: types.Type) -> None:
-        self.fields = fields
-        super().__init__(name=f"StructArray({_short_name(fields)})")
+    def __init__(self, fields: types.Type, constants: Constants = ()) -> None:
+        self.fields, self.constants = fields, constants
+        super().__init__(name=f"StructArray({_short_name((fields, constants))})")
+
+
+@functools.cache
+def knowing(struct_type: Any, field: str, **constants: int) -> Any:
+    """The type of a struct to code that is compiled for some of them only: those where the struct in `field`,
+    or the one struct of an array, has these values in its fields.
+
+    It takes the same pointer; only functions that are called by address can be compiled for it.
+    """
+    if numba.config.DISABLE_JIT:
+        return struct_type
+    names, kinds = struct_type.fields.fields, list(struct_type.fields.types)
+    known = kinds[names.index(field)]
+    kinds[names.index(field)] = type(known)(known.fields, tuple(constants.items()))
+    return StructType(types.NamedTuple(kinds, struct_type.fields.instance_class))  # type: ignore[attr-defined]
 
 
 _POINTER = ir.IntType(8).as_pointer()
@@ -137,6 +171,9 @@ class _StructAttribute(AttributeTemplate):  # type: ignore[misc]
 @lower_getattr_generic(StructType)
 def _get_field(context: Any, builder: Any, typ: Any, value: Any, attr: str) -> Any:
     index = typ.fields.fields.index(attr)
+    for name, number in typ.constants:
+        if name == attr:
+            return context.get_constant(typ.fields.types[index], number)
     pointer = builder.bitcast(value, context.get_value_type(typ.fields).as_pointer())
     field = builder.load(cgutils.gep_inbounds(builder, pointer, 0, index))
     field.set_metadata("invariant.load", builder.module.add_metadata([]))
@@ -147,7 +184,7 @@ def _get_field(context: Any, builder: Any, typ: Any, value: Any, attr: str) -> A
 def _type_getitem(context: Any) -> Any:
     def typer(array: Any, index: Any) -> Any:
         if isinstance(array, StructArrayType) and isinstance(index, types.Integer):
-            return StructType(array.fields)
+            return StructType(array.fields, array.constants)
         return None
 
     return typer
@@ -156,12 +193,14 @@ def _type_getitem(context: Any) -> Any:
 @lower_builtin(operator.getitem, StructArrayType, types.Integer)
 def _get_element(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     array, index = args
+    if sig.args[0].constants:
+        return array
     pointer = builder.bitcast(array, context.get_value_type(sig.args[0].fields).as_pointer())
     return builder.bitcast(builder.gep(pointer, [index], inbounds=True), _POINTER)
 
 
 _TYPES: dict[Any, types.Type] = {}
-"""Numba takes milliseconds to find out the type of an array of records."""
+"""By layout: numba takes milliseconds to find out the type of an array of records."""
 
 
 def _layout(value: Any) -> Any:
@@ -176,8 +215,7 @@ def _layout(value: Any) -> Any:
 
 
 def _address(array: np.ndarray) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+    return array.ctypes.data  # `__array_interface__` describes every field of a record, too
 
 
 def _words(value: Any) -> list[int]:

@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servegym.costmodels.compile import linear_iteration_cost
+from servegym.costmodels.decode_spans import decode_iterations_within, decode_lines, decode_span_seconds
 from servegym.costmodels.iteration import (
     IterationCost,
     decode_attention_seconds,
-    decode_iterations_within,
     decode_seconds,
-    decode_span_seconds,
     validate_iteration_cost,
 )
 
@@ -83,29 +82,31 @@ def test_one_iteration_follows_the_definition(cost, decodes, kv):
 @given(costs(), decodes_, kvs, st.integers(0, 500))
 def test_span_is_the_sum_of_its_iterations(cost, decodes, kv, count):
     one_by_one = math.fsum(iteration_by_definition(cost, decodes, kv + i * decodes) for i in range(count))
-    assert decode_span_seconds(cost, decodes, kv, count) == pytest.approx(one_by_one, rel=1e-11)
+    assert decode_span_seconds(decode_lines(cost), decodes, kv, count) == pytest.approx(one_by_one, rel=1e-11)
 
 
 @settings(max_examples=200, deadline=None)
 @given(costs(), decodes_, kvs, st.integers(1, 400), st.integers(0, 400))
 def test_spans_add_up_and_grow(cost, decodes, kv, first, then):
-    whole = decode_span_seconds(cost, decodes, kv, first + then)
-    parts = decode_span_seconds(cost, decodes, kv, first)
-    parts += decode_span_seconds(cost, decodes, kv + first * decodes, then)
+    whole = decode_span_seconds(decode_lines(cost), decodes, kv, first + then)
+    parts = decode_span_seconds(decode_lines(cost), decodes, kv, first)
+    parts += decode_span_seconds(decode_lines(cost), decodes, kv + first * decodes, then)
     assert whole == pytest.approx(parts, rel=1e-11)
-    assert decode_span_seconds(cost, decodes, kv, first) > decode_span_seconds(cost, decodes, kv, first - 1)
+    assert decode_span_seconds(decode_lines(cost), decodes, kv, first) > decode_span_seconds(
+        decode_lines(cost), decodes, kv, first - 1
+    )
 
 
 @settings(max_examples=400, deadline=None)
 @given(costs(), decodes_, kvs, st.integers(1, 500), st.floats(0.0, 1.2))
 def test_inverse_is_exact(cost, decodes, kv, limit, share):
-    seconds = share * decode_span_seconds(cost, decodes, kv, limit)
-    n, span_s, next_s = decode_iterations_within(cost, decodes, kv, limit, seconds)
+    seconds = share * decode_span_seconds(decode_lines(cost), decodes, kv, limit)
+    n, span_s, next_s = decode_iterations_within(decode_lines(cost), decodes, kv, limit, seconds)
     assert 0 <= n <= limit
-    assert span_s == decode_span_seconds(cost, decodes, kv, n)
+    assert span_s == decode_span_seconds(decode_lines(cost), decodes, kv, n)
     assert span_s <= seconds
     if n < limit:
-        assert decode_span_seconds(cost, decodes, kv, n + 1) > seconds
+        assert decode_span_seconds(decode_lines(cost), decodes, kv, n + 1) > seconds
         assert next_s == pytest.approx(decode_seconds(cost, decodes, kv + n * decodes), rel=1e-11)
 
 
@@ -113,22 +114,22 @@ def test_inverse_is_exact(cost, decodes, kv, limit, share):
 @given(costs(), decodes_, kvs, st.integers(1, 500), st.data())
 def test_inverse_at_the_very_end_of_an_iteration(cost, decodes, kv, limit, data):
     n = data.draw(st.integers(1, limit))
-    end_s = decode_span_seconds(cost, decodes, kv, n)
-    assert decode_iterations_within(cost, decodes, kv, limit, end_s)[:2] == (n, end_s)
-    just_before = decode_iterations_within(cost, decodes, kv, limit, math.nextafter(end_s, 0.0))
-    assert just_before[:2] == (n - 1, decode_span_seconds(cost, decodes, kv, n - 1))
+    end_s = decode_span_seconds(decode_lines(cost), decodes, kv, n)
+    assert decode_iterations_within(decode_lines(cost), decodes, kv, limit, end_s)[:2] == (n, end_s)
+    just_before = decode_iterations_within(decode_lines(cost), decodes, kv, limit, math.nextafter(end_s, 0.0))
+    assert just_before[:2] == (n - 1, decode_span_seconds(decode_lines(cost), decodes, kv, n - 1))
 
 
 @given(costs(), decodes_, kvs)
 def test_inverse_without_time_or_without_end(cost, decodes, kv):
     for seconds in (0.0, -1.0, -math.inf, math.nan):
-        assert decode_iterations_within(cost, decodes, kv, 10, seconds)[:2] == (0, 0.0)
-    assert decode_iterations_within(cost, decodes, kv, 0, 1.0) == (0, 0.0, 0.0)
+        assert decode_iterations_within(decode_lines(cost), decodes, kv, 10, seconds)[:2] == (0, 0.0)
+    assert decode_iterations_within(decode_lines(cost), decodes, kv, 0, 1.0) == (0, 0.0, 0.0)
     for limit in (10, 2**40, 2**62):
-        n, span_s, _ = decode_iterations_within(cost, decodes, kv, limit, math.inf)
-        assert (n, span_s) == (limit, decode_span_seconds(cost, decodes, kv, limit))
-    n, _, _ = decode_iterations_within(cost, decodes, kv, 2**62, 1.0)
-    assert n == decode_iterations_within(cost, decodes, kv, 2**31, 1.0)[0]
+        n, span_s, _ = decode_iterations_within(decode_lines(cost), decodes, kv, limit, math.inf)
+        assert (n, span_s) == (limit, decode_span_seconds(decode_lines(cost), decodes, kv, limit))
+    n, _, _ = decode_iterations_within(decode_lines(cost), decodes, kv, 2**62, 1.0)
+    assert n == decode_iterations_within(decode_lines(cost), decodes, kv, 2**31, 1.0)[0]
 
 
 def test_span_of_a_growing_cache_by_hand():
@@ -136,11 +137,15 @@ def test_span_of_a_growing_cache_by_hand():
     cost = linear_iteration_cost(
         max_num_batched_tokens=8, max_num_seqs=4, overhead_s=1.0, per_kv_token_s=0.01
     )
-    assert decode_span_seconds(cost, 3, 100, 4) == pytest.approx(8.18)
-    assert decode_iterations_within(cost, 3, 100, 9, 6.1) == (3, pytest.approx(6.09), pytest.approx(2.09))
+    assert decode_span_seconds(decode_lines(cost), 3, 100, 4) == pytest.approx(8.18)
+    assert decode_iterations_within(decode_lines(cost), 3, 100, 9, 6.1) == (
+        3,
+        pytest.approx(6.09),
+        pytest.approx(2.09),
+    )
 
 
 def test_whole_seconds_end_on_time():
     cost = linear_iteration_cost(max_num_batched_tokens=1, max_num_seqs=1, overhead_s=1.0)
-    assert decode_iterations_within(cost, 1, 5, 10**9, 1e6) == (10**6, 1e6, 1.0)
-    assert decode_iterations_within(cost, 1, 5, 10**9, 1e6 - 0.5) == (10**6 - 1, 1e6 - 1, 1.0)
+    assert decode_iterations_within(decode_lines(cost), 1, 5, 10**9, 1e6) == (10**6, 1e6, 1.0)
+    assert decode_iterations_within(decode_lines(cost), 1, 5, 10**9, 1e6 - 0.5) == (10**6 - 1, 1e6 - 1, 1.0)

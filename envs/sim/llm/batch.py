@@ -15,7 +15,6 @@ from servegym.envs.sim.llm.prefix_cache import evict_to_fit, give_back, publish,
 from servegym.envs.sim.llm.queues import (
     append_prefilling,
     append_running,
-    arrived_before,
     insert_running_after,
     insert_waiting,
     pop_waiting,
@@ -26,6 +25,7 @@ from servegym.envs.sim.llm.queues import (
     remove_running,
     remove_waiting,
 )
+from servegym.envs.sim.llm.search_tree import arrived_before
 from servegym.envs.sim.llm.state import DECODING, HELD, NOBODY, PREFILLING, SWAPPED, WAITING, Fleet
 
 

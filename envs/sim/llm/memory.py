@@ -26,7 +26,7 @@ def add_decode(fleet: Fleet, replica_id: int, anchor: int, sign: int) -> None:
     replica.anchor_blocks += sign * blocks
     rest = anchor - blocks * size
     rests_above = fleet.rests_above[replica_id]
-    for i in range(size):  # always all of them: short loops of unpredictable length are slower
+    for i in range(rests_above.size):  # always all of them: short loops of unpredictable length are slower
         rests_above[i] += sign if i < rest else 0
 
 

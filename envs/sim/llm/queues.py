@@ -3,6 +3,8 @@
 import numpy as np
 
 from servegym.costmodels.jit import kernel, routine
+from servegym.envs.sim.llm.engine import FCFS
+from servegym.envs.sim.llm.search_tree import enter_tree, leave_tree
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 REQUEST_BITS = 32
@@ -40,45 +42,28 @@ def pop_waiting(fleet: Fleet, replica_id: int) -> int:
     """Takes the request at the front of the (non-empty) waiting queue."""
     replica = fleet.replicas[replica_id]
     request_id = replica.waiting_first
+    if fleet.engines[replica.group].order != FCFS and replica.waiting_root != NOBODY:
+        leave_tree(fleet, replica_id, request_id)
     replica.waiting_first = fleet.requests[request_id].next
     replica.num_waiting -= 1
     return request_id
-
-
-@kernel
-def comes_before(fleet: Fleet, request_id: int, other_id: int) -> bool:
-    """Whether a request stands before another one in a queue that is ordered by key."""
-    request, other = fleet.requests[request_id], fleet.requests[other_id]
-    if request.key != other.key:
-        return request.key < other.key
-    return arrived_before(fleet, request_id, other_id)
-
-
-@kernel
-def arrived_before(fleet: Fleet, request_id: int, other_id: int) -> bool:
-    """Whether a request arrived before another one; at one instant, in the order of the workload."""
-    request, other = fleet.requests[request_id], fleet.requests[other_id]
-    if request.arrival_s != other.arrival_s:
-        return request.arrival_s < other.arrival_s
-    return request_id < other_id
 
 
 @routine
 def insert_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Puts a request into its place in a waiting queue ordered by key."""
     replica = fleet.replicas[replica_id]
-    if replica.num_waiting == 0 or comes_before(fleet, replica.waiting_last, request_id):
-        append_waiting(fleet, replica_id, request_id)
-        return
-    if comes_before(fleet, request_id, replica.waiting_first):
+    if replica.num_waiting == 0:
+        replica.waiting_root = NOBODY
+    before = enter_tree(fleet, replica_id, request_id)
+    if before == NOBODY:
         prepend_waiting(fleet, replica_id, request_id)
-        return
-    before = replica.waiting_first
-    while comes_before(fleet, fleet.requests[before].next, request_id):
-        before = fleet.requests[before].next
-    fleet.requests[request_id].next = fleet.requests[before].next
-    fleet.requests[before].next = request_id
-    replica.num_waiting += 1
+    elif before == replica.waiting_last:
+        append_waiting(fleet, replica_id, request_id)
+    else:
+        fleet.requests[request_id].next = fleet.requests[before].next
+        fleet.requests[before].next = request_id
+        replica.num_waiting += 1
 
 
 @routine
@@ -107,9 +92,12 @@ def remove_waiting(fleet: Fleet, replica_id: int, request_id: int) -> None:
     if replica.waiting_first == request_id:
         pop_waiting(fleet, replica_id)
         return
-    before = replica.waiting_first
-    while fleet.requests[before].next != request_id:
-        before = fleet.requests[before].next
+    if fleet.engines[replica.group].order != FCFS and replica.waiting_root != NOBODY:
+        before = leave_tree(fleet, replica_id, request_id)
+    else:
+        before = replica.waiting_first
+        while fleet.requests[before].next != request_id:
+            before = fleet.requests[before].next
     fleet.requests[before].next = fleet.requests[request_id].next
     if replica.waiting_last == request_id:
         replica.waiting_last = before

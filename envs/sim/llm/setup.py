@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from servegym.costmodels.decode_spans import decode_lines
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import IterationCost, prefill_attention_seconds, step_seconds
 from servegym.costmodels.jit import jit
@@ -30,6 +31,7 @@ _REQUEST_IDS = (
     "running_last",
     "waiting_first",
     "waiting_last",
+    "waiting_root",
     "prefilling_first",
     "prefilling_last",
     "swapped_first",
@@ -81,6 +83,7 @@ def new_fleet(
             engines=struct_array([engine.numbers() for engine in engines]),
             first_chunk_s=first_chunk_s,
             cost=cost,
+            decode_lines=struct_array([decode_lines(kind.cost) for kind in kinds]),
             speed=_speeds(cost, first_chunk_s, tokens),
             lookup=struct(lookup or LookupAttention(np.zeros((0, 0)), np.zeros((0, 0)))),
             refinement=np.zeros(1),
@@ -96,7 +99,7 @@ def new_fleet(
             advance=None,
         )
     )
-    fleet.replicas["group"] = np.tile(np.array(groups, np.int32), num_episodes)
+    fleet.replicas.view(np.ndarray)["group"] = np.tile(np.array(groups, np.int32), num_episodes)
     clear(fleet, slice(None))
     return fleet
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from servegym.costmodels.decode_spans import DecodeLines
 from servegym.costmodels.iteration import IterationCost
 from servegym.costmodels.lookup import LookupAttention
 from servegym.envs.sim.llm.engine import EngineNumbers
@@ -64,6 +65,7 @@ REPLICA = np.dtype(
         ("running_last", np.int32),
         ("waiting_first", np.int32),
         ("waiting_last", np.int32),
+        ("waiting_root", np.int32),  # where its order is not first come first served, see search_tree.py
         ("prefilling_first", np.int32),
         ("prefilling_last", np.int32),
         ("swapped_first", np.int32),
@@ -98,6 +100,8 @@ REQUEST = np.dtype(
         ("next", np.int32),  # in the waiting queue, running list or list of those announced
         ("previous", np.int32),  # in the running list
         ("next_prefilling", np.int32),
+        ("left", np.int32),  # in the tree of the waiting queue
+        ("right", np.int32),
         ("priority", np.int32),
         ("state", np.int32),  # one of the states below
         ("replica", np.uint16),
@@ -123,7 +127,7 @@ class Fleet(NamedTuple):
     replicas: REPLICA (S,); requests: REQUEST (N,).
     due: int64 (S, max_num_seqs), a heap per replica of `iteration << 32 | request`: when decodes finish.
     rests_above: int32 (S, block_size), decodes whose `anchor` modulo the block size is above 0, 1, ...
-    engines and cost: of each group of equal replicas.
+    engines, cost and decode_lines (what follows from cost): of each group of equal replicas.
     speed: float64 (G,), the column SPEED of what a router sees.
     first_chunk_s: float64 (G, T + 1), prefill attention of a chunk that starts a prompt.
     lookup: attention looked up instead of interpolated, where its tables are not empty.
@@ -140,6 +144,7 @@ class Fleet(NamedTuple):
     engines: Sequence[EngineNumbers]
     first_chunk_s: np.ndarray
     cost: Sequence[IterationCost]
+    decode_lines: Sequence[DecodeLines]
     speed: np.ndarray
     lookup: LookupAttention
     refinement: np.ndarray

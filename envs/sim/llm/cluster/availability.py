@@ -20,7 +20,7 @@ from servegym.envs.sim.llm.cluster.state import (
     Cluster,
 )
 from servegym.envs.sim.llm.prefix_state import clear_cache
-from servegym.envs.sim.llm.queues import arrived_before
+from servegym.envs.sim.llm.search_tree import arrived_before
 from servegym.envs.sim.llm.state import FIRST_TOKEN_RATIO, NOBODY, WAITING
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numba.core import types
 
 from servegym.costmodels.calls import address_of
-from servegym.costmodels.iteration import decode_span_seconds
+from servegym.costmodels.decode_spans import decode_span_seconds
 from servegym.costmodels.jit import kernel, routine
 from servegym.costmodels.structs import fields_of, struct
 from servegym.envs.sim.llm import schedulers
@@ -50,7 +50,7 @@ def _next_change(fleet, replica_id, next_s, horizon):
         if iterations > 0:
             decodes = replica.num_decodes
             kv_tokens = replica.context_offset + decodes * replica.iteration
-            span_s = decode_span_seconds(fleet.cost[replica.group], decodes, kv_tokens, iterations)
+            span_s = decode_span_seconds(fleet.decode_lines[replica.group], decodes, kv_tokens, iterations)
             next_s[replica_id] = replica.clock_s + span_s
             return
         advance(fleet, replica_id, math.nextafter(replica.clock_s, np.inf))
