@@ -218,7 +218,7 @@ def test_illegal_action_is_refused_and_changes_nothing(action: int) -> None:
     before, _ = env.reset(seed=0)
     with pytest.raises(ValueError, match=f"action {action} in environment 0, decision 0: must be one that"):
         env.step(np.int64(action))
-    np.testing.assert_array_equal(before["requests"], env._observation()["requests"])
+    np.testing.assert_array_equal(before["requests"], env._problem.seen(0)["requests"])
     env.step(np.int64(0))
 
 

@@ -108,7 +108,7 @@ def test_illegal_action_is_refused_and_changes_nothing(action: int) -> None:
     before, _ = env.reset(seed=0)
     with pytest.raises(ValueError, match=f"action {action} in environment 0, decision 0: must be a replica"):
         env.step(np.int64(action))
-    after = env._observation()
+    after = env._problem.seen(0)
     np.testing.assert_array_equal(before["replicas"], after["replicas"])
     env.step(np.int64(0))
 
@@ -156,7 +156,7 @@ def test_policies_decide_as_the_simulator_does(name: str) -> None:
     policy.reset(1, 7)
     env.reset(seed=4)
     workload = SMALL.traffic.test_workload(4)
-    observation, terminated = env._observation(), False
+    observation, terminated = env._problem.seen(0), False
     while not terminated:
         actions = policy.act({key: value[None] for key, value in observation.items()})
         observation, _, terminated, _, _ = env.step(actions[0])
