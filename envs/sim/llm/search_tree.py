@@ -4,6 +4,8 @@ The tree is a treap (Seidel and Aragon, "Randomized search trees", Algorithmica 
 queue from left to right, and by a random rank from the root down, which makes long branches improbable.
 """
 
+import numpy as np
+
 from servegym.costmodels.jit import kernel, routine
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
@@ -29,7 +31,7 @@ def arrived_before(fleet: Fleet, request_id: int, other_id: int) -> bool:
 @kernel
 def _rank(request_id):
     """Multiplicative hashing: as good as random, and no state."""
-    return (request_id * 2654435761) & 0xFFFFFFFF
+    return (np.int64(request_id) * 2654435761) & 0xFFFFFFFF
 
 
 @kernel
