@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from servegym.agents.policy import Policy
-from servegym.envs.routing.episodes import RoutingEpisodes
+from servegym.envs.routing.fleet_episodes import routing_episodes
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.workloads import Workload
 
 
 def route(policy: Policy, scenario: Scenario, workloads: Sequence[Workload], seed: int = 0) -> list[Results]:
-    """Results of each workload under `policy`; one forward pass serves a request of every workload."""
+    """Results of each workload under `policy`; one forward pass serves a decision in every workload."""
     longest = max(workload.num_requests for workload in workloads)
-    episodes = RoutingEpisodes(scenario, len(workloads), longest)
+    episodes = routing_episodes(scenario, len(workloads), longest)
     for episode_id, workload in enumerate(workloads):
         episodes.begin(episode_id, workload)
     policy.reset(len(workloads), seed)

@@ -100,7 +100,6 @@ def _heuristic(name: str, scenario: Scenario) -> Contender:
 
 def _side_by_side(name: str, description: str, policy: Policy, scenario: Scenario) -> Contender:
     """A network, which is asked about a request of every workload at once."""
-    scenario.require_plain(f"policy {name}")
     _try_out(name, policy, scenario)
 
     def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:

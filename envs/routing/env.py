@@ -7,6 +7,7 @@ import gymnasium as gym
 
 from servegym.envs.problem import Problem, episode_streams
 from servegym.envs.routing.episodes import RoutingEpisodes
+from servegym.envs.routing.fleet_episodes import FleetRoutingEpisodes, routing_episodes
 from servegym.envs.routing.observation import observation_space
 from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.routing.viewer import FleetSnapshot, lay_out
@@ -20,7 +21,7 @@ DEFAULT_SCENARIO = "azure_conv_8xh100"
 
 def routing_problem(streams: list[EpisodeStream], slots: int | None) -> Problem:
     """An episode of each stream, seen in `slots` rows (None: as many as replicas)."""
-    episodes = RoutingEpisodes(streams[0].scenario, len(streams), streams[0].max_requests, slots)
+    episodes = routing_episodes(streams[0].scenario, len(streams), streams[0].max_requests, slots)
     num_slots = episodes.replicas.shape[1]
     return Problem(
         streams,
@@ -33,7 +34,11 @@ def routing_problem(streams: list[EpisodeStream], slots: int | None) -> Problem:
 
 
 class RoutingEnv(NativeEnv):
-    """Route each request of a stream to one of the replicas of a fleet.
+    """Route each request of a stream to one of the replicas of a fleet, the plain one or any other.
+
+    A decision is due when a request arrives. In a fleet with roles, failures and so on (docs/simulator.md,
+    "The fleet") also whenever it comes back to the router: to go on to the next stage of its way (encode,
+    prefill, decode), or because its replica has failed; and later, where none was available.
 
     Observation: a Dict, the request/replica graph in arrays (envs/routing/observation.py):
         request   float32 (4,)         prompt tokens, predicted output tokens (0: no predictor), gap in s,
@@ -45,8 +50,8 @@ class RoutingEnv(NativeEnv):
     Reward: minus the increase of the episode's cost until the next decision, in seconds
         (envs/routing/reward.py). The undiscounted return is minus the sum of TTFT, or of what else the
         scenario's objective weighs.
-    Termination: after the last request is routed the fleet runs until every request has finished; the
-        episode terminates then, and `info["episode_metrics"]` sums it up. There is no time limit.
+    Termination: after the last decision the fleet runs until every request has ended; the episode
+        terminates then, and `info["episode_metrics"]` sums it up. There is no time limit.
     Episodes: the scenario's training traffic, or its test traffic with `split="test"`; `reset(seed=s)`
         starts stream s, and every later reset without a seed goes on in it.
 
@@ -69,7 +74,7 @@ class RoutingEnv(NativeEnv):
     True
     """
 
-    _episodes: RoutingEpisodes
+    _episodes: RoutingEpisodes | FleetRoutingEpisodes
 
     def __init__(
         self,
@@ -91,8 +96,8 @@ class RoutingEnv(NativeEnv):
         fleet = FleetSnapshot.of(episodes.replicas[0, : episodes.num_replicas], chosen)
         over = bool(episodes.finished[0])
         facts = (
-            ("last arrival" if over else "time", f"{episode.now_s:,.2f} s"),
-            ("routed", f"{episode.next_request:,} of {episode.num_requests:,}"),
+            ("last decision" if over else "time", f"{episode.now_s:,.2f} s"),
+            ("routed", f"{episodes.num_routed[0]:,} of {episode.num_requests:,}"),
             ("running", f"{fleet.running.sum():,.0f}"),
             ("waiting", f"{fleet.waiting.sum():,.0f}"),
             ("KV in use", f"{fleet.kv_share.mean():.0%}"),

@@ -10,9 +10,9 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.jit import jit, kernel
 from servegym.costmodels.structs import struct
-from servegym.envs.routing.reward import cost_so_far, expected_wait_s
+from servegym.envs.routing.observation import empty_observations
+from servegym.envs.routing.reward import check_objective, cost_so_far, expected_wait_at
 from servegym.envs.scenario import Scenario
-from servegym.envs.scenario_config import require
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.prefix_state import load_contents, shared_block_keys
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
@@ -20,9 +20,6 @@ from servegym.envs.sim.llm.simulate import Results, refuse_columns
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
-    REPLICA_FEATURES,
-    REQUEST_FEATURES,
-    queued_prefill_tokens,
     write_hit_tokens,
     write_replica_row,
     write_request_row,
@@ -72,14 +69,9 @@ class RoutingEpisodes:
         self.num_episodes = num_episodes
         self.num_replicas = scenario.num_replicas
         self.max_requests = max_requests
-        for key in ("tpot_weight", "throughput_weight", "slo_weight"):
-            weight = getattr(scenario.objective, key)
-            require(weight == 0, f"scenario.objective.{key}", weight, "0 for routing (only TTFT and latency)")
+        check_objective(scenario.objective)
         charge = scenario.objective.charge_expected_wait
         prefill_s_per_token = float(scenario.prefill_s_per_token) if charge else 0.0
-        slots = self.num_replicas if slots is None else slots
-        if slots < self.num_replicas:
-            raise InputError(f"slots = {slots}: must be at least the scenario's {self.num_replicas} replicas")
         engine = scenario.engine
         self._most_keys = (
             scenario.traffic.max_shared_blocks(max_requests, engine.block_size)
@@ -93,8 +85,8 @@ class RoutingEpisodes:
             num_block_keys=num_episodes * self._most_keys,
         )
         self.episodes = np.zeros(num_episodes, EPISODE).view(np.recarray)
-        self.request = np.zeros((num_episodes, REQUEST_FEATURES), np.float32)
-        self.replicas = np.zeros((num_episodes, slots, REPLICA_FEATURES), np.float32)
+        self.num_routed = self.episodes.next_request
+        self.request, self.replicas = empty_observations(num_episodes, self.num_replicas, slots)
         self.rewards = np.zeros(num_episodes)
         self.finished = np.zeros(num_episodes, np.bool_)
         self._state = struct(
@@ -206,7 +198,7 @@ def _observe(state: State, episode_id: int, gap_s: float) -> float:
         num_before_first_token += replica.num_before_first_token
         num_unfinished += replica.num_unfinished
         if state.prefill_s_per_token > 0:
-            expected_s += _expected_wait_s(fleet, replica_id, episode.now_s, state.prefill_s_per_token)
+            expected_s += expected_wait_at(replica, episode.now_s, state.prefill_s_per_token)
     return expected_s * (state.ttft_weight + state.latency_weight) + cost_so_far(
         ttft_offset_s,
         num_before_first_token,
@@ -215,22 +207,6 @@ def _observe(state: State, episode_id: int, gap_s: float) -> float:
         episode.now_s,
         state.ttft_weight,
         state.latency_weight,
-    )
-
-
-@kernel
-def _expected_wait_s(fleet: Fleet, replica_id: int, now_s: float, prefill_s_per_token: float) -> float:
-    replica = fleet.replicas[replica_id]
-    num_joining = replica.batch_sampled
-    num_queued = replica.num_waiting + replica.num_prefilling - num_joining
-    if num_queued + num_joining == 0:
-        return 0.0
-    return expected_wait_s(
-        replica.clock_s - now_s if replica.in_flight else 0.0,
-        num_joining,
-        num_queued,
-        queued_prefill_tokens(replica),
-        prefill_s_per_token,
     )
 
 

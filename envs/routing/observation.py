@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.view import PRIORITY, REPLICA_FEATURES, REQUEST_FEATURES
 
 Observation = dict[str, np.ndarray]
@@ -29,4 +30,20 @@ def observation_space(slots: int) -> gym.Space[Any]:
             "request": gym.spaces.Box(least, np.inf, dtype=np.float32),
             "replicas": gym.spaces.Box(0.0, np.inf, (slots, REPLICA_FEATURES), np.float32),
         }
+    )
+
+
+def empty_observations(
+    num_episodes: int, num_replicas: int, slots: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays `request` (K, REQUEST_FEATURES) and `replicas` (K, slots, REPLICA_FEATURES), float32, of zeros.
+
+    slots: None for as many as replicas. InputError where they are fewer.
+    """
+    slots = num_replicas if slots is None else slots
+    if slots < num_replicas:
+        raise InputError(f"slots = {slots}: must be at least the scenario's {num_replicas} replicas")
+    return (
+        np.zeros((num_episodes, REQUEST_FEATURES), np.float32),
+        np.zeros((num_episodes, slots, REPLICA_FEATURES), np.float32),
     )

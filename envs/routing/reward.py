@@ -25,7 +25,18 @@ at the end of an episode, so the undiscounted return stays the same.
 2.25
 """
 
+import numpy as np
+
 from servegym.costmodels.jit import kernel
+from servegym.envs.scenario_config import ObjectiveConfig, require
+from servegym.envs.sim.llm.view import queued_prefill_tokens
+
+
+def check_objective(objective: ObjectiveConfig) -> None:
+    """InputError where it weighs what routing does not add up."""
+    for key in ("tpot_weight", "throughput_weight", "slo_weight"):
+        weight = getattr(objective, key)
+        require(weight == 0, f"scenario.objective.{key}", weight, "0 for routing (only TTFT and latency)")
 
 
 @kernel
@@ -60,3 +71,19 @@ def expected_wait_s(
     """
     in_flight_s = (num_joining + num_queued) * iteration_left_s
     return in_flight_s + 0.5 * (num_queued + 1) * queued_tokens * prefill_s_per_token
+
+
+@kernel
+def expected_wait_at(replica: np.record, now_s: float, prefill_s_per_token: float) -> float:
+    """`expected_wait_s` of a replica, which is up to date."""
+    num_joining = replica.batch_sampled
+    num_queued = replica.num_waiting + replica.num_prefilling - num_joining
+    if num_queued + num_joining == 0:
+        return 0.0
+    return expected_wait_s(
+        replica.clock_s - now_s if replica.in_flight else 0.0,
+        num_joining,
+        num_queued,
+        queued_prefill_tokens(replica),
+        prefill_s_per_token,
+    )
