@@ -131,7 +131,9 @@ class FleetPlan:
             )
         sizes = {m.engine.block_size for m in self.replicas if m.engine and m.role != "encode"}
         if self.migration and len(sizes) > 1:
-            raise InputError(f"block_size = {sorted(sizes)}: must be the same everywhere with migration")
+            raise InputError(
+                f"engine.block_size = {sorted(sizes)}: must be the same for all replicas with migration"
+            )
         for number, member in enumerate(self.replicas):
             if member.role == "encode" or member.engine is None:
                 continue
