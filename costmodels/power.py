@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from servegym.costmodels.batch import LinearBatchLatency
 from servegym.costmodels.errors import InputError
@@ -44,6 +43,8 @@ class PowerModel:
         cls, memory_utilisation: npt.ArrayLike, compute_utilisation: npt.ArrayLike, share: npt.ArrayLike
     ) -> "PowerModel":
         """Least squares, no coefficient below 0; all (N,). Leave out rows at the power limit."""
+        from scipy.optimize import nnls  # takes long, and simulators import this module
+
         memory, compute = np.asarray(memory_utilisation, float), np.asarray(compute_utilisation, float)
         (idle, by_memory, by_compute), _ = nnls(
             np.stack([np.ones_like(memory), memory, compute], axis=1), np.asarray(share, float)

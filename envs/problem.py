@@ -42,7 +42,7 @@ class Problem:
 
     step: takes actions with a leading axis K, one decision in every episode that is not finished;
     ValueError names the first that is not legal, and then nothing has changed. observation: written in
-    place by `episodes`.
+    place by `episodes`. energy_j: joules of an episode that is over; None where they are not counted.
     """
 
     streams: Sequence[EpisodeStream]
@@ -51,6 +51,7 @@ class Problem:
     observation: Observation
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
+    energy_j: Callable[[int], float | None] = lambda episode_id: None
 
     def begin(self, episode_id: int) -> None:
         """Starts the next episode of a stream."""
@@ -64,7 +65,12 @@ class Problem:
 
     def metrics(self, episode_id: int) -> dict[str, float]:
         """The summary of an episode that is over."""
-        return summarise(self.episodes.results(episode_id))
+        results, energy_j = self.episodes.results(episode_id), self.energy_j(episode_id)
+        summary = summarise(results)
+        if energy_j is not None:
+            per_token = energy_j / float(results.output_tokens.sum())
+            summary |= {"energy_j": energy_j, "energy_j_per_output_token": per_token}
+        return summary
 
 
 def episode_streams(scenario: str | Scenario, split: str, count: int) -> list[EpisodeStream]:

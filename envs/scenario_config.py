@@ -215,13 +215,22 @@ class ObjectiveConfig:
     latency_weight: float = MISSING
     tpot_weight: float = 0.0  # of the seconds between first and last tokens
     throughput_weight: float = 0.0  # gained with every request that finishes
-    slo_weight: float = 0.0  # gained with every request that finishes within both limits
+    slo_weight: float = 0.0  # goodput: gained with every request that finishes within both limits
+    energy_weight: float = 0.0  # of each joule
+    measure_energy: bool = False  # joules in the metrics of an episode even where they weigh nothing
     slo_ttft_s: float = 1.0
     slo_tpot_s: float = 0.05
     charge_expected_wait: bool = True  # pay for a wait when it begins; the return is the same
 
     def __post_init__(self) -> None:
-        for key in ("ttft_weight", "latency_weight", "tpot_weight", "throughput_weight", "slo_weight"):
+        for key in (
+            "ttft_weight",
+            "latency_weight",
+            "tpot_weight",
+            "throughput_weight",
+            "slo_weight",
+            "energy_weight",
+        ):
             value = getattr(self, key)
             if value != MISSING:
                 require(0 <= value < math.inf, f"scenario.objective.{key}", value, "at least 0 and finite")

@@ -38,7 +38,7 @@ def batching_problem(streams: list[EpisodeStream], action: str, flat: bool) -> P
     episodes = BatchingEpisodes(streams[0].scenario, len(streams), streams[0].max_requests)
     step = episodes.step if action == "discrete" else episodes.step_by_scores
     observation = observation_of(episodes.rows, flat)
-    return Problem(streams, episodes, step, observation, observation_space(flat), space)
+    return Problem(streams, episodes, step, observation, observation_space(flat), space, episodes.energy_j)
 
 
 class BatchingEnv(NativeEnv):

@@ -26,6 +26,7 @@ EPISODE = np.dtype(
         ("num_decisions", np.int64),
         ("num_open", np.int64),  # requests that have arrived and not been counted as finished
         ("num_attained", np.int64),  # finished within the limits of the objective
+        ("start_s", np.float64),  # its first arrival
         ("cost", np.float64),  # up to now
     ],
     align=True,
@@ -146,6 +147,7 @@ def _observe(state: State, episode_id: int) -> None:
 @jit
 def _begin(state: State, episode_id: int) -> None:
     """Goes to the first decision of an episode."""
+    state.episodes[episode_id].start_s = state.fleet.requests[episode_id * state.open_ids.shape[1]].arrival_s
     _go_on(state, episode_id)
     _observe(state, episode_id)
 

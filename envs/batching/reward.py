@@ -5,11 +5,14 @@ An episode's cost is, over its requests,
       ttft_weight * sum of TTFT + latency_weight * sum of latency
     + tpot_weight * sum of (last token - first token)                              (seconds)
     - throughput_weight * requests finished
-    - slo_weight * requests finished with TTFT <= slo_ttft_s and TPOT <= slo_tpot_s
+    - slo_weight * requests finished with TTFT <= slo_ttft_s and TPOT <= slo_tpot_s      (goodput)
+    + energy_weight * joules of the fleet from the first arrival to the last token
 
 The first two lines are counted as time passes: a request has been waiting for its first token, or has been
-decoding, until now. The others are counted when a request finishes; one of a single output token has
-no TPOT, so only its TTFT counts. The undiscounted return is minus the cost.
+decoding, until now. The next two are counted when a request finishes; one of a single output token has
+no TPOT, so only its TTFT counts. Requests that keep both limits, over time, are the goodput (Zhong et al.,
+DistServe, OSDI 2024): over a fixed set of requests their number. Joules are counted when an iteration starts,
+and idle power as time passes (docs/simulator.md, "Energy"). The undiscounted return is minus the cost.
 
 >>> # one request came at 0 (offsets 0), has its first token at 1 and is decoding at 3: 2 s of decoding
 >>> waiting_cost(1.0, 0, 0.0, 1, 3.0, ttft_weight=0.0, latency_weight=0.0, tpot_weight=1.0)
@@ -25,6 +28,7 @@ import numpy as np
 from servegym.costmodels.jit import kernel
 from servegym.envs.routing.reward import cost_so_far, expected_wait_s
 from servegym.envs.scenario import Scenario
+from servegym.envs.sim.llm.energy import energy_j
 from servegym.envs.sim.llm.state import ENDED, Fleet
 from servegym.envs.sim.llm.view import queued_prefill_tokens
 
@@ -37,6 +41,7 @@ OBJECTIVE = np.dtype(
             "tpot_weight",
             "throughput_weight",
             "slo_weight",
+            "energy_weight",
             "slo_ttft_s",
             "slo_tpot_s",
             "prefill_s_per_token",  # 0: expected waits are not charged
@@ -122,14 +127,16 @@ def episode_cost(
     fleet: Fleet,
     first: int,
     count: int,
+    start_s: float,
     now_s: float,
     num_arrived: int,
     num_attained: int,
     objective: np.record,
 ) -> float:
-    """The cost up to `now_s` of an episode on `count` replicas from `first` on, expected waits included.
+    """The cost from `start_s` to `now_s` of an episode on `count` replicas from `first` on.
 
-    num_arrived: requests sent to a replica so far; num_attained: of these, finished within both limits.
+    Expected waits included. num_arrived: requests sent to a replica so far; num_attained: of these, finished
+    within both limits.
     """
     ttft_offset_s, latency_offset_s, expected_s = 0.0, 0.0, 0.0
     num_before_first_token, num_unfinished = 0, 0
@@ -162,6 +169,8 @@ def episode_cost(
     cost += expected_s * (objective.ttft_weight + objective.latency_weight)
     cost -= objective.throughput_weight * (num_arrived - num_unfinished)
     cost -= objective.slo_weight * num_attained
+    if objective.energy_weight > 0:
+        cost += objective.energy_weight * energy_j(fleet, first, count, start_s, now_s)
     return cost
 
 
@@ -178,8 +187,8 @@ def cost_since(
 ) -> float:
     """Brings an episode's cost up to `now_s`; returns its increase.
 
-    episode: record with `num_open`, `num_attained` and `cost`; open_ids: int32, of its requests that have
-    arrived, the first `num_open` of which have not been counted as finished.
+    episode: record with `start_s`, `num_open`, `num_attained` and `cost`; open_ids: int32, of its requests
+    that have arrived, the first `num_open` of which have not been counted as finished.
     """
     num_unfinished = 0
     for replica_id in range(first, first + count):
@@ -189,7 +198,8 @@ def cost_since(
             fleet, open_ids, episode.num_open, objective.slo_ttft_s, objective.slo_tpot_s
         )
         episode.num_open = num_unfinished
-    cost = episode_cost(fleet, first, count, now_s, num_arrived, episode.num_attained, objective)
+    start_s, attained = episode.start_s, episode.num_attained
+    cost = episode_cost(fleet, first, count, start_s, now_s, num_arrived, attained, objective)
     increase: float = cost - episode.cost
     episode.cost = cost
     return increase

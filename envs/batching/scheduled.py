@@ -4,12 +4,24 @@ from dataclasses import replace
 
 import numpy as np
 
+from servegym.costmodels.iteration_power import IterationPower, iteration_power
 from servegym.costmodels.jit import kernel
+from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.simulate import Results, refuse_columns
 from servegym.envs.sim.llm.state import NOBODY
 from servegym.envs.workloads import Workload
+
+
+def power_counted(scenario: Scenario) -> IterationPower | None:
+    """The power of a replica, where the objective weighs or wants to know the energy."""
+    objective, fleet = scenario.objective, scenario.config.fleet
+    if objective.energy_weight == 0 and not objective.measure_energy:
+        return None
+    pool = fleet.pools[0] if fleet.pools else fleet
+    gpu, tensor_parallel = pool.gpu or fleet.gpu, pool.tensor_parallel or fleet.tensor_parallel
+    return iteration_power(MODELS[fleet.model], GPUS[gpu], tensor_parallel)
 
 
 class ScheduledEpisodes:
@@ -28,8 +40,9 @@ class ScheduledEpisodes:
         self.num_replicas = scenario.num_replicas
         self.max_requests = max_requests
         self.engine = replace(scenario.engine, scheduler="agent")
+        self.power = power_counted(scenario)
         self.fleet = new_fleet(
-            [ReplicaSpec(self.engine, scenario.cost)] * self.num_replicas,
+            [ReplicaSpec(self.engine, scenario.cost, self.power)] * self.num_replicas,
             num_episodes * max_requests,
             num_episodes=num_episodes,
         )
@@ -74,6 +87,16 @@ class ScheduledEpisodes:
         first = episode_id * self.max_requests
         num_requests = int(self.episodes[episode_id].num_requests)
         return Results.of(self.fleet, slice(first, first + num_requests), episode_id * self.num_replicas)
+
+    def energy_j(self, episode_id: int) -> float | None:
+        """Joules of an episode that is over; None where they are not counted."""
+        if self.power is None:
+            return None
+        replicas = slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas)
+        end_s = self.fleet.replicas.clock_s[replicas].max()
+        idle_w = self.num_replicas * self.power.full_w * self.power.idle
+        active_j = self.fleet.replicas.active_j[replicas].sum()
+        return float(active_j + idle_w * (end_s - self.episodes[episode_id].start_s))
 
     def _go_to_first_decision(self, episode_id: int) -> None:
         raise NotImplementedError

@@ -34,9 +34,10 @@ from servegym.envs.sim.llm.view import queued_prefill_tokens
 
 def check_objective(objective: ObjectiveConfig) -> None:
     """InputError where it weighs what routing does not add up."""
-    for key in ("tpot_weight", "throughput_weight", "slo_weight"):
+    for key in ("tpot_weight", "throughput_weight", "slo_weight", "energy_weight"):
         weight = getattr(objective, key)
         require(weight == 0, f"scenario.objective.{key}", weight, "0 for routing (only TTFT and latency)")
+    require(not objective.measure_energy, "scenario.objective.measure_energy", True, "false for routing")
 
 
 @kernel

@@ -33,6 +33,7 @@ def two_level_problem(streams: list[EpisodeStream]) -> Problem:
         episodes.observation,
         observation_space(scenario.num_replicas),
         gym.spaces.Discrete(scenario.num_replicas + NUM_CHOICES),
+        episodes.energy_j,
     )
 
 

@@ -33,6 +33,7 @@ EPISODE = np.dtype(
         ("num_attained", np.int64),  # finished within the limits of the objective
         ("now_s", np.float64),
         ("gap_s", np.float64),  # between the last two arrivals
+        ("start_s", np.float64),  # its first arrival
         ("cost", np.float64),  # up to now
     ],
     align=True,
@@ -116,6 +117,8 @@ def _go_on(state: State, episode_id: int) -> bool:
         return True
     state.level[episode_id], state.replica[episode_id] = ROUTING, 0
     if all_routed:
+        for replica_id in range(first, first + num_replicas):
+            episode.now_s = max(episode.now_s, fleet.replicas[replica_id].clock_s)
         return False
     episode.now_s = arrival_s
     return True
@@ -176,7 +179,9 @@ def _observe(state: State, episode_id: int) -> None:
 @jit
 def _begin(state: State, episode_id: int) -> None:
     """Goes to the first decision of an episode."""
-    state.episodes[episode_id].now_s = state.fleet.requests[episode_id * state.open_ids.shape[1]].arrival_s
+    episode = state.episodes[episode_id]
+    episode.start_s = state.fleet.requests[episode_id * state.open_ids.shape[1]].arrival_s
+    episode.now_s = episode.start_s
     _go_on(state, episode_id)
     _observe(state, episode_id)
 

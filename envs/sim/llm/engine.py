@@ -37,6 +37,7 @@ class EngineNumbers(NamedTuple):
     max_model_len: int
     decodes_between_prefills: int
     restart_cuts_prompt: int
+    counts_energy: int  # the joules of its iterations are added up
     reserved_blocks: int  # Orca: of every running request; 0: blocks follow the tokens
 
 

@@ -18,6 +18,7 @@ from servegym.envs.sim.llm.batch import (
     known_tokens,
     leave_decodes,
 )
+from servegym.envs.sim.llm.energy import count_batch_energy, count_decode_energy
 from servegym.envs.sim.llm.engine import LIGHTLLM
 from servegym.envs.sim.llm.log import log_entry, log_iteration
 from servegym.envs.sim.llm.memory import kv_used_blocks
@@ -30,6 +31,8 @@ from servegym.envs.sim.llm.state import DECODING, ENDED, FINISHING, HELD, NOBODY
 def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
     """Starts an iteration that only decodes and lasts `seconds`; the blocks are known to suffice."""
     replica = fleet.replicas[replica_id]
+    if fleet.engines[replica.group].counts_energy:
+        count_decode_energy(fleet, replica_id, 1)
     replica.clock_s += seconds
     replica.in_flight = 1
     replica.decodes_run = 1
@@ -42,6 +45,8 @@ def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
 def skip_decodes(fleet: Fleet, replica_id: int, iterations: int, seconds: float) -> None:
     """Completes `iterations` decode iterations at once, which together last `seconds`."""
     replica = fleet.replicas[replica_id]
+    if fleet.engines[replica.group].counts_energy:
+        count_decode_energy(fleet, replica_id, iterations)
     replica.clock_s += seconds
     replica.iteration += iterations
     replica.num_iterations += iterations
@@ -74,6 +79,8 @@ def start_batch(fleet: Fleet, replica_id: int) -> bool:
         seconds += mixed_decode_attention_seconds(cost, decodes, kv_tokens, prefill_tokens)
     else:
         seconds += decode_attention_seconds(cost, decodes, kv_tokens)
+    if fleet.engines[replica.group].counts_energy:
+        count_batch_energy(fleet, replica_id, seconds, tokens, kv_tokens + decodes)
     start_s = replica.clock_s
     replica.clock_s += seconds
     replica.in_flight = 1

@@ -8,6 +8,7 @@ import numpy as np
 from servegym.costmodels.decode_spans import decode_lines
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iteration import IterationCost, prefill_attention_seconds, step_seconds
+from servegym.costmodels.iteration_power import NO_POWER, IterationPower
 from servegym.costmodels.jit import jit
 from servegym.costmodels.lookup import LookupAttention
 from servegym.costmodels.structs import struct, struct_array
@@ -41,10 +42,15 @@ _REQUEST_IDS = (
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """A replica: its engine and how long its iterations take."""
+    """A replica: its engine, how long its iterations take and, where energy is counted, at which power."""
 
     engine: Engine
     cost: IterationCost
+    power: IterationPower | None = None
+
+    def alike(self, other: "ReplicaSpec") -> bool:
+        """Whether both can share their tables."""
+        return self.cost is other.cost and self.engine == other.engine and self.power == other.power
 
 
 def new_fleet(
@@ -66,7 +72,7 @@ def new_fleet(
     kinds: list[ReplicaSpec] = []
     groups = []
     for spec in replicas:
-        same = [i for i, kind in enumerate(kinds) if kind.cost is spec.cost and kind.engine == spec.engine]
+        same = [i for i, kind in enumerate(kinds) if kind.alike(spec)]
         if not same:
             kinds.append(spec)
         groups.append(same[0] if same else len(kinds) - 1)
@@ -80,9 +86,12 @@ def new_fleet(
             requests=np.zeros(num_requests, REQUEST).view(np.recarray),
             due=np.zeros((count, max(engine.max_num_seqs for engine in engines)), np.int64),
             rests_above=np.zeros((count, max(engine.block_size for engine in engines)), np.int32),
-            engines=struct_array([engine.numbers() for engine in engines]),
+            engines=struct_array(
+                [kind.engine.numbers()._replace(counts_energy=int(kind.power is not None)) for kind in kinds]
+            ),
             first_chunk_s=first_chunk_s,
             cost=cost,
+            power=struct_array([kind.power or NO_POWER for kind in kinds]),
             decode_lines=struct_array([decode_lines(kind.cost) for kind in kinds]),
             speed=_speeds(cost, first_chunk_s, tokens),
             lookup=struct(lookup or LookupAttention(np.zeros((0, 0)), np.zeros((0, 0)))),

@@ -11,6 +11,7 @@ import numpy as np
 
 from servegym.costmodels.decode_spans import DecodeLines
 from servegym.costmodels.iteration import IterationCost
+from servegym.costmodels.iteration_power import IterationPower
 from servegym.costmodels.lookup import LookupAttention
 from servegym.envs.sim.llm.engine import EngineNumbers
 from servegym.envs.sim.llm.log import Log
@@ -48,6 +49,7 @@ REPLICA = np.dtype(
         ("num_unfinished", np.int64),
         ("ttft_offset_s", np.float64),  # total TTFT so far is this plus num_before_first_token * now
         ("latency_offset_s", np.float64),  # total latency so far is this plus num_unfinished * now
+        ("active_j", np.float64),  # joules of its iterations beyond idle power, where they are counted
         ("num_finishing", np.int64),  # FINISHING requests
         ("batch_prefill_tokens", np.int64),  # of the batch being put together
         ("batch_sampled", np.int64),  # prefills in it that sample a token
@@ -127,7 +129,7 @@ class Fleet(NamedTuple):
     replicas: REPLICA (S,); requests: REQUEST (N,).
     due: int64 (S, max_num_seqs), a heap per replica of `iteration << 32 | request`: when decodes finish.
     rests_above: int32 (S, block_size), decodes whose `anchor` modulo the block size is above 0, 1, ...
-    engines, cost and decode_lines (what follows from cost): of each group of equal replicas.
+    engines, cost, power and decode_lines (what follows from cost): of each group of equal replicas.
     speed: float64 (G,), the column SPEED of what a router sees.
     first_chunk_s: float64 (G, T + 1), prefill attention of a chunk that starts a prompt.
     lookup: attention looked up instead of interpolated, where its tables are not empty.
@@ -144,6 +146,7 @@ class Fleet(NamedTuple):
     engines: Sequence[EngineNumbers]
     first_chunk_s: np.ndarray
     cost: Sequence[IterationCost]
+    power: Sequence[IterationPower]
     decode_lines: Sequence[DecodeLines]
     speed: np.ndarray
     lookup: LookupAttention
