@@ -129,6 +129,8 @@ def _widened(argument: Any) -> Any:
 
 def _compiled_once(dispatcher: Any) -> Any:
     """Compiled code that calls this takes one version for integers of any size: a third less to compile."""
+    if not hasattr(dispatcher, "get_call_template"):  # plain Python, with NUMBA_DISABLE_JIT
+        return dispatcher
     get_call_template = dispatcher.get_call_template
 
     def get_widened(arguments: Any, keywords: Any) -> Any:
