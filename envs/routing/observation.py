@@ -8,6 +8,8 @@ the true output length is not in it.
                                                    priority (may be negative)
     replicas  float32 (slots, REPLICA_FEATURES)    one row per replica slot, see docs/simulator.md;
                                                    rows of slots without a replica are 0
+
+When an episode is over `request` is 0, and all replicas count as available.
 """
 
 from typing import Any

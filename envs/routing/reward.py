@@ -8,6 +8,17 @@ over its requests. While a request waits for its first token its TTFT so far is 
 likewise its latency while it is unfinished, so the cost is defined at any instant and only grows. The
 reward of a decision is minus its growth until the next decision; the undiscounted return is minus the cost.
 
+Requests may end early, or begin anew (docs/simulator.md, "The fleet"). Whatever happens, each request that
+has arrived costs, with its end when it finished, was cancelled or was lost,
+
+    TTFT = (first token, or else its end) - arrival        latency = end - arrival
+
+so what ends early has cost the time that its client was there, and `info["episode_metrics"]`, whose means are
+over finished requests, does not add up to the cost. A request routed again after a failure keeps its arrival;
+a first token that was lost with its replica is none, and its TTFT grows again by all the time since. A
+follow-up costs nothing before it arrives, or where it never does. What comes before an episode's
+first decision is charged with it.
+
 >>> before = cost_so_far(0.0, 0, 0.0, 0, now_s=1.0, ttft_weight=1.0, latency_weight=0.0)
 >>> # two requests came at 1.0 and 1.25 (offset -2.25) and both wait at 1.5: 0.5 s + 0.25 s so far
 >>> after = cost_so_far(-2.25, 2, -2.25, 2, now_s=1.5, ttft_weight=1.0, latency_weight=0.0)
@@ -18,7 +29,8 @@ A wait that begins with a decision is paid for over hundreds of later ones, and 
 most of it. So the objective may charge expected waits when they begin (`charge_expected_wait`): the cost then
 includes, at any instant, the wait still expected of the requests without a first token. This is
 shaping by a potential (Ng, Harada and Russell, ICML 1999) which is 0 when nobody waits, at the start and
-at the end of an episode, so the undiscounted return stays the same.
+at the end of an episode, so the undiscounted return stays the same. In a fleet with roles only replicas
+that prefill are asked, each at its own speed, and not who is at the router or on the way.
 
 >>> # nothing in flight, 2 requests wait with 1000 and 500 tokens at 1 ms a token: about (1.0 + 1.5) s
 >>> expected_wait_s(0.0, 0, 2, 1500, 0.001)
