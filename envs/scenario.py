@@ -62,9 +62,7 @@ class Scenario:
         Raises InputError where a request can never be served, or goes to a replica that is not available.
         """
         if not self.is_plain:
-            if log:
-                self.require_plain("the log of iterations")
-            return simulate_fleet(workload, router, self.plan, seed=seed)
+            return simulate_fleet(workload, router, self.plan, seed=seed, log=log)
         return simulate(
             workload,
             router,

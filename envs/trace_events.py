@@ -34,7 +34,8 @@ def trace_events(results: Results, log: IterationLog, num_replicas: int, title: 
     A track per replica: iterations (their batch as `request:tokens:computed before`, with p for prefill and
     hN for N tokens from the prefix cache) and preemptions as instants. Counters per replica: KV blocks in
     use and requests waiting. A router's track with the arrivals. A flow per request from its arrival
-    through the middle of each of its iterations, the last one included.
+    through the middle of each of its iterations, the last one included. Of a fleet with roles or failures
+    neither waits after the first, nor KV kept for a transfer, nor image encoding is drawn.
     """
     yield from _names(num_replicas, title)
     ends = _flow_ends(results, log)
@@ -87,7 +88,8 @@ def _flow_ends(results: Results, log: IterationLog) -> np.ndarray:
 def _arrivals(results: Results, ends: np.ndarray) -> Iterator[Event]:
     """One slice for all requests that arrive within a microsecond; their flows start in it."""
     arrival_s = results.arrival_s.tolist()
-    order = np.argsort(results.arrival_s, kind="stable").tolist()
+    order = np.argsort(results.arrival_s, kind="stable")
+    order = order[~np.isnan(results.arrival_s[order])].tolist()  # a follow-up may never come
     for ts, group in groupby(order, key=lambda request: _microseconds(arrival_s[request])):
         requests = list(group)
         yield {
@@ -177,7 +179,7 @@ def _preemptions(log: IterationLog, replica: int) -> Iterator[Event]:
 def _kv_counter(log: IterationLog, replica: int) -> Iterator[Event]:
     """At the start of every iteration; 0 from the end of one after which the replica has nothing to do."""
     here = log.iterations[log.iterations["replica"] == replica]
-    following = np.append(here["start_s"][1:], np.inf)
+    following = np.append(here["start_s"], np.inf)[1:]
     for iteration, next_s in zip(here, following, strict=True):
         yield _counter(replica, "KV blocks in use", iteration["start_s"], int(iteration["kv_used_blocks"]))
         if next_s > iteration["end_s"]:

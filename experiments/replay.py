@@ -1,5 +1,6 @@
 """`servegym replay`: a simulation once more, with every iteration recorded."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.trace_events import trace_events, write_trace
 from servegym.experiments.configs import load_config, read_config
 from servegym.experiments.simulate import CONFIG_FILE, REQUESTS_FILE, SimulateConfig
 from servegym.experiments.simulate import run as run_simulation
 from servegym.experiments.validate_simulator import relative_differences
 
-TIMES = ("scheduled_s", "first_token_s", "finish_s")
+TIMES = ("scheduled_s", "first_token_s", "finish_s", "cancelled_s")
 
 SAME = 1e-9
 """Relative difference of times that is rounding: a recorded simulation does not skip over decodes."""
@@ -92,9 +93,14 @@ def _settings_of(folder: Path) -> SimulateConfig:
 
 
 def _difference(folder: Path, results: Results) -> float:
-    """The largest relative difference of a request's times from those in the folder."""
-    table = pq.read_table(folder / REQUESTS_FILE, columns=[*TIMES, "replica"])
-    if not np.array_equal(table["replica"].to_numpy(), results.replica):
-        return float("inf")
+    """The largest relative difference of a request's times from those in the folder; inf: another course."""
+    path = folder / REQUESTS_FILE
+    wanted = {*TIMES, "replica", "outcome"}
+    if not wanted <= set(pq.read_schema(path).names):
+        return math.inf
+    table = pq.read_table(path, columns=sorted(wanted))
+    courses = (("replica", results.replica), ("outcome", np.array(OUTCOMES)[results.outcome]))
+    if not all(np.array_equal(table[name].to_numpy(), now) for name, now in courses):
+        return math.inf
     times = ((table[name].to_numpy(), getattr(results, name)) for name in TIMES)
     return max(float(relative_differences(now, before).max(initial=0.0)) for before, now in times)

@@ -1,5 +1,6 @@
 """Every YAML file under conf/ is composed, instantiated and stepped."""
 
+import re
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
-from servegym.agents.heuristics import ROUTERS
+from servegym.agents.heuristics import ROUTERS, make_router
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
+from servegym.costmodels.errors import InputError
 from servegym.envs.compose import compose_scenario, list_group
+from servegym.envs.metrics import summarise
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.scenario import load_scenario
+from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.experiments.cli import COMMANDS
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 from tests.experiments.commands import SHORT_TRAINING, SMALL_SCENARIO, answer_of
@@ -65,9 +69,21 @@ def test_scenario(request: pytest.FixtureRequest, name: str) -> None:
         request.getfixturevalue("real_data")(TRACE_NEEDED[name])
     else:
         request.getfixturevalue("folder")
-    env = play(scenario=name)
-    assert env.scenario.name == name
-    assert env.scenario.num_replicas == yaml_of("scenario", name)["fleet"]["replicas"]
+    fleet = yaml_of("scenario", name)["fleet"]
+    scenario = load_scenario(name, FEW)
+    assert scenario.name == name
+    assert scenario.num_replicas == fleet.get(
+        "replicas", sum(pool["replicas"] for pool in fleet.get("pools", []))
+    )
+    if scenario.is_plain:
+        play(scenario=name)
+        return
+    with pytest.raises(InputError, match=re.escape(str(scenario.extra))):
+        TwoLevelEnv(scenario)
+    workload = scenario.traffic.test_workload(0)
+    results = scenario.simulate(workload, make_router("jsq"))
+    assert set(results.replica) <= set(range(scenario.num_replicas))
+    assert summarise(results, scenario.slo_limits(workload))["slo_attainment"] > 0.5
 
 
 @pytest.mark.parametrize("group, name", [(group, name) for group in PARTS for name in list_group(group)])

@@ -7,6 +7,7 @@ from servegym.envs.sim.llm.cluster.endings import conclude
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.migration import abort_migrations, is_awaited
 from servegym.envs.sim.llm.cluster.places import come_to_router, has_ended, take_out, touch
+from servegym.envs.sim.llm.cluster.plan import ENCODE
 from servegym.envs.sim.llm.cluster.state import (
     ACTIVE,
     CANCELLED,
@@ -19,6 +20,7 @@ from servegym.envs.sim.llm.cluster.state import (
     STARTING,
     Cluster,
 )
+from servegym.envs.sim.llm.log import void_iteration
 from servegym.envs.sim.llm.prefix_state import clear_cache
 from servegym.envs.sim.llm.search_tree import arrived_before
 from servegym.envs.sim.llm.state import FIRST_TOKEN_RATIO, NOBODY, WAITING
@@ -115,6 +117,8 @@ def empty(cluster: Cluster, replica_id: int) -> None:
     member.serving = NOBODY
     member.leaving_first = NOBODY
     member.stale = 1
+    if replica.in_flight and member.role != ENCODE:
+        void_iteration(fleet.log, replica_id)
     replica.clock_s = cluster.control[0].now_s
     replica.in_flight = 0
     replica.iteration = 0

@@ -20,6 +20,7 @@ from servegym.envs.sim.llm.cluster.state import (
     SCALE,
     Cluster,
 )
+from servegym.envs.sim.llm.log import Log
 from servegym.envs.sim.llm.prefix_state import load_contents, shared_block_keys
 from servegym.envs.sim.llm.setup import ReplicaSpec, load_requests, new_fleet
 from servegym.envs.sim.llm.state import NOBODY, Fleet
@@ -32,10 +33,10 @@ _NOBODY_IN_CONTROL = ("router_first", "arriving_first", "cursor", "before_cursor
 _FIRST_LOOKS = 16
 
 
-def new_cluster(workload: Workload, plan: FleetPlan) -> Cluster:
-    """A fleet before the first event. InputError where a request fits nowhere."""
+def new_cluster(workload: Workload, plan: FleetPlan, log: Log | None = None) -> Cluster:
+    """A fleet before the first event; `log` is where it records. InputError where a request fits nowhere."""
     fits = plan.fits(workload)
-    fleet = _fleet_with(workload, plan)
+    fleet = _fleet_with(workload, plan, log)
     count = workload.num_requests
     cluster = struct(
         Cluster(
@@ -80,7 +81,7 @@ def with_more_room(cluster: Cluster) -> Cluster:
     return struct(fields._replace(events=events, look_s=look_s, looks=looks))
 
 
-def _fleet_with(workload: Workload, plan: FleetPlan) -> Fleet:
+def _fleet_with(workload: Workload, plan: FleetPlan, log: Log | None) -> Fleet:
     """Replicas by the numbers of the plan; an encode replica has an engine that nobody is sent to."""
     engines = [
         ReplicaSpec(m.engine, m.cost) for m in plan.replicas if m.role != "encode" and m.engine and m.cost
@@ -90,7 +91,7 @@ def _fleet_with(workload: Workload, plan: FleetPlan) -> Fleet:
     sizes = [spec.engine.block_size for spec in specs if spec.engine.prefix_caching]
     count = workload.num_requests
     keys, offsets = shared_block_keys(workload, sizes[0]) if sizes else (np.zeros(0, np.int64), None)
-    fleet = new_fleet(specs, count, num_block_keys=len(keys))
+    fleet = new_fleet(specs, count, num_block_keys=len(keys), log=log)
     load_requests(fleet, np.arange(count, dtype=np.int32), workload)
     if offsets is not None:
         load_contents(fleet.cache, 0, 0, 0, keys, offsets, _parents(workload).astype(np.int32))

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -23,6 +24,7 @@ from servegym.envs.sim.llm.cluster.plan import FleetPlan
 from servegym.envs.sim.llm.cluster.rebalancing import rebalance, write_rows_to_rebalance
 from servegym.envs.sim.llm.cluster.setup import new_cluster, with_more_room
 from servegym.envs.sim.llm.cluster.state import CANCELLED, FINISHED, OVER, Cluster
+from servegym.envs.sim.llm.log import IterationLog, counting_log, no_log, recording_log
 from servegym.envs.sim.llm.rebalancer import STAY, ChooseMovesPointer
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
 from servegym.envs.sim.llm.simulate import Results
@@ -31,16 +33,33 @@ from servegym.envs.workloads import Workload
 
 
 def simulate_fleet(
-    workload: Workload, router: Router, plan: FleetPlan, *, seed: int = 0, debug: bool = False
+    workload: Workload,
+    router: Router,
+    plan: FleetPlan,
+    *,
+    seed: int = 0,
+    log: bool = False,
+    debug: bool = False,
 ) -> Results:
     """Simulates a workload on any fleet until nothing can happen any more.
 
     A compiled router (and rebalancer) runs without the interpreter; any other callable is called at every
-    decision. `debug` checks the invariants of docs/simulator.md at every decision (slow). Raises InputError
-    where a request fits into no replica it could be sent to, where the router picks a replica that is not
-    available, and where the rebalancer names one that does not exist.
+    decision. `log` records every iteration, as in `simulate`; those that a failure cut short and image
+    encoding are not among them. `debug` checks the invariants of docs/simulator.md at every decision (slow).
+    Raises InputError where a request fits into no replica it could be sent to, where the router picks a
+    replica that is not available, and where the rebalancer names one that does not exist.
     """
-    cluster = new_cluster(workload, plan)
+    logs = [counting_log()] if log else [no_log()]
+    for one in logs:
+        cluster = _run_out(new_cluster(workload, plan, one), router, plan, seed, debug)
+        if log and len(logs) == 1:
+            logs.append(recording_log(one))
+    results = results_of(cluster)
+    return replace(results, log=IterationLog.of(logs[-1])) if log else results
+
+
+def _run_out(cluster: Cluster, router: Router, plan: FleetPlan, seed: int, debug: bool) -> Cluster:
+    """Serves everything; the cluster that returns may be a larger one."""
     rule = plan.migration.rule if plan.migration else STAY
     seeds = np.random.SeedSequence(seed)
     memory, random = np.zeros(router.memory_size), random_state(seeds)
@@ -68,7 +87,7 @@ def simulate_fleet(
             request_row,
         )
         if status == DONE:
-            return results_of(cluster)
+            return cluster
         if status == NO_ROOM:
             cluster = with_more_room(cluster)
         elif status == REBALANCING:
