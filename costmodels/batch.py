@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from servegym.costmodels.errors import InputError
 
@@ -42,6 +41,8 @@ class LinearBatchLatency:
 
         batch, seconds: (N,) with at least two different sizes, else InputError.
         """
+        from scipy.optimize import nnls  # slow to import, and only fitting needs it
+
         sizes, times = _check_points(batch, seconds)
         design = np.stack([sizes, np.ones_like(sizes)], axis=1) / times[:, None]
         (alpha_s, beta_s), _ = nnls(design, np.ones_like(times))

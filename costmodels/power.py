@@ -43,7 +43,7 @@ class PowerModel:
         cls, memory_utilisation: npt.ArrayLike, compute_utilisation: npt.ArrayLike, share: npt.ArrayLike
     ) -> "PowerModel":
         """Least squares, no coefficient below 0; all (N,). Leave out rows at the power limit."""
-        from scipy.optimize import nnls  # takes long, and simulators import this module
+        from scipy.optimize import nnls  # slow to import, and only fitting needs it
 
         memory, compute = np.asarray(memory_utilisation, float), np.asarray(compute_utilisation, float)
         (idle, by_memory, by_compute), _ = nnls(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iteration_power import iteration_power, joules_above_idle
 from servegym.costmodels.power import (
     RESNET50_INT8_P4,
     RESNET50_V100,
@@ -44,6 +45,23 @@ def test_energy_is_power_times_time_on_all_gpus():
     model, power = MODELS["llama_2_7b"], PowerModel(0.25, 0.0, 0.0)
     joules = iteration_joules(model, A100, [0.1, 0.2], 8, 1000, tensor_parallel=4, power=power)
     np.testing.assert_allclose(joules, np.array([0.1, 0.2]) * 0.25 * 400 * 4)
+
+
+def test_compiled_power_is_the_same():
+    """Above what idle GPUs draw, for any mixture of utilisations, also at the limit."""
+    rng = np.random.default_rng(0)
+    model, gpus = MODELS["llama_2_7b"], 2
+    power = PowerModel(0.3, 0.5, 0.9)
+    compiled = iteration_power(model, A100, gpus, power)
+    limited = 0
+    for _ in range(200):
+        seconds, tokens, kv_tokens = rng.uniform(1e-3, 0.05), rng.integers(1, 4096), rng.integers(1, 10**5)
+        whole = iteration_joules(model, A100, seconds, tokens, kv_tokens, tensor_parallel=gpus, power=power)
+        idle_j = power.idle * A100.tdp_w * gpus * seconds
+        found = joules_above_idle(compiled, seconds, tokens, kv_tokens)
+        assert found + idle_j == pytest.approx(whole, rel=1e-12)
+        limited += whole == pytest.approx(A100.tdp_w * gpus * seconds)
+    assert 20 < limited < 180
 
 
 def test_batching_saves_energy_per_token():

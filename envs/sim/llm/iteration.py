@@ -80,7 +80,8 @@ def start_batch(fleet: Fleet, replica_id: int) -> bool:
     else:
         seconds += decode_attention_seconds(cost, decodes, kv_tokens)
     if fleet.engines[replica.group].counts_energy:
-        count_batch_energy(fleet, replica_id, seconds, tokens, kv_tokens + decodes)
+        read = (kv_tokens + decodes) * replica.decodes_run
+        count_batch_energy(fleet, replica_id, seconds, tokens, read)
     start_s = replica.clock_s
     replica.clock_s += seconds
     replica.in_flight = 1

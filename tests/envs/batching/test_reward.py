@@ -74,6 +74,25 @@ def test_return_is_the_metric(kind: type, weight: str) -> None:
         assert 0 < expected < len(results.finish_s)
 
 
+@pytest.mark.parametrize("kind", [BatchingEnv, TwoLevelEnv])
+def test_energy_weighed_is_energy_measured(kind: type) -> None:
+    """The return of weighed joules is the metric, which is there on demand and does not depend on weights."""
+    metrics = []
+    for weights in ({"energy_weight": 0.25}, {"measure_energy": True}, {}):
+        env = kind(scenario_with(kind, weights))
+        total, results = play(env)
+        metrics.append(env._problem.metrics(0))
+        if "energy_weight" in weights:
+            assert total == pytest.approx(-0.25 * metrics[0]["energy_j"], rel=1e-9)
+            power, replicas = env._episodes.power, env._episodes.num_replicas
+            idle_j = power.full_w * power.idle * metrics[0]["makespan_s"] * replicas
+            assert idle_j < metrics[0]["energy_j"] < idle_j / power.idle
+            per_token = metrics[0]["energy_j"] / results.output_tokens.sum()
+            assert metrics[0]["energy_j_per_output_token"] == pytest.approx(per_token)
+    assert metrics[0] == metrics[1]
+    assert set(metrics[0]) - set(metrics[2]) == {"energy_j", "energy_j_per_output_token"}
+
+
 @pytest.mark.parametrize("charge", [True, False])
 def test_weights_add_up(charge: bool) -> None:
     """All weights together, with expected waits charged early or not."""
@@ -94,6 +113,18 @@ def test_expected_waits_are_charged_when_they_begin() -> None:
 
 
 def test_routing_refuses_what_it_does_not_count() -> None:
-    scenario = scenario_with(RoutingEnv, {"slo_weight": 1.0})
-    with pytest.raises(InputError, match=r"scenario.objective.slo_weight = 1.0: must be 0 for routing"):
-        RoutingEnv(scenario)
+    for key, value, allowed in (
+        ("slo_weight", 1.0, "0"),
+        ("energy_weight", 2.0, "0"),
+        ("measure_energy", True, "false"),
+    ):
+        scenario = scenario_with(RoutingEnv, {key: value})
+        with pytest.raises(
+            InputError, match=f"scenario.objective.{key} = {value}: must be {allowed} for routing"
+        ):
+            RoutingEnv(scenario)
+
+
+def test_a_negative_weight_is_refused() -> None:
+    with pytest.raises(InputError, match=r"scenario.objective.energy_weight = -1.0: must be at least 0"):
+        scenario_with(BatchingEnv, {"energy_weight": -1.0})
