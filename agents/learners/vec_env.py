@@ -27,7 +27,7 @@ class SB3VecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         """Starts new episodes; `seed(s)` before it seeds environment k with s + k."""
         seeds = None if self._seeds[0] is None else list(self._seeds)
-        observation, _ = self.env.reset(seed=seeds)
+        observation: VecEnvObs = self.env.reset(seed=seeds)[0]
         self._reset_seeds()
         self._returns[:] = 0.0
         self._lengths[:] = 0

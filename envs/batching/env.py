@@ -66,7 +66,8 @@ class BatchingEnv(NativeEnv):
         same). The last number, from -1 to 1, is the share of the budget for prefills, from none to all; a
         batch that would be empty gets all. A number outside -1 to 1 raises ValueError and changes nothing.
     Reward: minus the increase of the objective's cost until the next decision (envs/batching/reward.py), so
-        the undiscounted return is minus what the scenario's objective weighs.
+        the undiscounted return is minus what the scenario's objective weighs: seconds of waiting, goodput
+        (`slo_weight`), joules (`energy_weight`), ...
     Termination: when every request of the episode has finished; `info["episode_metrics"]` sums it up. There
         is no time limit.
     Episodes: as in `servegym/Routing-v0`, of a scenario with one replica.

@@ -93,9 +93,9 @@ class ScheduledEpisodes:
         if self.power is None:
             return None
         replicas = slice(episode_id * self.num_replicas, (episode_id + 1) * self.num_replicas)
-        end_s = self.fleet.replicas.clock_s[replicas].max()
+        end_s = self.fleet.replicas["clock_s"][replicas].max()
         idle_w = self.num_replicas * self.power.full_w * self.power.idle
-        active_j = self.fleet.replicas.active_j[replicas].sum()
+        active_j = self.fleet.replicas["active_j"][replicas].sum()
         return float(active_j + idle_w * (end_s - self.episodes[episode_id].start_s))
 
     def _go_to_first_decision(self, episode_id: int) -> None:
