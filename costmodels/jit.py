@@ -24,8 +24,8 @@ from numba.core.typed_passes import NativeLowering
 def _folders() -> list[Path]:
     """The folders of this project that hold compiled functions."""
     folders = [Path(__file__).resolve().parent]
-    compiled = (("envs", "sim"), ("envs", "routing"), ("envs", "batching"), ("envs", "two_level"))
-    for package, inside in (*compiled, ("agents", "heuristics")):
+    inside_envs = ("sim", "workloads", "routing", "batching", "two_level")
+    for package, inside in (*(("envs", name) for name in inside_envs), ("agents", "heuristics")):
         spec = importlib.util.find_spec(f"servegym.{package}")
         if spec is not None and spec.origin is not None:
             folders.append(Path(spec.origin).resolve().parent / inside)
