@@ -15,11 +15,19 @@ from servegym.costmodels.jit import jit, kernel, routine
 from servegym.costmodels.structs import struct, struct_array
 from servegym.envs.routing.episodes import RoutingEpisodes
 from servegym.envs.routing.fleet_cost import OPEN_REQUESTS, cost_s, expected_cost_s
+from servegym.envs.routing.fleet_rebalancing import EpisodeRebalancers
 from servegym.envs.routing.observation import empty_observations
 from servegym.envs.routing.reward import check_objective
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.cluster.looks import write_rows, write_rows_of
-from servegym.envs.sim.llm.cluster.loop import DECISION, DONE, NO_ROOM, route, run_until_decision
+from servegym.envs.sim.llm.cluster.loop import (
+    DECISION,
+    DONE,
+    NO_ROOM,
+    REBALANCING,
+    route,
+    run_until_decision,
+)
 from servegym.envs.sim.llm.cluster.places import touch
 from servegym.envs.sim.llm.cluster.setup import new_cluster, with_more_room
 from servegym.envs.sim.llm.cluster.simulate import results_of
@@ -88,6 +96,10 @@ class FleetRoutingEpisodes:
         self.rewards = np.zeros(num_episodes)
         self.finished = np.ones(num_episodes, np.bool_)
         self._status = np.full(num_episodes, DONE)
+        migration = scenario.plan.migration
+        self._rebalancers = (
+            EpisodeRebalancers(migration.rule, num_episodes, self.num_replicas) if migration else None
+        )
         self._state: State | None = None
 
     def begin(self, episode_id: int, workload: Workload) -> None:
@@ -106,6 +118,8 @@ class FleetRoutingEpisodes:
         self._state.clusters[episode_id] = cluster
         self.episodes[episode_id] = np.zeros((), EPISODE)
         self.episodes[episode_id].num_requests = workload.num_requests
+        if self._rebalancers is not None:
+            self._rebalancers.begin(episode_id)
         self.finished[episode_id] = False
         self._status[episode_id] = RUNNING
         self._go_on(np.full(self.num_episodes, NOBODY))
@@ -173,15 +187,21 @@ class FleetRoutingEpisodes:
     def _go_on(self, actions: np.ndarray) -> None:
         """Takes actions, where they are not NOBODY, and runs every fleet to its next decision or its end."""
         assert self._state is not None, "no episode has begun"
+        clusters = self._state.clusters
         while _go_on(self._state, actions) > 0:
             for episode_id in np.flatnonzero(self._status == NO_ROOM).tolist():
-                clusters = self._state.clusters
                 clusters[episode_id] = with_more_room(clusters[episode_id])
+            for episode_id in np.flatnonzero(self._status == REBALANCING).tolist():
+                assert self._rebalancers is not None
+                self._rebalancers.rebalance(episode_id, struct(clusters[episode_id]))
 
 
 @jit
 def _go_on(state: State, actions: np.ndarray) -> int:
-    """One decision in every episode with an action, which is removed; returns how many fleets need room."""
+    """One decision in every episode with an action, which is removed, up to the next.
+
+    Returns how many have stopped before that, for want of room or of the rebalancer.
+    """
     stuck = 0
     for episode_id in range(actions.size):
         cluster, episode = state.clusters[episode_id], state.episodes[episode_id]

@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from servegym.agents.heuristics.llumnix import llumnix_rebalancer
 from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
 from servegym.envs.routing.episodes import RoutingEpisodes
 from servegym.envs.routing.fleet_episodes import FleetRoutingEpisodes
 from servegym.envs.scenario import Scenario, load_scenario
-from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member
+from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member, Migration
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.rebalancer import Rebalancer
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.sim.llm.state import NOBODY
@@ -132,6 +134,46 @@ def cost_of(episodes: FleetRoutingEpisodes, ttft_weight: float, latency_weight: 
     first_s = np.where(np.isnan(results.first_token_s), end_s, results.first_token_s)
     costs = ttft_weight * (first_s - results.arrival_s) + latency_weight * (end_s - results.arrival_s)
     return float(costs[came].sum())
+
+
+@pytest.mark.parametrize("seed", [0, 2, 6, 8, 10])
+def test_requests_migrate_as_in_the_simulator(seed: int) -> None:
+    """Random fleets with a random rule in Python."""
+    case = random_fleet(seed, frozenset(STEPS["migration"]))
+    plan = case.fast_plan([])
+    episodes = FleetRoutingEpisodes(scenario_of(plan, 0.5, 0.5), 1, case.workload.num_requests)
+    episodes.begin(0, case.workload)
+    total = play(episodes, by_draws(case.draws))[0]
+    expected = simulate_fleet(case.workload, Router("drawn", case.choose()), case.fast_plan([]))
+    check_results(episodes.results(0), expected)
+    np.testing.assert_array_equal(episodes.results(0).migrations, expected.migrations)
+    assert -total == pytest.approx(cost_of(episodes, 0.5, 0.5), rel=1e-9, abs=1e-9)
+
+
+def test_llumnix_moves_requests_as_in_the_simulator() -> None:
+    """All requests are routed to replica 0, in two episodes side by side; some move to the other."""
+    plan = FleetPlan([STEADY] * 2, migration=Migration(llumnix_rebalancer(20.0, 20.0), 2.0))
+    workload = Workload("many", np.linspace(0.0, 5.0, 8), [30] * 8, [20] * 8)
+    episodes = FleetRoutingEpisodes(scenario_of(plan), 2, 8)
+    for k in range(2):
+        episodes.begin(k, workload)
+    play(episodes, lambda *_: 0)
+    expected = simulate_fleet(workload, Router("first", lambda *_: 0), plan)
+    assert expected.migrations.sum() > 2
+    for k in range(2):
+        check_results(episodes.results(k), expected)
+
+
+def test_rebalancer_that_names_no_replica_is_refused() -> None:
+    def choose(rows, parameters, memory, random_state, moves) -> int:
+        moves[0] = 0, 5
+        return 1
+
+    plan = FleetPlan([STEADY] * 2, migration=Migration(Rebalancer("lost", choose), 0.25))
+    episodes = FleetRoutingEpisodes(scenario_of(plan), 1, 4)
+    episodes.begin(0, FOUR)
+    with pytest.raises(InputError, match=r"rebalancer 'lost': gave 1 moves, \[\[0, 5\]\]: must be at most 2"):
+        play(episodes, lambda *_: 0)
 
 
 @pytest.mark.parametrize("seed", range(6))
