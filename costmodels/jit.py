@@ -24,11 +24,10 @@ from numba.core.typed_passes import NativeLowering
 def _folders() -> list[Path]:
     """The folders of this project that hold compiled functions."""
     folders = [Path(__file__).resolve().parent]
-    inside_envs = ("sim", "workloads", "routing", "batching", "two_level")
-    for package, inside in (*(("envs", name) for name in inside_envs), ("agents", "heuristics")):
+    for package in ("envs", "agents"):
         spec = importlib.util.find_spec(f"servegym.{package}")
         if spec is not None and spec.origin is not None:
-            folders.append(Path(spec.origin).resolve().parent / inside)
+            folders.append(Path(spec.origin).resolve().parent)
     return folders
 
 
@@ -154,8 +153,9 @@ def kernel(function: Function) -> Function:
 
 
 def routine(function: Function) -> Function:
-    """Decorator for what `kernel`s call now and then: the same, but one copy that is called, never inlined.
+    """Decorator for what `kernel`s call now and then: the same, but not inlined by force.
 
-    It keeps the code that is compiled, and compiled again inside its callers, small.
+    LLVM calls one copy of it where it is long, so that the code compiled, and compiled again inside its
+    callers, stays small.
     """
     return cast(Function, _compiled_once(_kernel(forceinline=False)(function)))

@@ -14,6 +14,8 @@ SCHEDULERS = ("vllm_v1", "sarathi", "vllm_v0", "orca", "lightllm", "sglang", "ag
 
 VLLM_V1, SARATHI, VLLM_V0, ORCA, LIGHTLLM, SGLANG, AGENT = range(len(SCHEDULERS))
 
+MAX_NUM_SEQS = 2**16 - 1  # counts of decodes have 16 bits
+
 ORDERS = ("fcfs", "priority", "rank")
 FCFS, PRIORITY, RANK = range(len(ORDERS))
 
@@ -76,6 +78,8 @@ class Engine:
         for key in ("max_num_batched_tokens", "max_num_seqs", "num_kv_blocks", "block_size"):
             if getattr(self, key) < 1:
                 raise InputError(f"engine.{key} = {getattr(self, key)}: must be at least 1")
+        if self.max_num_seqs > MAX_NUM_SEQS:
+            raise InputError(f"engine.max_num_seqs = {self.max_num_seqs}: must be at most {MAX_NUM_SEQS}")
         for key in ("long_prefill_token_threshold", "max_padded_prefill_tokens", "max_model_len"):
             if getattr(self, key) < 0:
                 raise InputError(f"engine.{key} = {getattr(self, key)}: must be at least 0 (0: off)")

@@ -7,8 +7,16 @@ blocks (`anchor_blocks` of a replica) and the number of decodes whose rest is ab
 bookkeeping. Where every running request reserves a fixed number of blocks, only `prefill_blocks` counts.
 """
 
+import numpy as np
+
 from servegym.costmodels.jit import kernel
 from servegym.envs.sim.llm.state import Fleet
+
+COUNTS_PER_WORD = 4
+"""Of `Fleet.rests_above`: a word of 64 bits is four counts of 16."""
+
+_ONES = np.array([0x0, 0x1, 0x1_0001, 0x1_0001_0001, 0x1_0001_0001_0001])
+"""A word in which the first so many counts are 1."""
 
 
 @kernel
@@ -26,8 +34,15 @@ def add_decode(fleet: Fleet, replica_id: int, anchor: int, sign: int) -> None:
     replica.anchor_blocks += sign * blocks
     rest = anchor - blocks * size
     rests_above = fleet.rests_above[replica_id]
-    for i in range(rests_above.size):  # always all of them: short loops of unpredictable length are slower
-        rests_above[i] += sign if i < rest else 0
+    words = (size + COUNTS_PER_WORD - 1) // COUNTS_PER_WORD
+    for word in range(words):  # always all of them: short loops of unpredictable length are slower
+        rests_above[word] += sign * _ONES[min(max(rest - COUNTS_PER_WORD * word, 0), COUNTS_PER_WORD)]
+
+
+@kernel
+def _num_above(fleet, replica_id, rest):
+    """Decodes whose anchor leaves more than `rest` beyond whole blocks."""
+    return (fleet.rests_above[replica_id, rest >> 2] >> (16 * (rest & 3))) & 0xFFFF
 
 
 @kernel
@@ -40,7 +55,7 @@ def kv_blocks_at(fleet: Fleet, replica_id: int, iteration: int) -> int:
     size = engine.block_size
     rounds = (iteration - 1) // size
     into_round = iteration - 1 - rounds * size
-    crossed = fleet.rests_above[replica_id, size - 1 - into_round]  # into one more block within this round
+    crossed = _num_above(fleet, replica_id, size - 1 - into_round)  # into one more block within this round
     total: int = replica.prefill_blocks + replica.anchor_blocks + (rounds + 1) * replica.num_decodes + crossed
     return total
 
@@ -80,7 +95,6 @@ def iterations_with_blocks(fleet: Fleet, replica_id: int, limit: int, keep: int)
     at_most = replica.prefill_blocks + replica.anchor_blocks + (last_rounds + 2) * replica.num_decodes
     if at_most <= engine.num_kv_blocks - keep:
         return limit
-    rests_above = fleet.rests_above[replica_id]
     free = free_now(fleet, replica_id) - keep
     if free < 0:
         return 0
@@ -89,8 +103,8 @@ def iterations_with_blocks(fleet: Fleet, replica_id: int, limit: int, keep: int)
     free -= rounds * replica.num_decodes
     rest = (-replica.iteration) % size
     while iterations < limit:
-        at_least = rests_above[rest - 1] if rest > 0 else replica.num_decodes
-        free -= at_least - rests_above[rest]
+        at_least = _num_above(fleet, replica_id, rest - 1) if rest > 0 else replica.num_decodes
+        free -= at_least - _num_above(fleet, replica_id, rest)
         if free < 0:
             break
         iterations += 1

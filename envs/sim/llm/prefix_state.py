@@ -90,14 +90,14 @@ def new_prefix_cache(num_kv_blocks: npt.ArrayLike, num_requests: int, num_block_
     bits = np.array([int(2 * size - 1).bit_length() if size > 0 else 0 for size in blocks], np.int64)
     num_slots = np.where(blocks > 0, 1 << bits, 0)
     num_nodes = np.where(blocks > 0, blocks + 1, 0)
-    replicas = np.zeros(len(blocks), CACHE).view(np.recarray)
-    replicas.head = np.cumsum(num_nodes) - num_nodes
-    replicas.first_slot = np.cumsum(num_slots) - num_slots
-    replicas.slot_mask = num_slots - 1
-    replicas.hash_shift = 32 - bits
+    replicas = np.zeros(len(blocks), CACHE)
+    replicas["head"] = np.cumsum(num_nodes) - num_nodes
+    replicas["first_slot"] = np.cumsum(num_slots) - num_slots
+    replicas["slot_mask"] = num_slots - 1
+    replicas["hash_shift"] = 32 - bits
     cache = struct(
         PrefixCache(
-            replicas=replicas,
+            replicas=replicas.view(np.recarray),
             nodes=np.zeros(num_nodes.sum(), NODE).view(np.recarray),
             slots=np.zeros(num_slots.sum(), np.int32),
             requests=np.zeros(num_requests, CONTENTS).view(np.recarray),

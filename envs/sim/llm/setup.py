@@ -15,6 +15,7 @@ from servegym.costmodels.structs import struct, struct_array
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.fleet import with_advance
 from servegym.envs.sim.llm.log import Log, no_log
+from servegym.envs.sim.llm.memory import COUNTS_PER_WORD
 from servegym.envs.sim.llm.prefix_state import (
     clear_cache,
     load_contents,
@@ -80,12 +81,13 @@ def new_fleet(
     cost = struct_array([kind.cost for kind in kinds])
     first_chunk_s = _first_chunk_seconds(cost, len(kinds), max(len(kind.cost.linear_s) for kind in kinds))
     tokens = min([REFERENCE_TOKENS, *(engine.max_num_batched_tokens for engine in engines)])
+    words = -(-max(engine.block_size for engine in engines) // COUNTS_PER_WORD)
     fleet = with_advance(
         Fleet(
             replicas=np.zeros(count, REPLICA).view(np.recarray),
             requests=np.zeros(num_requests, REQUEST).view(np.recarray),
             due=np.zeros((count, max(engine.max_num_seqs for engine in engines)), np.int64),
-            rests_above=np.zeros((count, max(engine.block_size for engine in engines)), np.int32),
+            rests_above=np.zeros((count, words), np.int64),
             engines=struct_array(
                 [kind.engine.numbers()._replace(counts_energy=int(kind.power is not None)) for kind in kinds]
             ),

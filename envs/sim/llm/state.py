@@ -128,7 +128,8 @@ class Fleet(NamedTuple):
 
     replicas: REPLICA (S,); requests: REQUEST (N,).
     due: int64 (S, max_num_seqs), a heap per replica of `iteration << 32 | request`: when decodes finish.
-    rests_above: int32 (S, block_size), decodes whose `anchor` modulo the block size is above 0, 1, ...
+    rests_above: int64 (S, ceil(block_size / 4)), decodes whose `anchor` modulo the block size is above 0, 1,
+    ...: four counts of 16 bits a word.
     engines, cost, power and decode_lines (what follows from cost): of each group of equal replicas.
     speed: float64 (G,), the column SPEED of what a router sees.
     first_chunk_s: float64 (G, T + 1), prefill attention of a chunk that starts a prompt.

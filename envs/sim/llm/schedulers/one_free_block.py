@@ -1,9 +1,10 @@
 """vLLM V0's rule for decodes, which Sarathi kept: one free block at each one's turn, even to take none."""
 
 from servegym.costmodels.jit import kernel, routine
-from servegym.envs.sim.llm.batch import preempt, swap_out
+from servegym.envs.sim.llm.batch import preempt
 from servegym.envs.sim.llm.memory import blocks_for, free_after_decodes, free_now
 from servegym.envs.sim.llm.state import DECODING, NOBODY, Fleet
+from servegym.envs.sim.llm.swapping import swap_out
 
 
 @kernel

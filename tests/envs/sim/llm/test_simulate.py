@@ -54,6 +54,7 @@ def test_request_larger_than_the_kv_cache_is_refused() -> None:
     [
         ((0, 1, 1), "engine.max_num_batched_tokens = 0: must be at least 1"),
         ((4, 8, 1), "engine.max_num_seqs = 8: must be at most max_num_batched_tokens = 4"),
+        ((70_000, 66_000, 1), "engine.max_num_seqs = 66000: must be at most 65535"),
         ((8, 8, 0), "engine.num_kv_blocks = 0: must be at least 1"),
     ],
 )
