@@ -72,10 +72,11 @@ def _replicas(count: int, fleet: FleetConfig, own: FleetConfig | PoolConfig) -> 
     gpu, tensor_parallel, role = (
         getattr(own, key) or getattr(fleet, key) for key in ("gpu", "tensor_parallel", "role")
     )
+    noun = "replica" if count == 1 else "replicas"
     if role == "encode":
-        return f"{count} encode replicas"
+        return f"{count} encode {noun}"
     gpus = f"one {GPUS[gpu].name} GPU" if tensor_parallel == 1 else f"{tensor_parallel} {GPUS[gpu].name} GPUs"
-    return f"{count} {role + ' ' if role != 'mixed' else ''}replicas on {gpus} each"
+    return f"{count} {role + ' ' if role != 'mixed' else ''}{noun} on {gpus} each"
 
 
 def _verdicts(report: Report) -> str:

@@ -276,3 +276,23 @@ def test_tables_are_printed_for_a_person(tmp_path: Path, capsys: pytest.CaptureF
     for words in ("mean TTFT", "P99 latency", "Change against round_robin", "Wins", str(tmp_path / "out")):
         assert words in printed
     assert len([line for line in printed.splitlines() if "random" in line]) == 3
+
+
+def test_any_fleet_is_evaluated_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Replicas that differ, one of which fails, and clients who give up; the report says what there was."""
+    words = (
+        "scenario.fleet.replicas=null",
+        "scenario.fleet.pools=[{replicas:1},{replicas:2,gpu:a100_sxm}]",
+        "scenario.fleet.failures=[{replica:0,time_s:0.5,until_s:1}]",
+        "scenario.workload.clients.cancel_share=0.5",
+        "scenario.workload.clients.mean_patience_s=1",
+    )
+    out = tmp_path / "out"
+    answer = answer_of(capsys, *SCENARIO, *words, "policies=[round_robin,jsq]", "seeds=2", f"out={out}")
+    results = {
+        (row["policy"], row["seed"], row["metric"]): row["value"] for row in read_rows(out / "results.csv")
+    }
+    assert float(results["jsq", "0", "num_cancelled"]) > 5
+    assert 0 < answer["policies"]["jsq"]["slo_attainment"]["iqm"] < 0.9
+    page = Path(answer["report"]).read_text()
+    assert "1 replica on one h100_sxm GPU each and 2 replicas on one a100_sxm GPU each, serving" in page

@@ -87,3 +87,36 @@ def test_a_folder_without_a_simulation_is_refused(folder: Path, capsys: pytest.C
         "run = nosuch: must be a folder that servegym simulate has written"
     )
     assert "run" in error_of(capsys, "replay")
+
+
+def test_a_fleet_with_roles_failures_and_impatient_clients(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Iterations stand on the replicas that run them, none while a replica is gone, and all is drawn."""
+    words = (
+        "scenario.fleet.replicas=null",
+        "scenario.fleet.pools=[{replicas:2,role:prefill},{replicas:2,role:decode}]",
+        "scenario.fleet.link_bytes_per_s=1e10",
+        "scenario.fleet.failures=[{replica:1,time_s:0.5,until_s:1.5}]",
+        "scenario.workload.clients.cancel_share=0.5",
+        "scenario.workload.clients.mean_patience_s=1",
+    )
+    answer = answer_of(capsys, "simulate", *SMALL_SCENARIO, *words, "out=run")
+    metrics = answer["metrics"]
+    assert metrics["num_cancelled"] > 5
+    assert metrics["num_requests"] == metrics["num_finished"] + metrics["num_cancelled"] + metrics["num_lost"]
+    replayed = answer_of(capsys, "replay", "run", "--perfetto", "trace.json", "log=log.npz")
+    assert replayed["max_rel_diff"] < 1e-9
+    table = pq.read_table(folder / "run/requests.parquet").to_pydict()
+    assert table["outcome"].count("cancelled") == metrics["num_cancelled"]
+    assert [seconds is None for seconds in table["latency_s"]] == [
+        outcome != "finished" for outcome in table["outcome"]
+    ]
+    log = IterationLog.load(folder / "log.npz")
+    replica = np.repeat(log.iterations["replica"], log.iterations["num_entries"])
+    assert set(replica[log.entries["is_prefill"]]) == {0, 1}
+    assert set(replica[~log.entries["is_prefill"]]) == {2, 3}
+    gone = log.iterations[log.iterations["replica"] == 1]
+    assert not ((gone["end_s"] > 0.5) & (gone["start_s"] < 1.5)).any()
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    assert sum(event["ph"] == "X" and event["cat"] == "arrival" for event in events) > 50
