@@ -7,8 +7,9 @@ import pytest
 from tests.experiments.commands import SMALL_SCENARIO, SMALL_TRAINING, error_of
 
 SCENARIOS = (
-    "azure_conv_1xh100, azure_conv_32xh100, azure_conv_4xh100, azure_conv_8xh100, generated_1xh100, "
-    "generated_8xh100, mooncake_conv_8xh100"
+    "azure_conv_1xh100, azure_conv_32xh100, azure_conv_4xh100, azure_conv_8xh100, disaggregated_4p4d, "
+    "epd_1e3p4d, failing_8xh100, generated_1xh100, generated_8xh100, mixed_4xh100_4xa100, "
+    "mooncake_conv_8xh100, stale_8xh100"
 )
 AGENTS = "ppo_gnn, ppo_mlp"
 COMMANDS = {
@@ -29,6 +30,10 @@ UNKNOWN_NAMES = [
     ("simulate router=jqs", "random, round_robin, sal (did you mean jsq?)"),
     ("untrained agent=ppo_gn", f"agent = ppo_gn: must be one of {AGENTS} (did you mean ppo_gnn?)"),
     ("simulate fleet@scenario.fleet=b200", "fleet = b200: must be one of a100_llama2_7b, h100_llama_8b"),
+    (
+        "simulate scenario.fleet.pools=[{replicas:2,gpus:1}]",
+        "scenario.fleet.pools: gpus: no such key; did you mean gpu?",
+    ),
     ("simulate scenario.fleet.gpu=b200", "fleet.gpu = b200: must be one of a100_sxm, h100_sxm"),
     ("simulate scenario.workload.fitted=nobody", "'nobody', allowed: azure_conv_2023"),
     ("simulate scenario.workload.format=xls", "workload.format = xls: must be one of azure, csv"),
