@@ -13,7 +13,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     for replica in range(replicas.shape[0]):
         if replicas[replica, AVAILABLE] == 0:
             continue
-        use = replicas[replica, KV_USED_BLOCKS] / replicas[replica, KV_TOTAL_BLOCKS]
+        use = replicas[replica, KV_USED_BLOCKS] / max(1.0, replicas[replica, KV_TOTAL_BLOCKS])  # encode: 0
         if use < least:
             best, least = replica, use
     return best

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from servegym.agents.heuristics import HeuristicPolicy, make_router
+from servegym.agents.heuristics import ROUTERS, HeuristicPolicy, make_router
 from servegym.envs.checks import check_environment
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
@@ -71,7 +71,7 @@ def test_vector_form_is_equal_to_single_environments(scenario: Scenario) -> None
     assert (ends >= 2).all()
 
 
-@pytest.mark.parametrize("name", ["random", "round_robin", "jsq", "least_outstanding_tokens"])
+@pytest.mark.parametrize("name", ROUTERS)
 @FLEETS
 def test_policies_decide_as_the_simulator_does(name: str, scenario: Scenario) -> None:
     """A heuristic over the environment's observations decides as in the compiled simulation."""
