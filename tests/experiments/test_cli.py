@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from servegym.agents.heuristics import ROUTERS
-from servegym.envs.scenario import load_scenario
+from servegym.envs.scenario import Scenario, load_scenario
 from servegym.experiments import simulate
 from servegym.experiments.cli import COMMANDS, main
 from servegym.experiments.hydra_app import to_json
@@ -108,7 +108,7 @@ def test_interrupt_ends_with_130(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulate, "run_simulator", interrupted)
+    monkeypatch.setattr(Scenario, "simulate", interrupted)
     assert main(["simulate", *SMALL_SCENARIO]) == 130
     assert capsys.readouterr().err == "servegym: interrupted\n"
 
@@ -117,7 +117,7 @@ def test_a_bug_is_not_dressed_as_bad_input(monkeypatch: pytest.MonkeyPatch, fold
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(simulate, "run_simulator", broken)
+    monkeypatch.setattr(Scenario, "simulate", broken)
     with pytest.raises(KeyError, match="a bug"):
         main(["simulate", *SMALL_SCENARIO])
 
