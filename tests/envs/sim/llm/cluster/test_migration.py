@@ -92,6 +92,16 @@ def test_least_urgent_then_shortest_then_first_admitted_leaves() -> None:
         assert np.flatnonzero(results.migrations).tolist() == [mover], priority
 
 
+def test_request_preempted_and_back_meanwhile_is_not_migrated() -> None:
+    """The stage from 4.5 s on ends at 11.25. At 5 s the request is preempted, at 10 it decodes again."""
+    slow = replace(MEMBER, engine=Engine(16, 4, 8, 4), link_latency_s=6.0)
+    plan = FleetPlan([slow, MEMBER], migration=Migration(move_once(0, 1), 4.5, last_stage_blocks=2))
+    workload = Workload("two", np.zeros(2), [12, 12], [9, 12], priority=[0, 1])
+    results = simulate_fleet(workload, FIRST, plan, debug=True)
+    assert results.preemptions.tolist() == [0, 1]
+    assert results.migrations.tolist() == [0, 0] and results.replica.tolist() == [0, 0]
+
+
 @compiled_rebalancer
 def draw(replicas, parameters, memory, random_state, moves):
     """Moves from the busiest replica to one drawn."""
