@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,9 +135,9 @@ def test_notes_of_a_command_go_to_standard_error(
 ) -> None:
     wanted = simulate.summarise
 
-    def talkative(results: simulate.Results) -> dict[str, float]:
+    def talkative(*results: Any) -> dict[str, float]:
         print("chatter")
-        return wanted(results)
+        return wanted(*results)
 
     monkeypatch.setattr(simulate, "summarise", talkative)
     answer_of(capsys, "simulate", *SMALL_SCENARIO)
