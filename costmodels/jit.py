@@ -9,6 +9,7 @@ sources only: where NUMBA_CACHE_DIR points elsewhere, clear that folder after an
 import functools
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -145,8 +146,9 @@ class _KernelDispatcher(CPUDispatcher):  # type: ignore[misc]
         template, *_ = super().get_call_template(tuple(map(_widened, folded)), {})
         return template, signature, folded, {}
 
-    def __call__(self, *arguments: Any) -> Any:
-        return _callable_from_python(self)(*arguments)
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        in_order = inspect.signature(self.py_func).bind(*arguments, **named).args
+        return _callable_from_python(self)(*in_order)
 
 
 @functools.cache

@@ -79,6 +79,7 @@ class BatchingEnv(NativeEnv):
     render_mode, see above.
 
     >>> import gymnasium as gym
+    >>> import numpy as np
     >>> env = gym.make("servegym.envs:servegym/Batching-v0", scenario="generated_1xh100")
     >>> observation, info = env.reset(seed=0)
     >>> terminated, total = False, 0.0

@@ -62,6 +62,7 @@ class RoutingEnv(NativeEnv):
     observation, at least the number of replicas (default: equal); render_mode, see above.
 
     >>> import gymnasium as gym
+    >>> import numpy as np
     >>> env = gym.make("servegym.envs:servegym/Routing-v0", scenario="generated_8xh100")
     >>> observation, info = env.reset(seed=0)
     >>> terminated, total = False, 0.0

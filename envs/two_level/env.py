@@ -64,6 +64,7 @@ class TwoLevelEnv(NativeEnv):
     `envs/two_level/aec.py` has the same with an agent for the router and one for each scheduler.
 
     >>> import gymnasium as gym
+    >>> import numpy as np
     >>> env = gym.make("servegym.envs:servegym/TwoLevel-v0", scenario="generated_8xh100")
     >>> observation, info = env.reset(seed=0)
     >>> terminated, total = False, 0.0
