@@ -45,7 +45,7 @@ class Scenario:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the plain simulator does it, which is faster and what environments are made of."""
+        """Whether the plain simulator does it, which is faster, and what environments that schedule do."""
         return self.extra is None
 
     def require_plain(self, by_whom: str) -> None:
@@ -53,7 +53,7 @@ class Scenario:
         if self.extra is not None:
             raise InputError(
                 f"{self.extra}: {by_whom} has equal replicas that are always there, without latencies, and "
-                "requests without sessions, cancellation and images; servegym simulate does more"
+                "requests without sessions, cancellation and images; servegym simulate and Routing-v0 do more"
             )
 
     def simulate(self, workload: Workload, router: Router, *, seed: int = 0, log: bool = False) -> Results:

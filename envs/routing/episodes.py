@@ -64,7 +64,7 @@ class RoutingEpisodes:
     def __init__(
         self, scenario: Scenario, num_episodes: int, max_requests: int, slots: int | None = None
     ) -> None:
-        scenario.require_plain("servegym/Routing-v0")
+        scenario.require_plain("RoutingEpisodes")
         self.scenario = scenario
         self.num_episodes = num_episodes
         self.num_replicas = scenario.num_replicas
