@@ -17,8 +17,8 @@ so what ends early has cost the time that its client was there, and `info["episo
 over finished requests, does not add up to the cost. A request routed again after a failure keeps its arrival;
 a first token that was lost with its replica is none, and its TTFT grows again by all the time since. A
 follow-up costs nothing before it arrives, or where it never does. What comes before an episode's
-first decision is charged with it. Where decoding has replicas of its own, TTFT is over before they are chosen:
-only `latency_weight` tells an agent to choose them well.
+first decision is charged with it. Where decoding has replicas of its own TTFT is over before they are
+chosen: only `latency_weight` tells an agent to choose them well.
 
 >>> before = cost_so_far(0.0, 0, 0.0, 0, now_s=1.0, ttft_weight=1.0, latency_weight=0.0)
 >>> # two requests came at 1.0 and 1.25 (offset -2.25) and both wait at 1.5: 0.5 s + 0.25 s so far
