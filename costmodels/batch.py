@@ -95,7 +95,7 @@ class DnnProfile:
 
 
 def load_dnn_profiles(gpu: str | None = None) -> tuple[DnnProfile, ...]:
-    """The committed profiles, all or those of one GPU; made by `servegym.experiments.fit_batch_latency`.
+    """The committed profiles, all or those of one GPU; made by `servegym.experiments.fits.fit_batch_latency`.
 
     InputError, listing the known ones, for a GPU without profiles.
     """

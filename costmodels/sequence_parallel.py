@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost, prefill_attention_seconds, step_seconds
+from servegym.costmodels.iterations.cost import IterationCost, prefill_attention_seconds, step_seconds
 
 TIME_EXPONENT = 0.1
 """Rows are multiplied by t**0.1 after division by t: nearly the relative error, long prefills a bit more."""

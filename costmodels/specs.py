@@ -1,7 +1,7 @@
 """What a GPU offers and what a dense transformer asks for: `GpuSpec`, `ModelSpec`, and presets by name.
 
 Numbers are nominal (data sheets, model configurations). What a kernel reaches of them is the business of
-`servegym.costmodels.roofline`.
+`servegym.costmodels.operators.roofline`.
 """
 
 from collections.abc import Mapping

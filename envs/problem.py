@@ -8,8 +8,8 @@ import gymnasium as gym
 import numpy as np
 
 from servegym.envs.metrics import summarise
-from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.workloads import Workload
 

@@ -17,13 +17,13 @@ from rich.table import Table
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
-from servegym.envs.scenario_config import ScenarioConfig
+from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
-from servegym.experiments.bench_engines import measure_engines
-from servegym.experiments.bench_env import decisions_per_wall_s, playing, scheduling
-from servegym.experiments.bench_peers import measure_mocker, mocker_version
-from servegym.experiments.bench_stream import measure_stream
+from servegym.experiments.benchmarks.engines import measure_engines
+from servegym.experiments.benchmarks.environments import decisions_per_wall_s, playing, scheduling
+from servegym.experiments.benchmarks.peers import measure_mocker, mocker_version
+from servegym.experiments.benchmarks.stream import measure_stream
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.kernels.folder import read_folder
 from servegym.costmodels.kernels.schema import KernelTimings
-from servegym.experiments.calibration import MODELS, Fit
 from servegym.experiments.configs import read_config
+from servegym.experiments.fits.calibration import MODELS, Fit
 
 
 @dataclass
@@ -33,8 +33,8 @@ class CalibrateConfig:
 def calibrate(config: DictConfig) -> dict[str, Any]:
     """Fits `model` to the timings of one device in the folder `data`, and writes the file `out`.
 
-    The file of a roofline is what `servegym.costmodels.calibrated.from_json` reads. InputError for unknown
-    names, a folder in no known layout, and timings that do not determine the model.
+    The file of a roofline is what `servegym.costmodels.operators.calibrated.from_json` reads. InputError for
+    unknown names, a folder in no known layout, and timings that do not determine the model.
     """
     settings = read_config(config, CalibrateConfig)
     if settings.model not in MODELS:

@@ -14,7 +14,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from servegym.envs.compose import list_group
+from servegym.envs.scenario.compose import list_group
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """How a person calls OmegaConf's types."""

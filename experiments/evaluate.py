@@ -14,15 +14,15 @@ from tqdm import tqdm
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
 from servegym.envs.scenario import Scenario
-from servegym.envs.scenario_config import ScenarioConfig
-from servegym.experiments.comparison import Evaluation, Rows
+from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.configs import read_config
-from servegym.experiments.contenders import contender, kind_of, scenario_of_run
-from servegym.experiments.plots import PLOTS, draw_plots
+from servegym.experiments.evaluation.comparison import Evaluation, Rows
+from servegym.experiments.evaluation.contenders import contender, kind_of, scenario_of_run
+from servegym.experiments.evaluation.plots import PLOTS, draw_plots
+from servegym.experiments.evaluation.report import Report, write_report
+from servegym.experiments.evaluation.statistics import FEWEST_SEEDS
+from servegym.experiments.evaluation.tables import tables
 from servegym.experiments.provenance import versions
-from servegym.experiments.report import Report, write_report
-from servegym.experiments.statistics import FEWEST_SEEDS
-from servegym.experiments.tables import tables
 
 TABLE_WIDTH = 130
 """Characters for the tables where no terminal says how wide it is."""

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.compose import CONFIG_MODULE, register_scenario_schema
+from servegym.envs.scenario.compose import CONFIG_MODULE, register_scenario_schema
 from servegym.experiments.config_errors import explain
 
 SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "validate": "what"}

@@ -10,7 +10,7 @@ from rich.console import Console
 import servegym.envs  # noqa: F401  (registers the environments)
 from servegym.agents.heuristics import ROUTERS
 from servegym.costmodels.specs import GPUS, MODELS
-from servegym.envs.compose import list_group
+from servegym.envs.scenario.compose import list_group
 from servegym.experiments.hydra_app import to_json
 
 USE = {

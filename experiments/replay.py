@@ -16,7 +16,7 @@ from servegym.envs.trace_events import trace_events, write_trace
 from servegym.experiments.configs import load_config, read_config
 from servegym.experiments.simulate import CONFIG_FILE, REQUESTS_FILE, SimulateConfig
 from servegym.experiments.simulate import run as run_simulation
-from servegym.experiments.validate_simulator import relative_differences
+from servegym.experiments.validation.simulator import relative_differences
 
 TIMES = ("scheduled_s", "first_token_s", "finish_s", "cancelled_s")
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
 from servegym.envs.metrics import latency_s, summarise, tpot_s, ttft_s
-from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import Scenario
-from servegym.envs.scenario_config import ScenarioConfig
+from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.workloads import Workload
 from servegym.experiments.configs import build_router, read_config

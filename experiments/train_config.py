@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from servegym.agents.learners.config import PPOConfig
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario_config import ScenarioConfig
+from servegym.envs.scenario.config import ScenarioConfig
 
 
 @dataclass

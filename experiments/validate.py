@@ -8,15 +8,9 @@ from omegaconf import MISSING, DictConfig
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import find_data
-from servegym.experiments import (
-    validate_e2e,
-    validate_engine,
-    validate_kernels,
-    validate_peers,
-    validate_simulator,
-)
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
+from servegym.experiments.validation import end_to_end, engine, kernels, peers, simulator
 
 
 @dataclass
@@ -67,7 +61,7 @@ def show(answer: dict[str, Any]) -> None:
 
 
 def _kernels(settings: ValidateConfig) -> dict[str, Any]:
-    return validate_kernels.validate_kernels(
+    return kernels.validate_kernels(
         settings.data,
         settings.device,
         software=settings.software,
@@ -78,15 +72,15 @@ def _kernels(settings: ValidateConfig) -> dict[str, Any]:
 
 
 def _engine(settings: ValidateConfig) -> dict[str, Any]:
-    return validate_engine.validate_engine(settings.log or _shared("log", LOG), settings.profile)
+    return engine.validate_engine(settings.log or _shared("log", LOG), settings.profile)
 
 
 def _e2e(settings: ValidateConfig) -> dict[str, Any]:
-    return validate_e2e.validate_e2e(settings.table or _shared("table", TABLE), settings.clock, settings.data)
+    return end_to_end.validate_e2e(settings.table or _shared("table", TABLE), settings.clock, settings.data)
 
 
 def _simulator(settings: ValidateConfig) -> dict[str, Any]:
-    return validate_simulator.validate_simulator(settings.reference or _shared("reference", REFERENCE))
+    return simulator.validate_simulator(settings.reference or _shared("reference", REFERENCE))
 
 
 def _shared(key: str, path: str) -> str:
@@ -98,12 +92,10 @@ def _shared(key: str, path: str) -> str:
 
 
 TARGETS: dict[str, Target] = {
-    "kernels": Target(_kernels, validate_kernels.show),
-    "engine": Target(_engine, validate_engine.show),
-    "e2e": Target(_e2e, validate_e2e.show),
-    "peers": Target(
-        lambda settings: validate_peers.validate_peers(settings.clock, settings.data), validate_peers.show
-    ),
-    "simulator": Target(_simulator, validate_simulator.show),
+    "kernels": Target(_kernels, kernels.show),
+    "engine": Target(_engine, engine.show),
+    "e2e": Target(_e2e, end_to_end.show),
+    "peers": Target(lambda settings: peers.validate_peers(settings.clock, settings.data), peers.show),
+    "simulator": Target(_simulator, simulator.show),
 }
 """What can be validated."""

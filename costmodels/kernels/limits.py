@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.kernels.schema import KernelTimings
+from servegym.costmodels.operators.work import UNITS, work
 from servegym.costmodels.specs import GpuSpec
-from servegym.costmodels.work import UNITS, work
 
 SLACK = 0.05
 """Clocks and sizes are nominal: a time may be this share below the limit."""

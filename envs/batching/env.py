@@ -11,8 +11,8 @@ from servegym.envs.batching.episodes import BatchingEpisodes
 from servegym.envs.batching.observation import observation_of, observation_space
 from servegym.envs.batching.viewer import EngineSnapshot, lay_out, row_of, words
 from servegym.envs.problem import Problem, episode_streams
-from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import Scenario
+from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS
 from servegym.envs.sim.llm.state import NOBODY
 from servegym.envs.single import NativeEnv

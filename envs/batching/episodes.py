@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit, kernel
-from servegym.costmodels.structs import struct
+from servegym.costmodels.native.jit import jit, kernel
+from servegym.costmodels.native.structs import struct
 from servegym.envs.batching.observation import FLAT_FEATURES, observation_of
 from servegym.envs.batching.reward import cost_since, objective_record
 from servegym.envs.batching.scheduled import ScheduledEpisodes, first_illegal

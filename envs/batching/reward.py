@@ -25,7 +25,7 @@ False
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.native.jit import kernel
 from servegym.envs.routing.reward import cost_so_far, expected_wait_s
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.energy import energy_j

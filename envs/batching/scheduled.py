@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from servegym.costmodels.iteration_power import IterationPower, iteration_power
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.iterations.power import IterationPower, iteration_power
+from servegym.costmodels.native.jit import kernel
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet

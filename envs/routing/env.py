@@ -9,9 +9,9 @@ from servegym.envs.problem import Problem, episode_streams
 from servegym.envs.routing.episodes import RoutingEpisodes
 from servegym.envs.routing.fleet_episodes import FleetRoutingEpisodes, routing_episodes
 from servegym.envs.routing.observation import observation_space
-from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.routing.viewer import FleetSnapshot, lay_out
 from servegym.envs.scenario import Scenario
+from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.view import PROMPT_TOKENS
 from servegym.envs.single import NativeEnv
 from servegym.envs.viewer import Facts

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit, kernel
-from servegym.costmodels.structs import struct
+from servegym.costmodels.native.jit import jit, kernel
+from servegym.costmodels.native.structs import struct
 from servegym.envs.routing.observation import empty_observations
 from servegym.envs.routing.reward import check_objective, cost_so_far, expected_wait_at
 from servegym.envs.scenario import Scenario

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.routing.reward import expected_wait_at
 from servegym.envs.sim.llm.cluster.places import has_ended
 from servegym.envs.sim.llm.cluster.plan import MIXED, PREFILL

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit, kernel, routine
-from servegym.costmodels.structs import struct, struct_array
+from servegym.costmodels.native.jit import jit, kernel, routine
+from servegym.costmodels.native.structs import struct, struct_array
 from servegym.envs.routing.episodes import RoutingEpisodes
 from servegym.envs.routing.fleet_cost import OPEN_REQUESTS, cost_s, expected_cost_s
 from servegym.envs.routing.fleet_rebalancing import EpisodeRebalancers

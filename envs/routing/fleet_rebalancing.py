@@ -3,7 +3,7 @@
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit
+from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.cluster.rebalancing import rebalance, write_rows_to_rebalance
 from servegym.envs.sim.llm.cluster.state import Cluster
 from servegym.envs.sim.llm.rebalancer import Rebalancer

@@ -40,8 +40,8 @@ that prefill are asked, each at its own speed, and not who is at the router or o
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel
-from servegym.envs.scenario_config import ObjectiveConfig, require
+from servegym.costmodels.native.jit import kernel
+from servegym.envs.scenario.config import ObjectiveConfig, require
 from servegym.envs.sim.llm.view import queued_prefill_tokens
 
 

@@ -9,8 +9,8 @@ from pettingzoo import AECEnv
 from servegym.envs.batching.observation import observation_space as batching_space
 from servegym.envs.metrics import summarise
 from servegym.envs.routing.observation import observation_space as routing_space
-from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.decisions import NUM_CHOICES
 from servegym.envs.two_level.env import DEFAULT_SCENARIO
 from servegym.envs.two_level.episodes import TwoLevelEpisodes

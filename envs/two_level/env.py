@@ -7,9 +7,9 @@ import gymnasium as gym
 
 from servegym.envs.batching.viewer import EngineSnapshot, row_of, words
 from servegym.envs.problem import Problem, episode_streams
-from servegym.envs.routing.stream import EpisodeStream
 from servegym.envs.routing.viewer import FleetSnapshot
 from servegym.envs.scenario import Scenario
+from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS
 from servegym.envs.sim.llm.state import NOBODY
 from servegym.envs.sim.llm.view import PROMPT_TOKENS

@@ -14,10 +14,10 @@ from servegym.agents.heuristics import ROUTERS, make_router
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
 from servegym.costmodels.errors import InputError
-from servegym.envs.compose import compose_scenario, list_group
 from servegym.envs.metrics import summarise
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.scenario import load_scenario
+from servegym.envs.scenario.compose import compose_scenario, list_group
 from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.experiments.cli import COMMANDS
 from servegym.experiments.run_directory import load_run_config, load_run_policy

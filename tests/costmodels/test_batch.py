@@ -6,7 +6,7 @@ import pytest
 
 from servegym.costmodels.batch import LinearBatchLatency, TabulatedBatchLatency, load_dnn_profiles
 from servegym.costmodels.errors import InputError
-from servegym.experiments import fit_batch_latency
+from servegym.experiments.fits import fit_batch_latency
 
 
 def test_law_is_linear():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration_power import iteration_power, joules_above_idle
+from servegym.costmodels.iterations.power import iteration_power, joules_above_idle
 from servegym.costmodels.power import (
     RESNET50_INT8_P4,
     RESNET50_V100,

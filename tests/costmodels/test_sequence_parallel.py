@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from servegym.costmodels.compile import compile_iteration_cost, linear_iteration_cost
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iterations.compile import compile_iteration_cost, linear_iteration_cost
 from servegym.costmodels.sequence_parallel import SequenceParallelLatency, composed_prefill_seconds
 from servegym.costmodels.specs import GPUS, MODELS
 

@@ -14,7 +14,7 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.log import ENTRY, ITERATION, PREEMPTION, RECOMPUTE, IterationLog
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.trace_events import Event, trace_events, write_trace
-from servegym.experiments.reference_run import read_reference_run
+from servegym.experiments.validation.reference_run import read_reference_run
 
 REQUIRED = {
     "M": {"name", "pid", "tid", "args"},

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from servegym.costmodels.lookup import PER_TOKEN_OPERATORS
-from servegym.experiments.reference_run import ENTRIES
+from servegym.costmodels.iterations.lookup import PER_TOKEN_OPERATORS
+from servegym.experiments.validation.reference_run import ENTRIES
 from tests.reference.lookup import read_lookup_cost
 from tests.reference.settings import ReplicaSpec
 from tests.reference.simulate import simulate_fleet

@@ -8,8 +8,8 @@ import pytest
 
 from servegym.envs.workloads import Workload
 from servegym.experiments.bench import repeated
-from servegym.experiments.bench_peers import mocker_version, write_mooncake
-from servegym.experiments.bench_stream import CHUNK, poisson_chunks
+from servegym.experiments.benchmarks.peers import mocker_version, write_mooncake
+from servegym.experiments.benchmarks.stream import CHUNK, poisson_chunks
 from servegym.experiments.cli import main
 from tests.experiments.commands import FEW_REQUESTS, SHORT_BENCH, answer_of
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servegym.costmodels.calibrated import from_json
 from servegym.costmodels.kernels.folder import read_folder
 from servegym.costmodels.kernels.profiles import write_profile
 from servegym.costmodels.kernels.schema import KernelTimings
-from servegym.costmodels.roofline import Efficiency, RooflineModel
+from servegym.costmodels.operators.calibrated import from_json
+from servegym.costmodels.operators.roofline import Efficiency, RooflineModel
 from servegym.costmodels.specs import GPUS
-from servegym.experiments.calibration import fit_roofline
 from servegym.experiments.cli import main
+from servegym.experiments.fits.calibration import fit_roofline
 from tests.experiments.commands import answer_of, error_of
 
 GPU = GPUS["a100_sxm"]

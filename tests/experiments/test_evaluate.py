@@ -16,12 +16,12 @@ from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
 from servegym.agents.serving.export import export_policy
 from servegym.costmodels.errors import InputError
-from servegym.envs.compose import compose_scenario
 from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.scenario.compose import compose_scenario
 from servegym.experiments import evaluate as command
 from servegym.experiments.cli import main
-from servegym.experiments.comparison import METRICS, TIMES, Evaluation
-from servegym.experiments.contenders import configured_router, contender
+from servegym.experiments.evaluation.comparison import METRICS, TIMES, Evaluation
+from servegym.experiments.evaluation.contenders import configured_router, contender
 from servegym.experiments.run_directory import load_run_policy
 from servegym.experiments.train_config import TrainConfig
 

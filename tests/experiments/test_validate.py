@@ -7,9 +7,9 @@ import pytest
 
 from servegym.costmodels.kernels.profiles import write_profile
 from servegym.costmodels.kernels.schema import KernelTimings
-from servegym.costmodels.roofline import Efficiency, RooflineModel
+from servegym.costmodels.operators.roofline import Efficiency, RooflineModel
+from servegym.costmodels.operators.validation import errors, folds, predict_left_out, regions
 from servegym.costmodels.specs import gpu_spec
-from servegym.costmodels.validation import errors, folds, predict_left_out, regions
 from servegym.experiments.cli import main
 from tests.experiments.commands import answer_of
 

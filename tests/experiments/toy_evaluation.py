@@ -4,7 +4,7 @@ import numpy as np
 
 from servegym.envs.metrics import SloLimits
 from servegym.envs.sim.llm.simulate import Results
-from servegym.experiments.comparison import Evaluation
+from servegym.experiments.evaluation.comparison import Evaluation
 
 NUM_REQUESTS = 40
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from servegym.costmodels.compile import linear_iteration_cost
-from servegym.costmodels.iteration import IterationCost
+from servegym.costmodels.iterations.compile import linear_iteration_cost
+from servegym.costmodels.iterations.cost import IterationCost
 from servegym.envs.workloads import Workload
 from tests.witness.cases import Case, Settings
 from tests.witness.recording import Step

@@ -6,8 +6,8 @@ put together. Decodes run in every iteration unless `decodes_run` is set to 0 or
 
 import math
 
-from servegym.costmodels.iteration import prefill_attention_seconds
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.iterations.cost import prefill_attention_seconds
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.engine import FCFS
 from servegym.envs.sim.llm.log import RECOMPUTE, log_preemption
 from servegym.envs.sim.llm.memory import add_decode, blocks_for, kv_blocks_at

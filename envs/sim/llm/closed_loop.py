@@ -3,8 +3,8 @@
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost
-from servegym.costmodels.jit import jit
+from servegym.costmodels.iterations.cost import IterationCost
+from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with

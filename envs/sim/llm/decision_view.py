@@ -5,7 +5,7 @@ Columns are as docs/simulator.md, "Scheduler: agent", has them. The replica stan
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.batch import computed_tokens
 from servegym.envs.sim.llm.decisions import NUM_ROWS, SHARES, VISIBLE
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks

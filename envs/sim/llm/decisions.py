@@ -5,7 +5,7 @@ Whether a decision is legal is for the caller to see to (decision_view.py has th
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import admit, begin_batch, preempt
 from servegym.envs.sim.llm.iteration import complete_iteration, start_batch
 from servegym.envs.sim.llm.schedulers.agent import (

@@ -3,9 +3,9 @@
 A replica adds up what its iterations took beyond idle power, each when it starts; idle power it draws always.
 """
 
-from servegym.costmodels.iteration import decode_seconds
-from servegym.costmodels.iteration_power import joules_above_idle
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.iterations.cost import decode_seconds
+from servegym.costmodels.iterations.power import joules_above_idle
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.state import Fleet
 
 

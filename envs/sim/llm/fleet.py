@@ -5,10 +5,10 @@ import math
 import numba
 from numba.core import types
 
-from servegym.costmodels.calls import address_of, call_at
-from servegym.costmodels.decode_spans import decode_iterations_within
-from servegym.costmodels.jit import kernel, routine
-from servegym.costmodels.structs import knowing, struct
+from servegym.costmodels.iterations.decode_spans import decode_iterations_within
+from servegym.costmodels.native.calls import address_of, call_at
+from servegym.costmodels.native.jit import kernel, routine
+from servegym.costmodels.native.structs import knowing, struct
 from servegym.envs.sim.llm import schedulers
 from servegym.envs.sim.llm.batch import begin_batch
 from servegym.envs.sim.llm.engine import AGENT, FCFS, VLLM_V1

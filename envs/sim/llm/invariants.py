@@ -1,6 +1,6 @@
 """What must hold of a replica at any time, recomputed from its lists. For tests and debugging."""
 
-from servegym.costmodels.jit import jit
+from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
 from servegym.envs.sim.llm.state import BROUGHT, DECODING, HELD, NOBODY, PREFILLING, SWAPPED, WAITING, Fleet
 

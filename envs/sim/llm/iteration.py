@@ -2,13 +2,17 @@
 
 import math
 
-from servegym.costmodels.iteration import (
+from servegym.costmodels.iterations.cost import (
     decode_attention_seconds,
     mixed_decode_attention_seconds,
     step_seconds,
 )
-from servegym.costmodels.jit import kernel, routine
-from servegym.costmodels.lookup import lookup_decode_seconds, lookup_prefill_seconds, rounded_history
+from servegym.costmodels.iterations.lookup import (
+    lookup_decode_seconds,
+    lookup_prefill_seconds,
+    rounded_history,
+)
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import (
     cache_blocks,
     computed_tokens,

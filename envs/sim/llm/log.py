@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.native.jit import kernel
 from servegym.costmodels.output_file import output_file
 
 ITERATION = np.dtype(

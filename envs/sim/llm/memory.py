@@ -9,7 +9,7 @@ bookkeeping. Where every running request reserves a fixed number of blocks, only
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.state import Fleet
 
 COUNTS_PER_WORD = 4

@@ -1,6 +1,6 @@
 """What a length predictor says of the requests on a replica: docs/simulator.md, "Refined predictions"."""
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import computed_tokens
 from servegym.envs.sim.llm.state import DECODING, HELD, NOBODY, Fleet
 from servegym.envs.workloads.predictors import refined_remaining

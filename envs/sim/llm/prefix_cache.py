@@ -9,7 +9,7 @@ number of all blocks in use, and calls, in this order: at an admission `lookup`,
 at its end or preemption `give_back`.
 """
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.prefix_state import NO_KEY, NO_NODE, PrefixCache
 
 

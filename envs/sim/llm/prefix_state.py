@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit
-from servegym.costmodels.structs import struct
+from servegym.costmodels.native.jit import jit
+from servegym.costmodels.native.structs import struct
 from servegym.envs.workloads import Workload
 
 NO_KEY = -1

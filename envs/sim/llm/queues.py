@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.engine import FCFS
 from servegym.envs.sim.llm.search_tree import enter_tree, leave_tree
 from servegym.envs.sim.llm.state import NOBODY, Fleet

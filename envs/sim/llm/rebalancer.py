@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import types
 
-from servegym.costmodels.jit import jit_for
+from servegym.costmodels.native.jit import jit_for
 from servegym.envs.sim.llm.router import Array
 
 CHOOSE_MOVES = types.int64(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from servegym.costmodels.jit import jit, jit_for
+from servegym.costmodels.native.jit import jit, jit_for
 
 Array = npt.NDArray[Any]
 

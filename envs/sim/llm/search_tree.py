@@ -6,7 +6,7 @@ queue from left to right, and by a random rank from the root down, which makes l
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 

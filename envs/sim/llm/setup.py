@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from servegym.costmodels.decode_spans import decode_lines
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost, prefill_attention_seconds, step_seconds
-from servegym.costmodels.iteration_power import NO_POWER, IterationPower
-from servegym.costmodels.jit import jit
-from servegym.costmodels.lookup import LookupAttention
-from servegym.costmodels.structs import struct, struct_array
+from servegym.costmodels.iterations.cost import IterationCost, prefill_attention_seconds, step_seconds
+from servegym.costmodels.iterations.decode_spans import decode_lines
+from servegym.costmodels.iterations.lookup import LookupAttention
+from servegym.costmodels.iterations.power import NO_POWER, IterationPower
+from servegym.costmodels.native.jit import jit
+from servegym.costmodels.native.structs import struct, struct_array
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.fleet import with_advance
 from servegym.envs.sim.llm.log import Log, no_log

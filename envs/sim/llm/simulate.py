@@ -11,9 +11,9 @@ import numpy.typing as npt
 from numba import types
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost
-from servegym.costmodels.jit import jit, jit_for, kernel
-from servegym.costmodels.lookup import LookupAttention
+from servegym.costmodels.iterations.cost import IterationCost
+from servegym.costmodels.iterations.lookup import LookupAttention
+from servegym.costmodels.native.jit import jit, jit_for, kernel
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.invariants import check_replica

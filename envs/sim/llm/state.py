@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from servegym.costmodels.decode_spans import DecodeLines
-from servegym.costmodels.iteration import IterationCost
-from servegym.costmodels.iteration_power import IterationPower
-from servegym.costmodels.lookup import LookupAttention
+from servegym.costmodels.iterations.cost import IterationCost
+from servegym.costmodels.iterations.decode_spans import DecodeLines
+from servegym.costmodels.iterations.lookup import LookupAttention
+from servegym.costmodels.iterations.power import IterationPower
 from servegym.envs.sim.llm.engine import EngineNumbers
 from servegym.envs.sim.llm.log import Log
 from servegym.envs.sim.llm.prefix_state import PrefixCache

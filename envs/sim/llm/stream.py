@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost
-from servegym.costmodels.jit import jit
-from servegym.costmodels.structs import fields_of, struct
+from servegym.costmodels.iterations.cost import IterationCost
+from servegym.costmodels.native.jit import jit
+from servegym.costmodels.native.structs import fields_of, struct
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router, random_state
 from servegym.envs.sim.llm.setup import ReplicaSpec, load_requests, new_fleet

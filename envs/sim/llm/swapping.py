@@ -1,6 +1,6 @@
 """Preemption by swapping: the KV of a decode goes to the host and comes back; vLLM's V0 engine does it."""
 
-from servegym.costmodels.jit import routine
+from servegym.costmodels.native.jit import routine
 from servegym.envs.sim.llm.batch import insert_running_by_arrival, join_decodes, leave_running
 from servegym.envs.sim.llm.log import SWAP, log_preemption
 from servegym.envs.sim.llm.memory import blocks_for

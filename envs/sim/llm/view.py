@@ -5,7 +5,7 @@ Columns, units and the instant they refer to are specified in docs/simulator.md.
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.batch import evict, known_tokens
 from servegym.envs.sim.llm.memory import kv_used_blocks
 from servegym.envs.sim.llm.predictions import predicted_remaining_tokens

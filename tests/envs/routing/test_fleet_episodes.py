@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from servegym.agents.heuristics.llumnix import llumnix_rebalancer
-from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.routing.episodes import RoutingEpisodes
 from servegym.envs.routing.fleet_episodes import FleetRoutingEpisodes
 from servegym.envs.scenario import Scenario, load_scenario

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from servegym.envs.workloads import find_data, generate, load_fitted, read_azure, split
-from servegym.experiments import fit_workload
+from servegym.experiments.fits import fit_workload
 
 TRACE = find_data("traces/azure_llm_2023/AzureLLMInferenceTrace_conv.csv.gz")
 needs_trace = pytest.mark.skipif(

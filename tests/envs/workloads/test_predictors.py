@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit
+from servegym.costmodels.native.jit import jit
 from servegym.envs.workloads import PREDICTORS, noisy_predictions, refined_remaining
 from servegym.envs.workloads.predictors import (
     TRAIL_IMPROVEMENT,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.cluster.endings import conclude
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.migration import abort_migrations, is_awaited

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from servegym.costmodels.jit import jit
+from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.cluster.places import has_ended
 from servegym.envs.sim.llm.cluster.plan import ENCODE
 from servegym.envs.sim.llm.cluster.state import ON_REPLICA, ROUTER, Cluster

@@ -1,6 +1,6 @@
 """Replicas with the role `encode`: one image at a time, first come first served."""
 
-from servegym.costmodels.jit import routine
+from servegym.costmodels.native.jit import routine
 from servegym.envs.sim.llm.cluster.places import come_to_router
 from servegym.envs.sim.llm.cluster.state import Cluster
 from servegym.envs.sim.llm.queues import pop_waiting

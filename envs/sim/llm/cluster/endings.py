@@ -1,6 +1,6 @@
 """Requests that end early: cancelled by their clients, or lost. And sessions: who comes after whom."""
 
-from servegym.costmodels.jit import routine
+from servegym.costmodels.native.jit import routine
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.places import has_ended, take_out, touch
 from servegym.envs.sim.llm.cluster.state import (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.cluster.state import Cluster
 
 

@@ -1,6 +1,6 @@
 """KV on its way: every replica has a link of its own, which sends one transfer after the other."""
 
-from servegym.costmodels.jit import routine
+from servegym.costmodels.native.jit import routine
 from servegym.envs.sim.llm.cluster.places import enqueue_brought, release_kept
 from servegym.envs.sim.llm.cluster.state import Cluster
 

@@ -6,7 +6,7 @@ waits at the router is routed when a replica recovers or starts), so only these 
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import known_tokens
 from servegym.envs.sim.llm.cluster.availability import is_available
 from servegym.envs.sim.llm.cluster.places import touch

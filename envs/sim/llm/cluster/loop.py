@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from servegym.costmodels.calls import call_at
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.calls import call_at
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.cluster.availability import fail, scale, started
 from servegym.envs.sim.llm.cluster.encoder import end_encoding, start_encoding
 from servegym.envs.sim.llm.cluster.endings import cancel, end, let_leave, start_follow_ups

@@ -3,7 +3,7 @@
 The blocks of every stage are reserved at the target before it starts. See docs/simulator.md, "The fleet".
 """
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import count_out, evict, join_decodes, leave_decodes
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.links import send_blocks

@@ -6,10 +6,10 @@ import numba
 import numpy as np
 from numba.core import types
 
-from servegym.costmodels.calls import address_of
-from servegym.costmodels.decode_spans import decode_span_seconds
-from servegym.costmodels.jit import kernel, routine
-from servegym.costmodels.structs import fields_of, struct
+from servegym.costmodels.iterations.decode_spans import decode_span_seconds
+from servegym.costmodels.native.calls import address_of
+from servegym.costmodels.native.jit import kernel, routine
+from servegym.costmodels.native.structs import fields_of, struct
 from servegym.envs.sim.llm import schedulers
 from servegym.envs.sim.llm.engine import VLLM_V1
 from servegym.envs.sim.llm.fleet import advance

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import cache_blocks, count_out, evict, known_tokens, leave_running
 from servegym.envs.sim.llm.cluster.plan import ENCODE
 from servegym.envs.sim.llm.cluster.state import LINK, ON_REPLICA, ROUTER, Cluster

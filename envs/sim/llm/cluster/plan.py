@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iteration import IterationCost
+from servegym.costmodels.iterations.cost import IterationCost
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.rebalancer import Rebalancer
 from servegym.envs.workloads import Workload

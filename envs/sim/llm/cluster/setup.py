@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from servegym.costmodels.jit import jit
-from servegym.costmodels.structs import fields_of, struct
+from servegym.costmodels.native.jit import jit
+from servegym.costmodels.native.structs import fields_of, struct
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.next_change import next_change_function
 from servegym.envs.sim.llm.cluster.plan import ROLES, FleetPlan

@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit, jit_for
+from servegym.costmodels.native.jit import jit, jit_for
 from servegym.envs.sim.llm.cluster.checks import check_cluster
 from servegym.envs.sim.llm.cluster.looks import write_rows
 from servegym.envs.sim.llm.cluster.loop import (

@@ -5,7 +5,7 @@ Each is two kernels: `start(fleet, replica_id)` puts the next batch together wit
 the same decodes run, if no request arrives: the simulator skips these. 0 is always correct, and slow.
 """
 
-from servegym.costmodels.jit import kernel
+from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.engine import AGENT, LIGHTLLM, ORCA, SARATHI, SGLANG, VLLM_V0
 from servegym.envs.sim.llm.schedulers import agent, lightllm, orca, sarathi, sglang, vllm_v0, vllm_v1
 from servegym.envs.sim.llm.state import Fleet

@@ -6,7 +6,7 @@ what the caller decides.
 
 import math
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import give_chunk, known_tokens, preempt
 from servegym.envs.sim.llm.memory import blocks_for, free_after_decodes
 from servegym.envs.sim.llm.schedulers import vllm_v1

@@ -3,7 +3,7 @@
 Rules as in LightLLM's router and as Vidur simulates them; the outputs to come are the requests' own limits.
 """
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import admit, give_chunk, known_tokens
 from servegym.envs.sim.llm.memory import blocks_for
 from servegym.envs.sim.llm.queues import REQUEST_BITS

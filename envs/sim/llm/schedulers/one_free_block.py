@@ -1,6 +1,6 @@
 """vLLM V0's rule for decodes, which Sarathi kept: one free block at each one's turn, even to take none."""
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import preempt
 from servegym.envs.sim.llm.memory import blocks_for, free_after_decodes, free_now
 from servegym.envs.sim.llm.state import DECODING, NOBODY, Fleet

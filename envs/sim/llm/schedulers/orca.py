@@ -1,6 +1,6 @@
 """Orca's iteration-level scheduling (Yu et al., OSDI 2022): memory for the longest request is reserved."""
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import admit, give_chunk, known_tokens
 from servegym.envs.sim.llm.memory import free_now
 from servegym.envs.sim.llm.queues import REQUEST_BITS

@@ -1,6 +1,6 @@
 """Sarathi-Serve's stall-free batching (Agrawal et al., OSDI 2024, algorithm 3), as Vidur simulates it."""
 
-from servegym.costmodels.jit import routine
+from servegym.costmodels.native.jit import routine
 from servegym.envs.sim.llm.batch import admit, give_chunk, known_tokens
 from servegym.envs.sim.llm.memory import blocks_for, free_after_decodes, iterations_with_blocks
 from servegym.envs.sim.llm.queues import REQUEST_BITS

@@ -5,7 +5,7 @@ Rules as in SGLang 0.5's `schedule_policy.py` and `schedule_batch.py`, in blocks
 
 import math
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import admit, admit_with_hits, evict, give_chunk, known_tokens, preempt
 from servegym.envs.sim.llm.memory import blocks_for, free_after_decodes, free_now, iterations_with_blocks
 from servegym.envs.sim.llm.prefix_cache import lookup

@@ -1,6 +1,6 @@
 """vLLM's first engine (0.4): whole prompts first in batches of their own, then all decodes; swapping."""
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import admit_by_arrival, give_chunk, known_tokens
 from servegym.envs.sim.llm.memory import blocks_for, free_after_decodes, free_now, iterations_with_blocks
 from servegym.envs.sim.llm.queues import REQUEST_BITS

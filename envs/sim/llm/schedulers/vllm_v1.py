@@ -1,6 +1,6 @@
 """vLLM 0.33's V1 engine: one token budget, running requests first, chunked prefill."""
 
-from servegym.costmodels.jit import kernel, routine
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import (
     admit,
     admit_brought,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servegym.costmodels.iteration import IterationCost, validate_iteration_cost
+from servegym.costmodels.iterations.cost import IterationCost, validate_iteration_cost
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import simulate

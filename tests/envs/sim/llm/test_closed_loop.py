@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from servegym.agents.heuristics import make_router
-from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.sim.llm.closed_loop import simulate_closed_loop
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.simulate import simulate

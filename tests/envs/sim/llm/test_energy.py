@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servegym.costmodels.iteration_power import iteration_power
+from servegym.costmodels.iterations.power import iteration_power
 from servegym.costmodels.power import PowerModel
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.sim.llm.energy import energy_j

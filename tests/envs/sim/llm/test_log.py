@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.jit import jit
+from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.log import (
     RECOMPUTE,
     SWAP,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from servegym.agents.heuristics import make_router
-from servegym.costmodels.compile import linear_iteration_cost
+from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router, compiled_router
 from servegym.envs.sim.llm.simulate import Results, simulate

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servegym.costmodels.compile import linear_iteration_cost
+from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.queues import (
     REQUEST_BITS,

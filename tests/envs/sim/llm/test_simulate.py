@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from servegym.agents.heuristics import make_router
-from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.invariants import check_replica

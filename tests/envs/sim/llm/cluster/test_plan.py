@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from servegym.agents.heuristics import make_router
-from servegym.costmodels.compile import linear_iteration_cost
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.engine import Engine

@@ -1,0 +1,1 @@
+"""How long an engine iteration takes: `IterationCost`, and what fills its tables."""

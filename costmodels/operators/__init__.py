@@ -1,0 +1,1 @@
+"""How long one operator takes on a GPU: what it does, and three models of it."""

@@ -1,0 +1,105 @@
+"""A scenario fixes everything but the router: workload, fleet, engine, cost model, objective."""
+
+import numpy as np
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.metrics import SloLimits
+from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.scenario.fleet_plan import first_extra, fleet_plan
+from servegym.envs.scenario.traffic import Traffic
+from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
+from servegym.envs.sim.llm.router import Router
+from servegym.envs.sim.llm.simulate import FLEET_COLUMNS, Results, simulate
+from servegym.envs.workloads import Workload
+
+
+class Scenario:
+    """A scenario ready to run. Raises InputError for any value that does not fit the others.
+
+    plan: the fleet. engine, cost: of the first replica that has them; in a plain fleet of all.
+    extra: the first key that asks for more than a plain fleet, whose equal replicas are always there, known
+    at once and reached at once by requests that come by themselves and stay to their end; None without any.
+    """
+
+    def __init__(self, config: ScenarioConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.plan = fleet_plan(config)
+        self.num_replicas = len(self.plan.replicas)
+        self.engine, self.cost = next(
+            (each.engine, each.cost) for each in self.plan.replicas if each.engine and each.cost
+        )
+        budget = self.engine.max_num_batched_tokens
+        full_iteration_s = (
+            self.cost.overhead_s + self.cost.linear_s[budget] + self.cost.communication_s[budget]
+        )
+        self.prefill_s_per_token = float(full_iteration_s / budget)
+        self.objective = config.objective
+        self.traffic = Traffic(config.workload, config.episode)
+        self.extra = first_extra(config.fleet, self.plan) or self._extra_of_workload()
+        if self.is_plain:
+            self.traffic.check_fits(self.engine)
+        else:
+            for part in self.traffic.parts:
+                self.plan.fits(part)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the plain simulator does it, which is faster, and what environments that schedule do."""
+        return self.extra is None
+
+    def require_plain(self, by_whom: str) -> None:
+        """Raises InputError naming the key that makes the scenario more than `by_whom` does."""
+        if self.extra is not None:
+            raise InputError(
+                f"{self.extra}: {by_whom} has equal replicas that are always there, without latencies, and "
+                "requests without sessions, cancellation and images; servegym simulate and Routing-v0 do more"
+            )
+
+    def simulate(self, workload: Workload, router: Router, *, seed: int = 0, log: bool = False) -> Results:
+        """Serves requests with the fleet under a router, which draws from `seed`; `log` records iterations.
+
+        Raises InputError where a request can never be served, or goes to a replica that is not available.
+        """
+        if not self.is_plain:
+            return simulate_fleet(workload, router, self.plan, seed=seed, log=log)
+        return simulate(
+            workload,
+            router,
+            num_replicas=self.num_replicas,
+            engine=self.engine,
+            cost=self.cost,
+            seed=seed,
+            log=log,
+        )
+
+    def slo_limits(self, workload: Workload) -> SloLimits:
+        """What the requests were promised: by their classes, or all of them by the objective."""
+        if workload.slo_class is None:
+            return SloLimits(self.objective.slo_ttft_s, self.objective.slo_tpot_s)
+        ttft_s, tpot_s = (
+            np.array([getattr(each, key) for each in workload.slo_classes])[workload.slo_class]
+            for key in ("ttft_s", "tpot_s")
+        )
+        return SloLimits(ttft_s, tpot_s)
+
+    def _extra_of_workload(self) -> str | None:
+        clients = self.config.workload.clients
+        for key in ("cancel_share", "image_share"):
+            if getattr(clients, key) > 0:
+                return f"scenario.workload.clients.{key}"
+        for part in self.traffic.parts:
+            for column in FLEET_COLUMNS:
+                if getattr(part, column) is not None:
+                    return f"scenario.workload.trace (its {column})"
+        return None
+
+
+def load_scenario(name: str, overrides: tuple[str, ...] = ()) -> Scenario:
+    """The scenario `conf/scenario/<name>.yaml`, with Hydra overrides such as `scenario.fleet.replicas=4`.
+
+    Raises InputError for an unknown name, listing the known ones.
+    """
+    from servegym.envs.scenario.compose import compose_scenario
+
+    return Scenario(compose_scenario(name, overrides))

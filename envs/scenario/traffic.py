@@ -1,0 +1,170 @@
+"""Traffic: the requests of a scenario, training episodes and test workloads that share none."""
+
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.scenario.clients import with_clients
+from servegym.envs.scenario.config import EpisodeConfig, WorkloadConfig
+from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.prefix_state import shared_block_keys
+from servegym.envs.workloads import (
+    PREDICTORS,
+    FittedWorkload,
+    Workload,
+    find_data,
+    generate,
+    load_fitted,
+    read_trace,
+    split,
+)
+from servegym.envs.workloads.stretches import Stretches
+
+_TEST = 2**32 - 1  # spawn key of test traffic, beyond any number of training episodes
+
+
+def _trace_path(config: WorkloadConfig) -> Path | None:
+    """The trace's file, or None where the generator stands in for it.
+
+    A generator stands in only for the trace that it was fitted to, so a misspelt file is an error.
+    """
+    if config.trace is None:
+        if config.fitted is None:
+            raise InputError(
+                "scenario.workload.trace and workload.fitted are both null: one of them must be given"
+            )
+        return None
+    path = Path(config.trace)
+    found = path if path.is_file() else find_data(config.trace)
+    if found is not None:
+        return found
+    if config.fitted is None or path.name != load_fitted(config.fitted).provenance["source"]:
+        raise InputError(
+            f"scenario.workload.trace = {config.trace}: no such file, here or in the data folder "
+            "(SERVEGYM_DATA, else ../shared/data), and no generator was fitted to it"
+        )
+    return None
+
+
+class HeldOut(TypedDict):
+    """The part of a trace that training never sees: its last `test_s` seconds."""
+
+    trace: str  # name of the file
+    test_s: float
+
+
+class Traffic:
+    """The requests of a scenario: training episodes and test workloads that share none.
+
+    `source` says where they come from: the trace's file, or the generator's fitted parameters. `held_out`
+    is the test part of a trace; None with a generator, whose streams never meet.
+    """
+
+    held_out: HeldOut | None
+
+    def __init__(self, config: WorkloadConfig, episode: EpisodeConfig) -> None:
+        self.config = config
+        self.episode = episode
+        path = _trace_path(config)
+        self._train: Workload | None = None
+        self._stretches: Stretches | None = None
+        self._test: Workload | None = None
+        self._fitted: FittedWorkload | None = None
+        if path is not None:
+            self.source = f"trace {path.name}"
+            self.held_out = HeldOut(trace=path.name, test_s=config.test_s)
+            self._train, self._test = split(read_trace(path, config.format), config.test_s)
+            self._stretches = Stretches(self._train)
+            self._compression = config.rate_rps / (self._train.rate_rps * config.keep)
+        else:
+            assert config.fitted is not None  # _trace_path has seen to it
+            self.source = f"generator fitted to {config.fitted}"
+            self.held_out = None
+            self._fitted = load_fitted(config.fitted)
+
+    def train_workload(self, seed: np.random.SeedSequence) -> Workload:
+        """One training episode of `episode.requests` requests, its first arrival at 0."""
+        traffic_seed, prediction_seed, client_seed = seed.spawn(3)
+        rng = np.random.default_rng(traffic_seed)
+        spread = self.episode.rate_spread
+        rate_factor = rng.uniform(1 - spread, 1 + spread)
+        if self._stretches is None:
+            workload = self._generate(self.episode.requests, rate_factor, traffic_seed)
+        else:
+            workload = self._stretch_of_training_part(rate_factor, rng)
+        workload = with_clients(workload, self.config.clients, client_seed)
+        return self._with_predictions(workload, prediction_seed)
+
+    def test_workload(self, seed: int) -> Workload:
+        """The test part, thinned (or generated) with this seed. InputError where thinning leaves nothing."""
+        seeds = np.random.SeedSequence(seed, spawn_key=(_TEST,))
+        traffic_seed, prediction_seed, client_seed = seeds.spawn(3)
+        if self._test is None:
+            workload = self._generate(self._num_generated_for_test(), 1.0, traffic_seed)
+        else:
+            rng = np.random.default_rng(traffic_seed)
+            workload = self._test.thin(self.config.keep, rng).scale_rate(self._compression)
+            if workload.num_requests == 0:
+                raise InputError(
+                    f"scenario.workload.keep = {self.config.keep}: leaves none of the "
+                    f"{self._test.num_requests} test requests with seed {seed}, must leave at least one "
+                    "(a larger keep or test_s does)"
+                )
+        workload = with_clients(workload, self.config.clients, client_seed)
+        return self._with_predictions(workload, prediction_seed)
+
+    @property
+    def parts(self) -> list[Workload]:
+        """The training part and the test part of the trace; none with a generator."""
+        return [part for part in (self._train, self._test) if part is not None]
+
+    def max_requests(self, split: str) -> int:
+        """The most requests an episode of `split` ("train" or "test") can have."""
+        if split == "train":
+            return self.episode.requests
+        return self._num_generated_for_test() if self._test is None else self._test.num_requests
+
+    def max_shared_blocks(self, num_requests: int, block_size: int) -> int:
+        """The most KV blocks with contents that others may share, in an episode of so many requests."""
+        most = 0
+        for part in (self._train, self._test):
+            if part is not None:
+                _, offsets = shared_block_keys(part, block_size)
+                most = max(most, int(np.sort(np.diff(offsets))[-num_requests:].sum()))
+        return most
+
+    def _num_generated_for_test(self) -> int:
+        assert self._fitted is not None
+        return max(1, round(self.config.test_s * self._fitted.rate_rps * self.config.keep))
+
+    def check_fits(self, engine: Engine) -> None:
+        """Raises InputError where the engine could never serve a request of the trace."""
+        for part in (self._train, self._test):
+            if part is not None:
+                part.check_fits(engine.num_kv_blocks, engine.block_size)  # names the line
+                engine.check_fits(part)
+
+    def _generate(self, num_requests: int, rate_factor: float, seed: np.random.SeedSequence) -> Workload:
+        assert self._fitted is not None
+        cv = self._fitted.interarrival_cv if self.config.arrivals == "gamma" else 1.0
+        rate_rps = self.config.rate_rps * rate_factor
+        return generate(self.config.arrivals, rate_rps, cv, num_requests, self._fitted.lengths, seed)
+
+    def _stretch_of_training_part(self, rate_factor: float, rng: np.random.Generator) -> Workload:
+        """`episode.requests` requests kept from a stretch that starts anywhere."""
+        assert self._stretches is not None
+        stretch = self._stretches.draw(self.episode.requests, self.config.keep, rng)
+        return stretch.from_first_arrival(self._compression * rate_factor)
+
+    def _with_predictions(self, workload: Workload, seed: np.random.SeedSequence) -> Workload:
+        name, parameters = self.config.predictor, self.config.predictor_parameters
+        if self.config.prediction_error is not None:
+            name, parameters = "noisy", {"mean_relative_error": self.config.prediction_error}
+        if name is None:
+            return workload
+        predict = PREDICTORS[name]
+        rng = np.random.default_rng(seed)
+        predictions = predict(workload.output_tokens, rng=rng, **parameters)
+        return workload.with_predictions(predictions, self.config.prediction_refinement)

@@ -1,0 +1,1 @@
+"""What `servegym bench` measures, one file per subject."""

@@ -1,0 +1,131 @@
+"""What can be evaluated: a router by its name, or a trained policy by its folder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from servegym.agents.evaluation import route
+from servegym.agents.heuristics import ROUTERS, make_router
+from servegym.agents.policy import Policy
+from servegym.agents.serving.schema import FILES
+from servegym.costmodels.errors import InputError
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario.compose import CONFIG_MODULE
+from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.sim.llm.router import Router
+from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
+from servegym.envs.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One policy: its name as the user wrote it, what it is, and how it routes one workload per seed."""
+
+    name: str
+    description: str
+    route: Callable[[Sequence[Workload], Sequence[int]], list[Results]]
+
+
+def kind_of(name: str) -> str:
+    """What a policy is: "router", "artifact" or "run". InputError where it is neither router nor folder."""
+    if name in ROUTERS:
+        return "router"
+    folder = Path(name)
+    if not folder.is_dir():
+        raise InputError(
+            f"policies: {name}: must be one of {', '.join(ROUTERS)}, or the folder of a training run or of "
+            "an exported policy"
+        )
+    return "artifact" if any((folder / part).is_file() for part in FILES) else "run"
+
+
+def scenario_of_run(name: str) -> ScenarioConfig:
+    """The scenario that a run was trained on."""
+    from servegym.experiments.run_directory import load_run_config
+
+    return load_run_config(Path(name)).scenario
+
+
+def contender(name: str, kind: str, scenario: Scenario) -> Contender:
+    """The policy `name` of a kind that `kind_of` knows.
+
+    InputError where its folder is incomplete, where it was made for another number of replicas, or trained
+    on requests of the test part.
+    """
+    if kind == "router":
+        return _heuristic(name, scenario)
+    if kind == "artifact":
+        from servegym.agents.serving.artifact import load_artifact
+
+        artifact = load_artifact(Path(name))
+        _check_disjoint(name, artifact.description["provenance"], scenario)
+        return _side_by_side(name, "exported, run by ONNX Runtime", artifact, scenario)
+    import torch
+
+    from servegym.experiments.run_directory import load_run_policy
+
+    torch.set_num_threads(1)  # a second thread made these small products ten times as slow
+    policy, provenance = load_run_policy(Path(name))
+    _check_disjoint(name, provenance, scenario)
+    description = f"{policy.name}, trained for {provenance['steps']:,} decisions on {provenance['scenario']}"
+    return _side_by_side(name, description, policy, scenario)
+
+
+def configured_router(name: str, scenario: Scenario) -> Router:
+    """A router with the parameters of `conf/router/<name>.yaml`, which may refer to the scenario."""
+    text = (files(CONFIG_MODULE) / "router" / f"{name}.yaml").read_text()
+    config = OmegaConf.create({"scenario": asdict(scenario.config), "router": OmegaConf.create(text)})
+    parameters = OmegaConf.to_container(config.router, resolve=True)
+    assert isinstance(parameters, dict)
+    return make_router(**{str(key): value for key, value in parameters.items()})
+
+
+def _heuristic(name: str, scenario: Scenario) -> Contender:
+    router = configured_router(name, scenario)
+
+    def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
+        return [
+            scenario.simulate(workload, router, seed=seed)
+            for workload, seed in zip(workloads, seeds, strict=True)
+        ]
+
+    return Contender(name, "published", run)
+
+
+def _side_by_side(name: str, description: str, policy: Policy, scenario: Scenario) -> Contender:
+    """A network, which is asked about a request of every workload at once."""
+    _try_out(name, policy, scenario)
+
+    def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
+        return route(policy, scenario, workloads)
+
+    return Contender(name, description, run)
+
+
+def _try_out(name: str, policy: Policy, scenario: Scenario) -> None:
+    """One decision on an idle fleet, so that a policy for another fleet is refused before the work begins."""
+    replicas = np.zeros((1, scenario.num_replicas, REPLICA_FEATURES), np.float32)
+    replicas[:, :, AVAILABLE] = 1.0
+    policy.reset(1, 0)
+    try:
+        policy.act({"request": np.ones((1, REQUEST_FEATURES), np.float32), "replicas": replicas})
+    except InputError as error:
+        raise InputError(f"policies: {name}: {error}") from error
+
+
+def _check_disjoint(name: str, provenance: dict[str, Any], scenario: Scenario) -> None:
+    """InputError where the policy may have been trained on requests of the test part."""
+    trained, tested = provenance.get("held_out"), scenario.traffic.held_out
+    if trained is None or tested is None or trained["trace"] != tested["trace"]:
+        return
+    if trained["test_s"] < tested["test_s"]:
+        raise InputError(
+            f"scenario.workload.test_s = {tested['test_s']:g}: must be at most {trained['test_s']:g}, since "
+            f"{name} was trained on what comes before"
+        )

@@ -1,0 +1,1 @@
+"""Makes the committed figures: fits and compiled tables."""

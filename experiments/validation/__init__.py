@@ -1,0 +1,1 @@
+"""What `servegym validate` compares, one file per subject."""
