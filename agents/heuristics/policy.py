@@ -2,21 +2,30 @@
 
 import numpy as np
 
+from servegym.costmodels.errors import InputError
 from servegym.envs.routing.observation import Observation
 from servegym.envs.sim.llm.router import Router, random_state
 
 
 class HeuristicPolicy:
-    """Runs a router's `choose` on the observations of K episodes."""
+    """Runs a router's `choose` on the observations of K episodes.
+
+    InputError for a router that tells sessions or prefixes apart, which observations do not name.
+    """
 
     def __init__(self, router: Router) -> None:
+        if router.reads_identities:
+            raise InputError(
+                f"router {router.name}: needs {', '.join(sorted(router.needs))}: must not read identities of "
+                "requests, which observations do not have; simulate and evaluate give them"
+            )
         self.name = router.name
         self.router = router
         self.reset(1, 0)
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Fresh memory and random streams; episode k draws as a simulation with seed `seed + k` does."""
-        self._memory = np.zeros((num_episodes, self.router.memory_size))
+        self._memory: list[np.ndarray] = []  # made when the number of replicas is seen
         seeds = [np.random.SeedSequence(seed + episode) for episode in range(num_episodes)]
         self._random = np.stack([random_state(sequence) for sequence in seeds])
 
@@ -25,6 +34,8 @@ class HeuristicPolicy:
         replicas = observation["replicas"].astype(np.float64)
         request = observation["request"].astype(np.float64)
         router = self.router
+        if not self._memory:
+            self._memory = [router.new_memory(replicas.shape[1]) for _ in replicas]
         return np.array(
             [
                 router.choose(replicas[k], request[k], router.parameters, self._memory[k], self._random[k])

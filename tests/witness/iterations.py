@@ -122,7 +122,7 @@ def _run(workload: Workload, settings: Settings, arrivals: np.ndarray, log: Any)
         0.0,
         router.choose,
         router.parameters,
-        np.zeros(router.memory_size),
+        router.new_memory(1),
         random_state(np.random.SeedSequence(0)),
         router.looks,
         True,

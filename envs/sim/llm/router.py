@@ -36,7 +36,8 @@ class Router:
     """A router with its constants.
 
     choose: compiled with `compiled_router`, or any Python callable of the same arguments (slower).
-    parameters: float64 (P,) constants passed to it. memory_size: numbers it keeps during an episode.
+    parameters: float64 (P,) constants passed to it. memory_size: numbers it keeps during an episode, and
+    memory_per_replica for each replica.
     looks: whether it reads the replicas' rows; without, the simulator need not bring them up to date.
     """
 
@@ -44,12 +45,17 @@ class Router:
     choose: Callable[..., int]
     parameters: np.ndarray = field(default_factory=lambda: np.zeros(0))
     memory_size: int = 0
+    memory_per_replica: int = 0
     looks: bool = True
 
     @property
     def is_compiled(self) -> bool:
         """Whether the simulator can call it without the interpreter."""
         return hasattr(self.choose, "py_func")
+
+    def new_memory(self, num_replicas: int) -> np.ndarray:
+        """float64 zeros: its memory when an episode starts."""
+        return np.zeros(self.memory_size + self.memory_per_replica * num_replicas)
 
 
 @jit

@@ -172,7 +172,7 @@ def _run(fleet: Fleet, workload: Workload, router: Router, seed: int, debug: boo
         workload.arrival_s[0] if workload.num_requests > 0 else 0.0,
         router.choose,
         router.parameters,
-        np.zeros(router.memory_size),
+        router.new_memory(len(fleet.replicas)),
         random_state(np.random.SeedSequence(seed)),
         router.looks,
         debug,

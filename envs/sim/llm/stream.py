@@ -70,7 +70,7 @@ def simulate_stream(
         )
     slots = _Slots(num_replicas, engine, cost)
     route = route_function(slots.fleet, router)
-    memory = np.zeros(router.memory_size)
+    memory = router.new_memory(num_replicas)
     random = random_state(np.random.SeedSequence(seed))
     previous_s = None
     for chunk in chunks:

@@ -34,7 +34,7 @@ def decide(router: Router, rows: np.ndarray, times: int = 1, prompt_tokens: int 
     """The router's choices when asked `times` times in a row."""
     request = np.zeros(REQUEST_FEATURES)
     request[PROMPT_TOKENS] = prompt_tokens
-    memory, random = np.zeros(router.memory_size), random_state(np.random.SeedSequence(0))
+    memory, random = router.new_memory(len(rows)), random_state(np.random.SeedSequence(0))
     return [router.choose(rows, request, router.parameters, memory, random) for _ in range(times)]
 
 
@@ -42,6 +42,36 @@ def test_round_robin_takes_turns_and_skips_the_unavailable() -> None:
     router = make_router("round_robin")
     assert decide(router, fleet(3), 5) == [0, 1, 2, 0, 1]
     assert decide(router, fleet(3, available=[1, 0, 1]), 4) == [0, 2, 0, 2]
+
+
+def test_round_robin_serves_sets_that_alternate_each_in_turn() -> None:
+    """As the stages of a request do: prefill on 0 to 2, decode on 3 to 6."""
+    router, memory = make_router("round_robin"), make_router("round_robin").new_memory(7)
+    stages = [fleet(7, available=[1, 1, 1, 0, 0, 0, 0]), fleet(7, available=[0, 0, 0, 1, 1, 1, 1])]
+    chosen = [choose_once(router, stages[turn % 2], memory) for turn in range(24)]
+    assert chosen[0::2] == [0, 1, 2] * 4
+    assert chosen[1::2] == [3, 4, 5, 6] * 3
+
+
+def test_round_robin_takes_whoever_has_waited_longest() -> None:
+    """Against the rule in plain words, on sets drawn at random."""
+    rng = np.random.default_rng(0)
+    router = make_router("round_robin")
+    for num_replicas in (1, 2, 5, 9):
+        memory, last_turn = router.new_memory(num_replicas), np.full(num_replicas, -1)
+        for turn in range(300):
+            available = rng.random(num_replicas) < 0.6
+            chosen = choose_once(router, fleet(num_replicas, available=available.tolist()), memory)
+            longest = min(np.flatnonzero(available), key=last_turn.__getitem__, default=-1)
+            assert chosen == longest
+            if chosen >= 0:
+                last_turn[chosen] = turn
+
+
+def choose_once(router: Router, rows: np.ndarray, memory: np.ndarray) -> int:
+    """One choice, which moves the memory on."""
+    request = np.zeros(REQUEST_FEATURES)
+    return int(router.choose(rows, request, router.parameters, memory, np.zeros(1, np.uint64)))
 
 
 def test_random_is_uniform_over_the_available() -> None:

@@ -62,7 +62,7 @@ def _run_out(cluster: Cluster, router: Router, plan: FleetPlan, seed: int, debug
     """Serves everything; the cluster that returns may be a larger one."""
     rule = plan.migration.rule if plan.migration else STAY
     seeds = np.random.SeedSequence(seed)
-    memory, random = np.zeros(router.memory_size), random_state(seeds)
+    memory, random = router.new_memory(len(plan.replicas)), random_state(seeds)
     rule_memory, rule_random = np.zeros(rule.memory_size), random_state(seeds.spawn(1)[0])
     moves = np.zeros((len(plan.replicas), 2), np.int64)
     compiled = router.is_compiled and rule.is_compiled
