@@ -2,14 +2,23 @@
 
 import numpy as np
 
+from servegym.costmodels.errors import InputError
 from servegym.envs.routing.observation import Observation
 from servegym.envs.sim.llm.router import Router, random_state
 
 
 class HeuristicPolicy:
-    """Runs a router's `choose` on the observations of K episodes."""
+    """Runs a router's `choose` on the observations of K episodes.
+
+    InputError for a router that tells sessions or prefixes apart, which observations do not name.
+    """
 
     def __init__(self, router: Router) -> None:
+        if router.reads_identities:
+            raise InputError(
+                f"router {router.name}: needs {', '.join(sorted(router.needs))}: must not read identities of "
+                "requests, which observations do not have; simulate and evaluate give them"
+            )
         self.name = router.name
         self.router = router
         self.reset(1, 0)

@@ -8,6 +8,7 @@ from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.scenario.fleet_plan import first_extra, fleet_plan
 from servegym.envs.scenario.traffic import Traffic
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
+from servegym.envs.sim.llm.needs import refuse_unmet_needs
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import FLEET_COLUMNS, Results, simulate
 from servegym.envs.workloads import Workload
@@ -72,6 +73,18 @@ class Scenario:
             seed=seed,
             log=log,
         )
+
+    def check_router(self, router: Router) -> None:
+        """Raises InputError where a test workload or the fleet lacks what the router needs."""
+        if router.needs:
+            members = self.plan.replicas
+            refuse_unmet_needs(
+                router.name,
+                router.needs,
+                self.traffic.test_workload(0),
+                [member.engine for member in members],
+                [member.role for member in members],
+            )
 
     def slo_limits(self, workload: Workload) -> SloLimits:
         """What the requests were promised: by their classes, or all of them by the objective."""

@@ -55,8 +55,8 @@ def scenario_of_run(name: str) -> ScenarioConfig:
 def contender(name: str, kind: str, scenario: Scenario) -> Contender:
     """The policy `name` of a kind that `kind_of` knows.
 
-    InputError where its folder is incomplete, where it was made for another number of replicas, or trained
-    on requests of the test part.
+    InputError where a router needs what the scenario lacks, where a folder is incomplete, made for another
+    number of replicas, or trained on requests of the test part.
     """
     if kind == "router":
         return _heuristic(name, scenario)
@@ -88,6 +88,7 @@ def configured_router(name: str, scenario: Scenario) -> Router:
 
 def _heuristic(name: str, scenario: Scenario) -> Contender:
     router = configured_router(name, scenario)
+    scenario.check_router(router)
 
     def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
         return [

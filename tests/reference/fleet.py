@@ -199,7 +199,14 @@ class Fleet:
             dtype=np.float64,
         )
         about = np.array(
-            [request.prompt_tokens, request.predicted_output_tokens, request.gap_s, request.priority],
+            [
+                request.prompt_tokens,
+                request.predicted_output_tokens,
+                request.gap_s,
+                request.priority,
+                request.session,
+                request.prefix,
+            ],
             dtype=np.float64,
         )
         self.views.append(view)

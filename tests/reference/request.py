@@ -73,6 +73,16 @@ class Request:
         return max(1.0, self.output_tokens - self.generated + error)
 
     @property
+    def session(self) -> int:
+        """The number of the request that its chain of follow-ups begins with."""
+        return self.index if self.parent is None else self.parent.session
+
+    @property
+    def prefix(self) -> int:
+        """Equal for prompts that begin with the same contents; -1 where contents are not given."""
+        return self.prefix_ids[0] % 2**53 if self.prefix_ids else -1
+
+    @property
     def final_kv_tokens(self) -> int:
         return self.prompt_tokens + self.output_tokens - 1
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from servegym.agents.heuristics import make_router
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.identities import identities_of
 from servegym.envs.sim.llm.log import IterationLog, counting_log, recording_log
 from servegym.envs.sim.llm.router import random_state
 from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
@@ -119,6 +120,7 @@ def _run(workload: Workload, settings: Settings, arrivals: np.ndarray, log: Any)
     route_function(fleet, router)(
         fleet,
         order,
+        identities_of(workload)[order],
         0.0,
         router.choose,
         router.parameters,

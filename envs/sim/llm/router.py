@@ -2,7 +2,7 @@
 
     choose(replicas, request, parameters, memory, random_state) -> replica
 
-replicas: float64 (R, REPLICA_FEATURES) and request: float64 (REQUEST_FEATURES,), see view.py.
+replicas: float64 (R, REPLICA_FEATURES) and request: float64 (ROUTER_REQUEST_FEATURES,), see view.py.
 parameters: float64, the router's constants. memory: float64, its own state, zero when an episode starts.
 random_state: uint64 (1,), for `next_uniform`. The replica it returns must have AVAILABLE = 1.
 """
@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.native.jit import jit, jit_for
+from servegym.envs.sim.llm.needs import NEEDS, READ_IDENTITIES
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +41,7 @@ class Router:
     parameters: float64 (P,) constants passed to it. memory_size: numbers it keeps during an episode, and
     memory_per_replica for each replica.
     looks: whether it reads the replicas' rows; without, the simulator need not bring them up to date.
+    needs: what the scenario must have for it, names in `NEEDS`. Raises InputError for other names.
     """
 
     name: str
@@ -47,11 +50,22 @@ class Router:
     memory_size: int = 0
     memory_per_replica: int = 0
     looks: bool = True
+    needs: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for need in self.needs:
+            if need not in NEEDS:
+                raise InputError(f"router {self.name}: needs {need}: must be among {', '.join(NEEDS)}")
 
     @property
     def is_compiled(self) -> bool:
         """Whether the simulator can call it without the interpreter."""
         return hasattr(self.choose, "py_func")
+
+    @property
+    def reads_identities(self) -> bool:
+        """Whether it tells sessions or prefixes apart, which it cannot do by observations."""
+        return bool(self.needs & READ_IDENTITIES)
 
     def new_memory(self, num_replicas: int) -> np.ndarray:
         """float64 zeros: its memory when an episode starts."""

@@ -16,15 +16,17 @@ from servegym.costmodels.iterations.lookup import LookupAttention
 from servegym.costmodels.native.jit import jit, jit_for, kernel
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.fleet import advance, submit
+from servegym.envs.sim.llm.identities import identities_of, write_identity
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.log import IterationLog, counting_log, no_log, recording_log
+from servegym.envs.sim.llm.needs import refuse_unmet_needs
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
 from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
 from servegym.envs.sim.llm.state import Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
     REPLICA_FEATURES,
-    REQUEST_FEATURES,
+    ROUTER_REQUEST_FEATURES,
     write_hit_tokens,
     write_replica_row,
     write_request_row,
@@ -147,12 +149,13 @@ def simulate(
     A compiled router runs without the interpreter; any other callable is called at every arrival.
     `lookup` replaces the attention of `cost`. `log` records every iteration (slower: none is skipped, and all
     is simulated twice; the router must be a function of what it sees). `debug` checks the invariants of
-    docs/simulator.md after every event (slow). Raises InputError where a request can never be served, and
-    ValueError where the router picks no existing replica.
+    docs/simulator.md after every event (slow). Raises InputError where a request can never be served or the
+    router needs what is not there, and ValueError where the router picks no existing replica.
     """
     engine.refuse_agent()
     engine.check_fits(workload)
     refuse_columns(workload, FLEET_COLUMNS, "simulate")
+    refuse_unmet_needs(router.name, router.needs, workload, [engine])
     replicas = [ReplicaSpec(engine, cost)] * num_replicas
     logs = [counting_log()] if log else [no_log()]
     for one in logs:
@@ -169,6 +172,7 @@ def _run(fleet: Fleet, workload: Workload, router: Router, seed: int, debug: boo
     route(
         fleet,
         np.arange(workload.num_requests, dtype=np.int32),
+        identities_of(workload),
         workload.arrival_s[0] if workload.num_requests > 0 else 0.0,
         router.choose,
         router.parameters,
@@ -201,19 +205,20 @@ def run_out(fleet: Fleet, debug: bool) -> None:
 def route_function(fleet: Fleet, router: Router) -> Callable[..., None]:
     """What sends loaded requests, one after another, to the replicas that a router chooses at their arrivals.
 
-    Its arguments: fleet, request_ids int32 (N,), the arrival before the first of them, and choose,
-    parameters, memory, random, looks of the router, debug. Compiled once for all compiled routers: the
-    signature makes `choose` a pointer.
+    Its arguments: fleet, request_ids int32 (N,), their identities float64 (N, 2), the arrival before the
+    first of them, and choose, parameters, memory, random, looks of the router, debug. Compiled once for all
+    compiled routers: the signature makes `choose` a pointer.
     """
     return _route_of_type(numba.typeof(fleet)) if router.is_compiled else _route
 
 
-def _route(fleet, request_ids, previous_s, choose, parameters, memory, random, looks, debug):
+def _route(fleet, request_ids, identities, previous_s, choose, parameters, memory, random, looks, debug):
     num_replicas = fleet.replicas.shape[0]
     rows = np.zeros((num_replicas, REPLICA_FEATURES))
     rows[:, AVAILABLE] = 1.0
-    request_row = np.zeros(REQUEST_FEATURES)
-    for request_id in request_ids:
+    request_row = np.zeros(ROUTER_REQUEST_FEATURES)
+    for i in range(request_ids.size):
+        request_id = request_ids[i]
         now_s = fleet.requests[request_id].arrival_s
         if looks:
             for replica_id in range(num_replicas):
@@ -221,6 +226,7 @@ def _route(fleet, request_ids, previous_s, choose, parameters, memory, random, l
                 write_replica_row(fleet, replica_id, now_s, rows[replica_id])
                 write_hit_tokens(fleet, replica_id, request_id, rows[replica_id])
         write_request_row(fleet, request_id, now_s - previous_s, request_row)
+        write_identity(identities, i, request_row)
         previous_s = now_s
         replica_id = choose(rows, request_row, parameters, memory, random)
         if replica_id < 0 or replica_id >= num_replicas:
@@ -236,6 +242,15 @@ def _route(fleet, request_ids, previous_s, choose, parameters, memory, random, l
 def _route_of_type(fleet_type: types.Type) -> Callable[..., None]:
     ids, floats, random = types.int32[::1], types.float64[::1], types.uint64[::1]
     signature = types.void(
-        fleet_type, ids, types.float64, ChoosePointer, floats, floats, random, types.boolean, types.boolean
+        fleet_type,
+        ids,
+        types.float64[:, ::1],
+        types.float64,
+        ChoosePointer,
+        floats,
+        floats,
+        random,
+        types.boolean,
+        types.boolean,
     )
     return jit_for(signature)(_route)

@@ -14,6 +14,8 @@ from servegym.costmodels.iterations.cost import IterationCost
 from servegym.costmodels.native.jit import jit
 from servegym.costmodels.native.structs import fields_of, struct
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.identities import identities_of
+from servegym.envs.sim.llm.needs import refuse_unmet_needs
 from servegym.envs.sim.llm.router import Router, random_state
 from servegym.envs.sim.llm.setup import ReplicaSpec, load_requests, new_fleet
 from servegym.envs.sim.llm.simulate import (
@@ -58,8 +60,8 @@ def simulate_stream(
 
     The chunks are one stream: arrival times go on from chunk to chunk, on one clock. The results are those
     of `simulate` on all chunks in one workload, to the bit. Raises InputError where a request can never fit
-    into the KV cache or arrives before the last of the chunk before, and ValueError where the router picks no
-    existing replica.
+    into the KV cache or arrives before the last of the chunk before, or the router needs what is not there,
+    and ValueError where the router picks no existing replica.
     """
     engine.refuse_agent()
     if engine.prefix_caching or engine.order != "fcfs" or engine.scheduler == "vllm_v0":
@@ -76,7 +78,9 @@ def simulate_stream(
     for chunk in chunks:
         engine.check_fits(chunk)
         refuse_columns(chunk, ("parent", "cancel_after_s", "image_tokens"), "simulate_stream")
+        refuse_unmet_needs(router.name, router.needs, chunk, [engine])
         previous_s = _continued_from(previous_s, chunk)
+        identities = identities_of(chunk, slots.num_loaded)
         first = 0
         while first < chunk.num_requests:
             if slots.num_free == 0:
@@ -87,6 +91,7 @@ def simulate_stream(
             route(
                 slots.fleet,
                 request_ids,
+                identities[part],
                 previous_s,
                 router.choose,
                 router.parameters,
@@ -122,7 +127,7 @@ class _Slots:
         self.num_free = 0
         self._free = np.zeros(0, np.int32)  # slots, of which the first `num_free` are free
         self._numbers = np.zeros(0, np.int64)  # of the request in each slot
-        self._num_loaded = 0
+        self.num_loaded = 0
         self._add(MIN_SLOTS)
 
     def load(self, chunk: Workload, part: slice) -> np.ndarray:
@@ -131,8 +136,8 @@ class _Slots:
         self.num_free -= count
         request_ids = self._free[self.num_free : self.num_free + count]
         load_requests(self.fleet, request_ids, chunk, part)
-        self._numbers[request_ids] = np.arange(self._num_loaded, self._num_loaded + count)
-        self._num_loaded += count
+        self._numbers[request_ids] = np.arange(self.num_loaded, self.num_loaded + count)
+        self.num_loaded += count
         return request_ids
 
     def harvest(self) -> Finished:

@@ -35,10 +35,14 @@ REQUEST_COLUMNS = (
     ("gap_s", "s"),
     ("priority", "1"),
 )
-"""Name and unit of each number a router sees of the request to be routed, in order."""
+"""Name and unit of each number of the request to be routed that routers and observations have, in order."""
+
+IDENTITY_COLUMNS = (("session", "1"), ("prefix", "1"))
+"""And of those that only routers get, after them."""
 
 REPLICA_FEATURES = len(REPLICA_COLUMNS)
 REQUEST_FEATURES = len(REQUEST_COLUMNS)
+ROUTER_REQUEST_FEATURES = REQUEST_FEATURES + len(IDENTITY_COLUMNS)
 
 (
     AVAILABLE,
@@ -56,7 +60,7 @@ REQUEST_FEATURES = len(REQUEST_COLUMNS)
     SPEED,
 ) = range(REPLICA_FEATURES)
 
-PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S, PRIORITY = range(REQUEST_FEATURES)
+PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S, PRIORITY, SESSION, PREFIX = range(ROUTER_REQUEST_FEATURES)
 
 
 @kernel
@@ -105,7 +109,7 @@ def write_hit_tokens(fleet: Fleet, replica_id: int, request_id: int, row: np.nda
 
 @kernel
 def write_request_row(fleet: Fleet, request_id: int, gap_s: float, row: np.ndarray) -> None:
-    """Fills `row` (REQUEST_FEATURES,) with request `request_id`, which came `gap_s` after the last."""
+    """Fills `row` with request `request_id`, which came `gap_s` after the last, up to its identity."""
     request = fleet.requests[request_id]
     row[PROMPT_TOKENS] = request.prompt_tokens
     row[PREDICTED_OUTPUT_TOKENS] = request.predicted_tokens

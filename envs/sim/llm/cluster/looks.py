@@ -53,7 +53,7 @@ def can_be_routed(cluster: Cluster, request_id: int) -> bool:
 def write_rows(
     cluster: Cluster, request_id: int, looks: bool, rows: np.ndarray, request_row: np.ndarray
 ) -> None:
-    """Fills rows (R, REPLICA_FEATURES) and request_row for the request being routed.
+    """Fills rows (R, REPLICA_FEATURES) and, up to its identity, request_row for the request being routed.
 
     Without `looks` only AVAILABLE is written of the replicas, and nobody is brought up to date.
     """

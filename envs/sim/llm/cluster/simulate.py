@@ -24,11 +24,13 @@ from servegym.envs.sim.llm.cluster.plan import FleetPlan
 from servegym.envs.sim.llm.cluster.rebalancing import rebalance, write_rows_to_rebalance
 from servegym.envs.sim.llm.cluster.setup import new_cluster, with_more_room
 from servegym.envs.sim.llm.cluster.state import CANCELLED, FINISHED, OVER, Cluster
+from servegym.envs.sim.llm.identities import identities_of, write_identity
 from servegym.envs.sim.llm.log import IterationLog, counting_log, no_log, recording_log
+from servegym.envs.sim.llm.needs import refuse_unmet_needs
 from servegym.envs.sim.llm.rebalancer import STAY, ChooseMovesPointer
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
 from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
+from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, ROUTER_REQUEST_FEATURES
 from servegym.envs.workloads import Workload
 
 
@@ -46,19 +48,27 @@ def simulate_fleet(
     A compiled router (and rebalancer) runs without the interpreter; any other callable is called at every
     decision. `log` records every iteration, as in `simulate`; those that a failure cut short and image
     encoding are not among them. `debug` checks the invariants of docs/simulator.md at every decision (slow).
-    Raises InputError where a request fits into no replica it could be sent to, where the router picks a
-    replica that is not available, and where the rebalancer names one that does not exist.
+    Raises InputError where a request fits into no replica it could be sent to, where the router needs what is
+    not there or picks a replica that is not available, and where the rebalancer names one that is none.
     """
+    members = plan.replicas
+    refuse_unmet_needs(
+        router.name, router.needs, workload, [m.engine for m in members], {m.role for m in members}
+    )
     logs = [counting_log()] if log else [no_log()]
     for one in logs:
-        cluster = _run_out(new_cluster(workload, plan, one), router, plan, seed, debug)
+        cluster = _run_out(
+            new_cluster(workload, plan, one), identities_of(workload), router, plan, seed, debug
+        )
         if log and len(logs) == 1:
             logs.append(recording_log(one))
     results = results_of(cluster)
     return replace(results, log=IterationLog.of(logs[-1])) if log else results
 
 
-def _run_out(cluster: Cluster, router: Router, plan: FleetPlan, seed: int, debug: bool) -> Cluster:
+def _run_out(
+    cluster: Cluster, identities: np.ndarray, router: Router, plan: FleetPlan, seed: int, debug: bool
+) -> Cluster:
     """Serves everything; the cluster that returns may be a larger one."""
     rule = plan.migration.rule if plan.migration else STAY
     seeds = np.random.SeedSequence(seed)
@@ -68,10 +78,11 @@ def _run_out(cluster: Cluster, router: Router, plan: FleetPlan, seed: int, debug
     compiled = router.is_compiled and rule.is_compiled
     serve = _serve_of_type(numba.typeof(cluster)) if compiled else _serve
     rows = np.zeros((len(plan.replicas), REPLICA_FEATURES))
-    request_row = np.zeros(REQUEST_FEATURES)
+    request_row = np.zeros(ROUTER_REQUEST_FEATURES)
     while True:
         status = serve(
             cluster,
+            identities,
             router.choose,
             router.parameters,
             memory,
@@ -127,6 +138,7 @@ def results_of(cluster: Cluster) -> Results:
 
 def _serve(
     cluster,
+    identities,
     choose,
     parameters,
     memory,
@@ -157,7 +169,7 @@ def _serve(
             continue
         if status != DECISION:
             return status
-        _write(cluster, looks, rows, request_row)
+        _write(cluster, identities, looks, rows, request_row)
         replica_id = choose(rows, request_row, parameters, memory, random)
         if replica_id < 0 or replica_id >= rows.shape[0] or rows[replica_id, AVAILABLE] == 0.0:
             return DECISION
@@ -170,8 +182,12 @@ def _run(cluster: Cluster) -> int:
 
 
 @jit
-def _write(cluster: Cluster, looks: bool, rows: np.ndarray, request_row: np.ndarray) -> None:
-    write_rows(cluster, cluster.control[0].cursor, looks, rows, request_row)
+def _write(
+    cluster: Cluster, identities: np.ndarray, looks: bool, rows: np.ndarray, request_row: np.ndarray
+) -> None:
+    request_id = cluster.control[0].cursor
+    write_rows(cluster, request_id, looks, rows, request_row)
+    write_identity(identities, request_id, request_row)
 
 
 @jit
@@ -194,6 +210,7 @@ def _serve_of_type(cluster_type: types.Type) -> Callable[..., int]:
     floats, rows, random = types.float64[::1], types.float64[:, ::1], types.uint64[::1]
     signature = types.int64(
         cluster_type,
+        rows,
         ChoosePointer,
         floats,
         floats,

@@ -1,0 +1,39 @@
+"""What a router may need of the workload and of the fleet, and refusing it where that is not there."""
+
+from collections.abc import Collection, Iterable
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.workloads import Workload
+
+NEEDS = {
+    "predictions": ("predicted output lengths", "scenario.workload.predictor"),
+    "prefix_caching": ("an engine with a prefix cache", "scenario.engine.prefix_caching"),
+    "prefixes": ("prompts whose contents are given", "scenario.workload.trace, of a format with contents"),
+    "sessions": ("requests that follow others up", "scenario.workload.trace, of a format with sessions"),
+    "roles": ("replicas that only prefill", "scenario.fleet.pools, their role"),
+}
+"""By name, what a router can need, and which key of a scenario gives it."""
+
+READ_IDENTITIES = frozenset({"prefixes", "sessions"})
+"""Needs of routers that read SESSION or PREFIX of a request, which environments do not show."""
+
+
+def refuse_unmet_needs(
+    router: str,
+    needs: Collection[str],
+    workload: Workload,
+    engines: Iterable[Engine | None],
+    roles: Collection[str] = (),
+) -> None:
+    """Raises InputError naming the first need of a router that workload, engines and roles do not meet."""
+    has = {
+        "predictions": workload.predicted_output_tokens is not None,
+        "prefix_caching": any(engine is not None and engine.prefix_caching for engine in engines),
+        "prefixes": workload.prefix_ids is not None,
+        "sessions": workload.parent is not None,
+        "roles": "prefill" in roles,
+    }
+    for need, (what, key) in NEEDS.items():
+        if need in needs and not has[need]:
+            raise InputError(f"router {router} needs {what}: the scenario has none ({key})")
