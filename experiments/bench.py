@@ -1,9 +1,6 @@
 """`servegym bench`: how fast the simulator and the environments are on this machine."""
 
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +18,13 @@ from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
 from servegym.experiments.benchmarks.engines import measure_engines
-from servegym.experiments.benchmarks.environments import decisions_per_wall_s, playing, scheduling
+from servegym.experiments.benchmarks.environments import (
+    decisions_per_wall_s,
+    playing,
+    routing_and_scheduling,
+    scheduling,
+)
+from servegym.experiments.benchmarks.first_call import environment_first_call, simulator_first_call
 from servegym.experiments.benchmarks.peers import measure_mocker, mocker_version
 from servegym.experiments.benchmarks.stream import measure_stream
 from servegym.experiments.configs import read_config
@@ -29,19 +32,12 @@ from servegym.experiments.provenance import provenance
 
 ENVIRONMENT = "servegym/Routing-v0"
 
-FIRST_CALL = """
-import os, time
-started = time.perf_counter()
-os.environ["NUMBA_CACHE_DIR"] = {cache!r}
-from servegym.agents.heuristics import make_router
-from servegym.envs.scenario import load_scenario
-from servegym.envs.sim.llm.simulate import simulate
-scenario = load_scenario("generated_8xh100")
-workload = scenario.traffic.test_workload(0).take(slice(100))
-simulate(workload, make_router("round_robin"), num_replicas=8, engine=scenario.engine, cost=scenario.cost)
-print(time.perf_counter() - started)
-"""
-
+FIRST_STEPS = {
+    "servegym/Routing-v0": "generated_8xh100",
+    "servegym/Batching-v0": "generated_1xh100",
+    "servegym/TwoLevel-v0": "generated_8xh100",
+}
+"""The scenario in which each environment takes its first step."""
 
 COUNTS = (
     "requests",
@@ -135,6 +131,13 @@ def _show_env(answer: dict[str, Any], console: Console) -> None:
     for environment, rate in answer["decisions_per_s"].items():
         table.add_row(environment, str(answer["num_envs"]), f"{rate:,.0f}")
     console.print(table)
+    if "first_step" in answer:
+        table = Table(
+            "environment", "cold, s", "cached, s", title="From the start of a process to a first step"
+        )
+        for environment, found in answer["first_step"].items():
+            table.add_row(environment, f"{found['cold_s']:.1f}", f"{found['cached_s']:.1f}")
+        console.print(table)
     if "processes_ratio" in answer:
         console.print(
             f"{answer['processes']} processes side by side: {answer['processes_ratio']:.2f} times the "
@@ -187,24 +190,33 @@ def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]
         "least_outstanding_tokens_requests_per_s": looking,
         "requests": settings.requests,
         "rate_rps_per_replica": settings.rate_rps_per_replica,
-        **(_first_call() if settings.first_call else {}),
+        **(_first_results() if settings.first_call else {}),
     }
+
+
+def _first_results() -> dict[str, float]:
+    found = simulator_first_call()
+    return {"compile_s": found.cold_s, "load_s": found.cached_s}
 
 
 def bench_env(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     """Decisions per second of the vector environments; routing also in several processes side by side."""
-    plays = {
-        ENVIRONMENT: playing(scenario, settings.num_envs, settings.steps),
-        "servegym/Batching-v0": scheduling(scenario, settings.num_envs, settings.steps),
-    }
+    plays = {ENVIRONMENT: playing(scenario, settings.num_envs, settings.steps)}
+    if scenario.is_plain:  # the environments that schedule take no other
+        plays["servegym/Batching-v0"] = scheduling(scenario, settings.num_envs, settings.steps)
+        plays["servegym/TwoLevel-v0"] = routing_and_scheduling(scenario, settings.num_envs, settings.steps)
     decisions = settings.steps * settings.num_envs
-    answer = {
+    answer: dict[str, Any] = {
         "decisions_per_s": {
             name: decisions / _median_s(play, settings.passes) for name, play in plays.items()
         },
         "num_envs": settings.num_envs,
         "replicas": scenario.num_replicas,
     }
+    if settings.first_call:
+        answer["first_step"] = {
+            env_id: environment_first_call(env_id, name)._asdict() for env_id, name in FIRST_STEPS.items()
+        }
     if settings.processes == 1:
         return answer
     one, several = (
@@ -288,18 +300,3 @@ def _median_s(play: Callable[[], None], passes: int) -> float:
         play()
         seconds.append(time.process_time() - started)
     return statistics.median(seconds)
-
-
-def _first_call() -> dict[str, float]:
-    """Seconds from the start of a process to its first results, with everything to compile or in cache."""
-    with tempfile.TemporaryDirectory() as cache:
-        script = FIRST_CALL.format(cache=cache)
-        cold, warm = (
-            float(
-                subprocess.run(
-                    [sys.executable, "-c", script], check=True, capture_output=True, text=True
-                ).stdout
-            )
-            for _ in range(2)
-        )
-    return {"compile_s": cold, "load_s": warm}

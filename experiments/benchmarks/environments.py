@@ -13,21 +13,38 @@ from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.decisions import NUM_CHOICES
+from servegym.envs.two_level.vector import TwoLevelVectorEnv
 
 
 def playing(scenario: Scenario, num_envs: int, steps: int) -> Callable[[], None]:
-    """A pass of `steps` calls with random actions; episodes end and restart meanwhile. Compiled already."""
+    """A pass of `steps` calls with random actions; episodes end and restart meanwhile. Compiled already.
+
+    Where replicas are not always available the next one that is, which looking for is part of the pass.
+    """
     env = RoutingVectorEnv(num_envs, scenario, copy=False)
     env.reset(seed=0)
-    rng = np.random.default_rng(0)
-    actions = rng.integers(scenario.num_replicas, size=(steps, num_envs))
-    env.step(actions[0])  # compiles
+    actions = _replicas(scenario, steps, num_envs)
 
     def play() -> None:
         for step in range(steps):
-            env.step(actions[step])
+            drawn = actions[step]
+            env.step(drawn if scenario.is_plain else _next_legal(drawn, env.action_masks()))
 
+    env.step(_next_legal(actions[0], env.action_masks()))  # compiles
     return play
+
+
+def _replicas(scenario: Scenario, steps: int, num_envs: int) -> np.ndarray:
+    """int64 (steps, num_envs): random replicas."""
+    return np.random.default_rng(0).integers(scenario.num_replicas, size=(steps, num_envs))
+
+
+def _next_legal(actions: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """int64 (K,): from `actions` (K,) on, going round, the first legal in masks bool (K, R)."""
+    count = masks.shape[1]
+    around = (actions[:, None] + np.arange(count)) % count
+    legal: np.ndarray = (actions + np.take_along_axis(masks, around, axis=1).argmax(axis=1)) % count
+    return legal
 
 
 def scheduling(scenario: Scenario, num_envs: int, steps: int) -> Callable[[], None]:
@@ -48,6 +65,24 @@ def scheduling(scenario: Scenario, num_envs: int, steps: int) -> Callable[[], No
             env.step(np.where(head_fits, 0, NUM_CHOICES - 1))
 
     play()  # compiles, and fills the queues
+    return play
+
+
+def routing_and_scheduling(scenario: Scenario, num_envs: int, steps: int) -> Callable[[], None]:
+    """A pass of `steps` calls of TwoLevel: random replicas, and vLLM's choices in each. Compiled already."""
+    env = TwoLevelVectorEnv(num_envs, scenario, copy=False)
+    env.reset(seed=0)
+    replicas = _replicas(scenario, steps, num_envs)
+    admit_head = scenario.num_replicas
+    start = admit_head + NUM_CHOICES - 1
+
+    def play() -> None:
+        for step in range(steps):
+            masks = env.action_masks()
+            choices = np.where(masks[:, admit_head], admit_head, start)
+            env.step(np.where(masks[:, 0], replicas[step], choices))
+
+    play()  # compiles
     return play
 
 

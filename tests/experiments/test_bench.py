@@ -29,9 +29,29 @@ def test_simulator_is_measured_by_number_of_replicas(
 
 def test_environments_are_measured_by_name(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     answer = answer_of(capsys, "bench", "env", *SHORT_BENCH, *FEW_REQUESTS)
-    assert set(answer["decisions_per_s"]) == {"servegym/Routing-v0", "servegym/Batching-v0"}
+    assert set(answer["decisions_per_s"]) == {
+        "servegym/Routing-v0",
+        "servegym/Batching-v0",
+        "servegym/TwoLevel-v0",
+    }
     assert min(answer["decisions_per_s"].values()) > 0
     assert (answer["num_envs"], answer["replicas"]) == (4, 8)
+
+
+def test_fleets_with_roles_are_measured_by_legal_decisions(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    words = ("scenario=disaggregated_4p4d", "scenario.workload.trace=null")
+    answer = answer_of(capsys, "bench", "env", *SHORT_BENCH, *FEW_REQUESTS, *words)
+    assert list(answer["decisions_per_s"]) == ["servegym/Routing-v0"]
+
+
+@pytest.mark.slow
+def test_first_steps_are_timed(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    answer = answer_of(capsys, "bench", "env", *SHORT_BENCH, *FEW_REQUESTS, "first_call=true")
+    assert list(answer["first_step"]) == list(answer["decisions_per_s"])
+    for found in answer["first_step"].values():
+        assert found["cold_s"] > found["cached_s"] > 0
 
 
 def test_table_names_what_was_measured(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
