@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar, cast
 
 import numba
@@ -157,7 +158,18 @@ def _callable_from_python(dispatcher: _KernelDispatcher) -> Any:
 
 
 def _compiled(function: Callable[..., Any], inlined: bool) -> Any:
-    dispatcher = _kernel(forceinline=inlined)(function)
+    # Numba's cache goes by the name alone: code of a function that is also compiled with `jit` would be taken
+    # for this one's, and has another way in.
+    own = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    functools.update_wrapper(own, function)
+    own.__qualname__ += ".routine" if not inlined else ".kernel"
+    dispatcher = _kernel(forceinline=inlined)(own)
     if not numba.config.DISABLE_JIT:  # else it is the function itself
         dispatcher.__class__ = _KernelDispatcher
     return dispatcher
