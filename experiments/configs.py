@@ -1,7 +1,7 @@
 """From a composed configuration to the objects a command works with, or to one line about what is wrong."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from servegym.agents.heuristics import ROUTERS, make_router
 from servegym.costmodels.errors import InputError
+from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.router import Router
 from servegym.experiments.config_errors import explain, no_value
 
@@ -46,15 +47,33 @@ def load_config(path: Path, schema: type[Schema]) -> Schema:
     return settings
 
 
-def build_router(parameters: dict[str, object]) -> Router:
-    """The router from its YAML: `name`, and the parameters published for it, checked against their types."""
+FROM_SCENARIO: dict[str, Callable[[Scenario], object]] = {
+    "clock": lambda scenario: scenario.clock,
+    "roles": lambda scenario: scenario.roles,
+}
+"""Parameters of routers that no YAML gives: they are the scenario's."""
+
+
+def build_router(parameters: dict[str, object], scenario: Scenario) -> Router:
+    """The router from its YAML: `name`, and the parameters published for it, checked against their types.
+
+    What a router must know of the fleet, `FROM_SCENARIO`, is added.
+    """
     rest = dict(parameters)
     name = str(rest.pop("name"))
     known = inspect.signature(ROUTERS[name]).parameters if name in ROUTERS else {}
     for key, value in rest.items():
-        if key in known and type(value) is not known[key].annotation:
+        if key in FROM_SCENARIO and key in known:
+            raise InputError(f"router.{key} = {value}: is the scenario's, must not be given")
+        if key in known and not _is_a(value, known[key].annotation):
             raise InputError(f"router.{key} = {value}: must be of type {known[key].annotation.__name__}")
+    rest |= {key: of(scenario) for key, of in FROM_SCENARIO.items() if key in known}
     return make_router(name, **rest)
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Whether it is of that type, where an int may stand for a float."""
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _missing(node: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -11,6 +11,7 @@ import servegym.envs  # noqa: F401  (registers the environments)
 from servegym.agents.heuristics import ROUTERS
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario.compose import list_group
+from servegym.experiments.configs import FROM_SCENARIO
 from servegym.experiments.hydra_app import to_json
 
 USE = {
@@ -66,7 +67,8 @@ def choices() -> dict[str, Any]:
 
 
 def _defaults(make: Any) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+    parameters = inspect.signature(make).parameters
+    return {name: each.default for name, each in parameters.items() if name not in FROM_SCENARIO}
 
 
 def _with_parameters(name: str, defaults: dict[str, Any]) -> str:

@@ -68,8 +68,8 @@ def simulate(config: DictConfig) -> dict[str, Any]:
 
 def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Workload, Results]:
     """Does what the settings say but writing; `log` records the iterations as well."""
-    router = build_router(settings.router)
     scenario = Scenario(settings.scenario)
+    router = build_router(settings.router, scenario)
     stream = EpisodeStream(scenario, settings.split)
     stream.restart(settings.seed)
     workload = stream.next_workload()

@@ -3,6 +3,7 @@
 import numpy as np
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iterations.linear import LinearClock, linear_clock
 from servegym.envs.metrics import SloLimits
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.scenario.fleet_plan import first_extra, fleet_plan
@@ -48,6 +49,16 @@ class Scenario:
     def is_plain(self) -> bool:
         """Whether the plain simulator does it, which is faster, and what environments that schedule do."""
         return self.extra is None
+
+    @property
+    def clock(self) -> LinearClock:
+        """`cost` in four numbers, for routers that forecast."""
+        return linear_clock(self.cost, self.engine.num_kv_blocks * self.engine.block_size)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of each replica, for routers that tell prefill and decode replicas apart."""
+        return tuple(replica.role for replica in self.plan.replicas)
 
     def require_plain(self, by_whom: str) -> None:
         """Raises InputError naming the key that makes the scenario more than `by_whom` does."""

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from servegym.agents.evaluation import route
-from servegym.agents.heuristics import ROUTERS, make_router
+from servegym.agents.heuristics import ROUTERS
 from servegym.agents.policy import Policy
 from servegym.agents.serving.schema import FILES
 from servegym.costmodels.errors import InputError
@@ -21,6 +21,7 @@ from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
 from servegym.envs.workloads import Workload
+from servegym.experiments.configs import build_router
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def configured_router(name: str, scenario: Scenario) -> Router:
     config = OmegaConf.create({"scenario": asdict(scenario.config), "router": OmegaConf.create(text)})
     parameters = OmegaConf.to_container(config.router, resolve=True)
     assert isinstance(parameters, dict)
-    return make_router(**{str(key): value for key, value in parameters.items()})
+    return build_router({str(key): value for key, value in parameters.items()}, scenario)
 
 
 def _heuristic(name: str, scenario: Scenario) -> Contender:

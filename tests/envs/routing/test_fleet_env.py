@@ -71,8 +71,15 @@ def test_vector_form_is_equal_to_single_environments(scenario: Scenario) -> None
     assert (ends >= 2).all()
 
 
-@pytest.mark.parametrize("name", ROUTERS)
-@FLEETS
+ON_FLEETS = [
+    pytest.param(name, scenario, id=f"{name}-{what}")
+    for what, scenario, has in (("troubled", TROUBLED, set()), ("in stages", IN_STAGES, {"roles"}))
+    for name in ROUTERS
+    if make_router(name).needs <= has
+]
+
+
+@pytest.mark.parametrize(("name", "scenario"), ON_FLEETS)
 def test_policies_decide_as_the_simulator_does(name: str, scenario: Scenario) -> None:
     """A heuristic over the environment's observations decides as in the compiled simulation."""
     env = RoutingEnv(scenario)
