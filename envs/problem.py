@@ -1,13 +1,14 @@
 """A decision problem: K episodes side by side, as both forms of its Gymnasium environment see them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
-from servegym.envs.metrics import summarise
+from servegym.envs.flat import flatten
+from servegym.envs.metrics import SloLimits, summarise
 from servegym.envs.scenario import Scenario, load_scenario
 from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.simulate import Results
@@ -43,6 +44,8 @@ class Problem:
     step: takes actions with a leading axis K, one decision in every episode that is not finished;
     ValueError names the first that is not legal, and then nothing has changed. observation: written in
     place by `episodes`. energy_j: joules of an episode that is over; None where they are not counted.
+    flat: whether the parts of `observation` are seen as one array (flat.py), the space being flat as well.
+    limits: what the requests of each episode that has begun were promised.
     """
 
     streams: Sequence[EpisodeStream]
@@ -52,21 +55,28 @@ class Problem:
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     energy_j: Callable[[int], float | None] = lambda episode_id: None
+    flat: bool = False
+    limits: dict[int, SloLimits] = field(default_factory=dict, init=False)
 
     def begin(self, episode_id: int) -> None:
         """Starts the next episode of a stream."""
-        self.episodes.begin(episode_id, self.streams[episode_id].next_workload())
+        stream = self.streams[episode_id]
+        workload = stream.next_workload()
+        self.episodes.begin(episode_id, workload)
+        self.limits[episode_id] = stream.scenario.slo_limits(workload)
 
     def seen(self, index: int | slice) -> Observation:
         """A copy of what is seen of an episode, or of several."""
+        if self.flat:
+            return flatten(self.observation, index)
         if isinstance(self.observation, dict):
             return {key: value[index].copy() for key, value in self.observation.items()}
         return self.observation[index].copy()
 
     def metrics(self, episode_id: int) -> dict[str, float]:
-        """The summary of an episode that is over."""
+        """The summary of an episode that is over, with what its requests were promised."""
         results, energy_j = self.episodes.results(episode_id), self.energy_j(episode_id)
-        summary = summarise(results)
+        summary = summarise(results, self.limits[episode_id])
         if energy_j is not None:
             per_token = energy_j / float(results.output_tokens.sum())
             summary |= {"energy_j": energy_j, "energy_j_per_output_token": per_token}

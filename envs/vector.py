@@ -7,6 +7,7 @@ from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from servegym.envs.flat import flatten
 from servegym.envs.problem import Observation, Problem
 
 
@@ -29,6 +30,7 @@ class NativeVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._problem, self._episodes, self._copy = problem, problem.episodes, copy
+        self._flat = np.zeros(self.observation_space.shape or (), np.float32) if problem.flat else None
         self._action_dtype = np.int64 if isinstance(problem.action_space, Discrete) else np.float64
 
     def reset(
@@ -73,4 +75,8 @@ class NativeVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         }
 
     def _observation(self) -> Observation:
-        return self._problem.seen(slice(None)) if self._copy else self._problem.observation
+        if self._copy:
+            return self._problem.seen(slice(None))
+        if self._flat is not None:
+            return flatten(self._problem.observation, slice(None), self._flat)
+        return self._problem.observation

@@ -19,8 +19,8 @@ from servegym.envs.viewer import Facts
 DEFAULT_SCENARIO = "azure_conv_8xh100"
 
 
-def routing_problem(streams: list[EpisodeStream], slots: int | None) -> Problem:
-    """An episode of each stream, seen in `slots` rows (None: as many as replicas)."""
+def routing_problem(streams: list[EpisodeStream], slots: int | None, flat: bool) -> Problem:
+    """An episode of each stream, seen in `slots` rows (None: as many as replicas), flat or not."""
     episodes = routing_episodes(streams[0].scenario, len(streams), streams[0].max_requests, slots)
     num_slots = episodes.replicas.shape[1]
     return Problem(
@@ -28,8 +28,9 @@ def routing_problem(streams: list[EpisodeStream], slots: int | None) -> Problem:
         episodes,
         episodes.step,
         {"request": episodes.request, "replicas": episodes.replicas},
-        observation_space(num_slots),
+        observation_space(num_slots, flat),
         gym.spaces.Discrete(num_slots),
+        flat=flat,
     )
 
 
@@ -40,7 +41,8 @@ class RoutingEnv(NativeEnv):
     "The fleet") also whenever it comes back to the router: to go on to the next stage of its way (encode,
     prefill, decode), or because its replica has failed; and later, where none was available.
 
-    Observation: a Dict, the request/replica graph in arrays (envs/routing/observation.py):
+    Observation: a Dict, the request/replica graph in arrays (envs/routing/observation.py), or one Box of the
+        same numbers in this order with `flat=True`:
         request   float32 (4,)         prompt tokens, predicted output tokens (0: no predictor), gap in s,
                                        priority (smaller is more urgent)
         replicas  float32 (slots, 13)  a row per replica slot: available, running, waiting, queued prefill
@@ -59,7 +61,7 @@ class RoutingEnv(NativeEnv):
         them in a window after every reset and step. An instance's `metadata` lists what its machine can do.
 
     Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test"; slots, rows of the
-    observation, at least the number of replicas (default: equal); render_mode, see above.
+    observation, at least the number of replicas (default: equal); flat and render_mode, see above.
 
     >>> import gymnasium as gym
     >>> import numpy as np
@@ -82,9 +84,10 @@ class RoutingEnv(NativeEnv):
         scenario: str | Scenario = DEFAULT_SCENARIO,
         split: str = "train",
         slots: int | None = None,
+        flat: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        problem = routing_problem(episode_streams(scenario, split, 1), slots)
+        problem = routing_problem(episode_streams(scenario, split, 1), slots, flat)
         num_replicas = problem.streams[0].scenario.num_replicas
         super().__init__(
             problem, render_mode, "servegym/Routing-v0", lambda figure: lay_out(figure, num_replicas)

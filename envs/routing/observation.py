@@ -10,6 +10,8 @@ the true output length is not in it.
                                                    rows of slots without a replica are 0
 
 When an episode is over `request` is 0, and all replicas count as available.
+
+Flat, this is one Box: `request`, then `replicas` row by row.
 """
 
 from typing import Any
@@ -18,21 +20,23 @@ import gymnasium as gym
 import numpy as np
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.flat import flat_space
 from servegym.envs.sim.llm.view import PRIORITY, REPLICA_FEATURES, REQUEST_FEATURES
 
 Observation = dict[str, np.ndarray]
 
 
-def observation_space(slots: int) -> gym.Space[Any]:
+def observation_space(slots: int, flat: bool = False) -> gym.Space[Any]:
     """The space of one episode's observation, for `slots` replica slots."""
     least = np.zeros(REQUEST_FEATURES, np.float32)
     least[PRIORITY] = -np.inf
-    return gym.spaces.Dict(
+    space = gym.spaces.Dict(
         {
             "request": gym.spaces.Box(least, np.inf, dtype=np.float32),
             "replicas": gym.spaces.Box(0.0, np.inf, (slots, REPLICA_FEATURES), np.float32),
         }
     )
+    return flat_space(space, ("request", "replicas")) if flat else space
 
 
 def empty_observations(

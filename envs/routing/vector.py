@@ -15,6 +15,7 @@ class RoutingVectorEnv(NativeVectorEnv):
         scenario: str | Scenario = DEFAULT_SCENARIO,
         split: str = "train",
         slots: int | None = None,
+        flat: bool = False,
         copy: bool = True,
     ) -> None:
-        super().__init__(routing_problem(episode_streams(scenario, split, num_envs), slots), copy)
+        super().__init__(routing_problem(episode_streams(scenario, split, num_envs), slots, flat), copy)

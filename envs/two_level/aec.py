@@ -61,7 +61,9 @@ class TwoLevelAECEnv(AECEnv):  # type: ignore[misc]  # pettingzoo publishes no t
         """Starts the next episode of the stream, or the first of stream `seed`."""
         if seed is not None:
             self._stream.restart(seed)
-        self._episodes.begin(0, self._stream.next_workload())
+        workload = self._stream.next_workload()
+        self._episodes.begin(0, workload)
+        self._limits = self.scenario.slo_limits(workload)
         self.agents = self.possible_agents[:]
         self.rewards = dict.fromkeys(self.agents, 0.0)
         self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
@@ -86,7 +88,7 @@ class TwoLevelAECEnv(AECEnv):  # type: ignore[misc]  # pettingzoo publishes no t
         self._accumulate_rewards()
         if self._episodes.finished[0]:
             self.terminations = dict.fromkeys(self.agents, True)
-            metrics = summarise(self._episodes.results(0))
+            metrics = summarise(self._episodes.results(0), self._limits)
             self.infos = {agent: {"episode_metrics": metrics} for agent in self.agents}
         self.agent_selection = self._agent_due()
 

@@ -22,8 +22,8 @@ from servegym.envs.viewer import Facts
 DEFAULT_SCENARIO = "azure_conv_4xh100"
 
 
-def two_level_problem(streams: list[EpisodeStream]) -> Problem:
-    """An episode of each stream."""
+def two_level_problem(streams: list[EpisodeStream], flat: bool) -> Problem:
+    """An episode of each stream, seen flat or not."""
     scenario = streams[0].scenario
     episodes = TwoLevelEpisodes(scenario, len(streams), streams[0].max_requests)
     return Problem(
@@ -31,9 +31,10 @@ def two_level_problem(streams: list[EpisodeStream]) -> Problem:
         episodes,
         episodes.step,
         episodes.observation,
-        observation_space(scenario.num_replicas),
+        observation_space(scenario.num_replicas, flat),
         gym.spaces.Discrete(scenario.num_replicas + NUM_CHOICES),
         episodes.energy_j,
+        flat,
     )
 
 
@@ -44,7 +45,7 @@ class TwoLevelEnv(NativeEnv):
     that instant; scheduling at the start of a replica's iteration, as in `servegym/Batching-v0`, replicas
     by number. Nothing happens between, and nothing after the instant of the decision is seen.
 
-    Observation: a Dict (envs/two_level/observation.py):
+    Observation: a Dict (envs/two_level/observation.py), or one Box of the same numbers with `flat=True`:
         level     Discrete(2)            0 routing, 1 scheduling
         replica   Discrete(R)            the replica to be scheduled
         request   float32 (4,)           as in `servegym/Routing-v0`; 0 when scheduling
@@ -59,8 +60,8 @@ class TwoLevelEnv(NativeEnv):
     Rendering: `render_mode="rgb_array"` gives pictures of the fleet and of the engine whose decision is due
         (envs/two_level/viewer.py), "human" shows them in a window after every reset and step.
 
-    Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test"; render_mode, see
-    above.
+    Arguments: scenario, a name in conf/scenario or a `Scenario`; split, "train" or "test"; flat and
+    render_mode, see above.
     `envs/two_level/aec.py` has the same with an agent for the router and one for each scheduler.
 
     >>> import gymnasium as gym
@@ -86,9 +87,10 @@ class TwoLevelEnv(NativeEnv):
         self,
         scenario: str | Scenario = DEFAULT_SCENARIO,
         split: str = "train",
+        flat: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        problem = two_level_problem(episode_streams(scenario, split, 1))
+        problem = two_level_problem(episode_streams(scenario, split, 1), flat)
         count = problem.streams[0].scenario.num_replicas
         super().__init__(problem, render_mode, "servegym/TwoLevel-v0", lambda figure: lay_out(figure, count))
         self._chosen_request, self._chosen_replica = NOBODY, -1

@@ -14,6 +14,7 @@ class TwoLevelVectorEnv(NativeVectorEnv):
         num_envs: int = 64,
         scenario: str | Scenario = DEFAULT_SCENARIO,
         split: str = "train",
+        flat: bool = False,
         copy: bool = True,
     ) -> None:
-        super().__init__(two_level_problem(episode_streams(scenario, split, num_envs)), copy)
+        super().__init__(two_level_problem(episode_streams(scenario, split, num_envs), flat), copy)

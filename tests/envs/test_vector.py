@@ -25,10 +25,12 @@ def small(replicas: int) -> dict[str, Any]:
 
 KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "Routing": (RoutingVectorEnv, small(3)),
+    "Routing-flat": (RoutingVectorEnv, small(3) | {"slots": 4, "flat": True}),
     "Batching": (BatchingVectorEnv, small(1)),
     "Batching-flat": (BatchingVectorEnv, small(1) | {"flat": True}),
     "Batching-continuous": (BatchingVectorEnv, small(1) | {"action": "continuous"}),
     "TwoLevel": (TwoLevelVectorEnv, small(2)),
+    "TwoLevel-flat": (TwoLevelVectorEnv, small(2) | {"flat": True}),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -115,6 +117,27 @@ def test_copies_unless_told_otherwise(kind: str, copy: bool) -> None:
     env.step(some_actions(env, np.random.default_rng(0)))
     unchanged = [np.array_equal(array, before) for array, before in zip(arrays, kept, strict=True)]
     assert all(unchanged) == copy
+
+
+@pytest.mark.parametrize("kind", ["Routing-flat", "TwoLevel-flat"])
+def test_flat_observations_hold_the_parts_in_order(kind: str) -> None:
+    """The order that the environments document, tables row by row, in the bounds of the parts."""
+    order = ("level", "replica", "request", "replicas", "engine", "requests")
+    make, arguments = KINDS[kind]
+    flat, parts = make(3, **arguments), make(3, **arguments | {"flat": False})
+    rng = np.random.default_rng(0)
+    rows, tables = flat.reset(seed=0)[0], parts.reset(seed=0)[0]
+    for _ in range(60):
+        assert flat.observation_space.contains(rows)
+        shown = [tables[key].reshape(3, -1) for key in order if key in tables]
+        np.testing.assert_array_equal(rows, np.concatenate(shown, axis=1).astype(np.float32))
+        actions = some_actions(parts, rng)
+        rows, tables = flat.step(actions)[0], parts.step(actions)[0]
+    assert rows.any()
+    spaces = parts.single_observation_space
+    bounds = [spaces[key].low.ravel() for key in order[2:] if key in spaces.spaces]
+    low = flat.single_observation_space.low
+    np.testing.assert_array_equal(low[len(low) - sum(map(len, bounds)) :], np.concatenate(bounds))
 
 
 @pytest.mark.parametrize(("kind", "illegal"), [("Routing", 9), ("Batching", 9), ("TwoLevel", -1)])

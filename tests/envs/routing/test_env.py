@@ -31,8 +31,28 @@ def play(env: RoutingEnv, seed: int, choose) -> tuple[float, dict]:
     return total, info["episode_metrics"]
 
 
-def test_passes_the_checker() -> None:
-    check_environment(ENV_ID, scenario=SMALL, episodes=2)
+@pytest.mark.parametrize("flat", [False, True])
+def test_passes_the_checker(flat: bool) -> None:
+    check_environment(ENV_ID, scenario=SMALL, episodes=2, flat=flat)
+
+
+def test_metrics_say_how_many_kept_the_limits() -> None:
+    """All with limits that nobody misses, none with those that nobody keeps; by class where there are any."""
+    classes = "[{name:a,share:0.5,ttft_s:1.0e-9},{name:b,share:0.5}]"
+    for words, expected in (
+        ("scenario.objective.slo_ttft_s=1e9", 1.0),
+        ("scenario.objective.slo_ttft_s=1e-9", 0.0),
+        (f"scenario.workload.clients.slo_classes={classes}", None),
+    ):
+        overrides = ("scenario.episode.requests=60", "scenario.objective.slo_tpot_s=1e9", words)
+        env = RoutingEnv(load_scenario("generated_8xh100", overrides))
+        _, metrics = play(env, 0, lambda observation: 0)
+        if expected is None:
+            workload = env.scenario.traffic.train_workload(np.random.SeedSequence(0).spawn(1)[0])
+            expected = np.mean(workload.slo_class == 1)
+            assert 0 < expected < 1
+        assert metrics["slo_attainment"] == pytest.approx(expected)
+        assert metrics["goodput_rps"] == pytest.approx(expected * 60 / metrics["makespan_s"])
 
 
 def test_passes_the_checker_of_stable_baselines3() -> None:

@@ -117,6 +117,7 @@ def test_one_replica_is_batching() -> None:
 
 def test_passes_the_checker() -> None:
     check_environment(ENV_ID, scenario=SMALL, episodes=2)
+    check_environment(ENV_ID, scenario=SMALL, flat=True)
 
 
 def test_only_the_level_that_is_due_is_legal() -> None:
