@@ -1,9 +1,9 @@
 """From a composed configuration to the objects a command works with, or to one line about what is wrong."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args, get_origin
 
 import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
@@ -66,14 +66,22 @@ def build_router(parameters: dict[str, object], scenario: Scenario) -> Router:
         if key in FROM_SCENARIO and key in known:
             raise InputError(f"router.{key} = {value}: is the scenario's, must not be given")
         if key in known and not _is_a(value, known[key].annotation):
-            raise InputError(f"router.{key} = {value}: must be of type {known[key].annotation.__name__}")
+            raise InputError(f"router.{key} = {value}: must be {_wanted(known[key].annotation)}")
     rest |= {key: of(scenario) for key, of in FROM_SCENARIO.items() if key in known}
     return make_router(name, **rest)
 
 
 def _is_a(value: object, kind: type) -> bool:
-    """Whether it is of that type, where an int may stand for a float."""
+    """Whether it is of that type, where an int may stand for a float; of a sequence: a list of such."""
+    if get_origin(kind) is Sequence:
+        return isinstance(value, list) and all(_is_a(each, get_args(kind)[0]) for each in value)
     return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _wanted(kind: type) -> str:
+    if get_origin(kind) is Sequence:
+        return f"a list, each {_wanted(get_args(kind)[0])}"
+    return f"of type {kind.__name__}"
 
 
 def _missing(node: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -15,6 +15,7 @@ AGENTS = "ppo_gnn, ppo_mlp"
 COMMANDS = {
     "simulate": ("simulate", *SMALL_SCENARIO),
     "power_of_two": ("simulate", *SMALL_SCENARIO, "router=power_of_two"),
+    "weighted": ("simulate", *SMALL_SCENARIO, "router=weighted_round_robin"),
     "train": ("train", *SMALL_TRAINING),
     "untrained": ("train", *SMALL_SCENARIO),
     "bench": ("bench",),
@@ -27,7 +28,7 @@ COMMANDS = {
 UNKNOWN_NAMES = [
     ("nothing scenario=generated_8xh10", f"scenario = generated_8xh10: must be one of {SCENARIOS}"),
     ("nothing scenario=generated_8xh10", "did you mean generated_8xh100?"),
-    ("simulate router=jqs", "random, round_robin, sal (did you mean jsq?)"),
+    ("simulate router=jqs", "weighted_round_robin, workload_mixing (did you mean jsq?)"),
     ("untrained agent=ppo_gn", f"agent = ppo_gn: must be one of {AGENTS} (did you mean ppo_gnn?)"),
     ("simulate fleet@scenario.fleet=b200", "fleet = b200: must be one of a100_llama2_7b, h100_llama_8b"),
     (
@@ -62,6 +63,7 @@ WRONG_TYPES = [
     ("simulate scenario.workload.keep=most", "scenario.workload.keep = most: must be a number"),
     ("train resume=maybe", "resume = maybe: must be true or false"),
     ("power_of_two router.d=two", "router.d = two: must be of type int"),
+    ("weighted router.weights=2", "router.weights = 2: must be a list, each of type float"),
 ]
 OUT_OF_RANGE = [
     ("simulate seed=-1", "seed = -1: must be at least 0"),
@@ -76,6 +78,12 @@ OUT_OF_RANGE = [
     ("train agent.learning_rate=inf", "agent.learning_rate = inf: must be above 0 and finite"),
     ("train scenario.engine.num_kv_blocks=3", "KV blocks; the engine (vllm_v1) has num_kv_blocks = 3"),
     ("power_of_two router.d=0", "router.d = 0: must be at least 1"),
+    ("weighted router.weights=[2,0]", "router.weights[1] = 0: must be above 0 and finite"),
+    ("simulate router=llm_d", "router llm_d needs an engine with a prefix cache: the scenario has none"),
+    (
+        "simulate router=consistent_hashing",
+        "router consistent_hashing needs prompts whose contents are given",
+    ),
     ("train seed=-1", "seed = -1: must be at least 0"),
     ("train total_steps=0", "total_steps = 0: must be at least 1"),
     ("train agent.gamma=2", "agent.gamma = 2.0: must be above 0 and at most 1"),

