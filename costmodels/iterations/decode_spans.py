@@ -100,19 +100,20 @@ def decode_span_seconds(lines: DecodeLines, num_decodes: int, kv_tokens: int, nu
 @kernel
 def decode_iterations_within(
     lines: DecodeLines, num_decodes: int, kv_tokens: int, max_iterations: int, seconds: float
-) -> tuple[int, float, float]:
+) -> tuple[int, float, float, float, int]:
     """The largest `n <= max_iterations` whose `decode_span_seconds` is at most `seconds`, and that span.
 
-    Exact with respect to `decode_span_seconds`; `(0, 0.0, ...)` where not one iteration fits. The last of the
-    three numbers is how long the iteration after these lasts (0 where all `max_iterations` fit).
+    Exact with respect to `decode_span_seconds`; `(0, 0.0, ...)` where not one iteration fits. The other
+    numbers say how long the iteration after these lasts, by how much each one after that lasts longer (s),
+    and for how many that holds; 0 where all `max_iterations` fit.
     """
     if max_iterations <= 0:
-        return 0, 0.0, 0.0
+        return 0, 0.0, 0.0, 0.0, 0
     done, elapsed_s, first_s, growth_s, count = _walk(lines, num_decodes, kv_tokens, max_iterations, seconds)
     if count == 0.0:
-        return max_iterations, elapsed_s, 0.0
+        return max_iterations, elapsed_s, 0.0, 0.0, 0
     if not elapsed_s + first_s <= seconds:
-        return int(done), elapsed_s, first_s
+        return int(done), elapsed_s, first_s, growth_s, int(count) - 1
     # The root of the quadratic is right to about one. The two counts beside it are tried at once, which costs
     # less than trying one after the other and is nearly always enough.
     n = min(max(math.floor(_line_count(first_s, growth_s, seconds - elapsed_s)), 1.0), count - 1.0)
@@ -124,4 +125,4 @@ def decode_iterations_within(
     while n + 1.0 < count and more_s <= seconds:
         n += 1.0
         span_s, more_s = more_s, elapsed_s + _line_seconds(first_s, growth_s, n + 1.0)
-    return int(done + n), span_s, first_s + growth_s * n
+    return int(done + n), span_s, first_s + growth_s * n, growth_s, int(count - n) - 1

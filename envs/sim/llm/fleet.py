@@ -11,8 +11,14 @@ from servegym.costmodels.native.jit import kernel, routine
 from servegym.costmodels.native.structs import knowing, struct
 from servegym.envs.sim.llm import schedulers
 from servegym.envs.sim.llm.batch import begin_batch
-from servegym.envs.sim.llm.engine import AGENT, FCFS, VLLM_V1
-from servegym.envs.sim.llm.iteration import complete_iteration, skip_decodes, start_batch, start_decode
+from servegym.envs.sim.llm.engine import AGENT, FCFS, LIGHTLLM, VLLM_V1
+from servegym.envs.sim.llm.iteration import (
+    complete_iteration,
+    skip_decodes,
+    start_batch,
+    start_decode,
+    step_decodes,
+)
 from servegym.envs.sim.llm.queues import append_waiting, insert_waiting
 from servegym.envs.sim.llm.schedulers import agent, vllm_v1
 from servegym.envs.sim.llm.state import Fleet
@@ -31,6 +37,16 @@ def advance(fleet: Fleet, replica_id: int, now_s: float) -> None:
         due = replica.num_unfinished > 0 and replica.clock_s < now_s
     if due:  # the call is not cheap
         call_at(fleet.advance, (fleet, replica_id, now_s))
+
+
+@kernel
+def look(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    """`advance` for those who look often, at replicas that only `submit` and `advance` change.
+
+    Between two looks a replica completes few iterations, most of which only decode.
+    """
+    step_decodes(fleet, replica_id, now_s)
+    advance(fleet, replica_id, now_s)
 
 
 PLAIN = {
@@ -76,6 +92,9 @@ def _advance_any(fleet: Fleet, replica_id: int, now_s: float) -> None:
 @kernel
 def _advance(fleet, replica_id, now_s, start, horizon):
     replica = fleet.replicas[replica_id]
+    engine = fleet.engines[replica.group]
+    steps = not engine.counts_energy and not engine.prefix_caching and engine.scheduler != LIGHTLLM
+    replica.decodes_left = 0
     skips = fleet.lookup.decode_s.size == 0 and not fleet.log.enabled
     while True:
         if replica.in_flight:
@@ -95,13 +114,17 @@ def _advance(fleet, replica_id, now_s, start, horizon):
             continue
         decodes = replica.num_decodes
         kv_tokens = replica.context_offset + decodes * replica.iteration
-        iterations, seconds, next_s = decode_iterations_within(
+        iterations, seconds, next_s, growth_s, left = decode_iterations_within(
             fleet.decode_lines[replica.group], decodes, kv_tokens, limit, now_s - replica.clock_s
         )
         if iterations > 0:
             skip_decodes(fleet, replica_id, iterations, seconds)
         if iterations < limit and replica.clock_s < now_s:
             start_decode(fleet, replica_id, next_s)
+            if steps:
+                replica.next_decode_s = next_s + growth_s
+                replica.decode_growth_s = growth_s
+                replica.decodes_left = left
 
 
 @kernel
@@ -121,5 +144,6 @@ def submit(fleet: Fleet, replica_id: int, request_id: int) -> None:
     replica.predicted_tokens += request.predicted_tokens
     replica.num_before_first_token += 1
     replica.num_unfinished += 1
+    replica.decodes_left = 0
     replica.ttft_offset_s -= request.arrival_s
     replica.latency_offset_s -= request.arrival_s

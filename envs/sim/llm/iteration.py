@@ -30,6 +30,9 @@ from servegym.envs.sim.llm.queues import REQUEST_BITS, append_prefilling, pop_du
 from servegym.envs.sim.llm.schedulers.lightllm import count_skipped
 from servegym.envs.sim.llm.state import DECODING, ENDED, FINISHING, HELD, NOBODY, SENT, Fleet
 
+MANY_STEPS = 8
+"""Decode iterations that take longer one by one than by their closed form."""
+
 
 @kernel
 def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
@@ -43,6 +46,28 @@ def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
     replica.num_held = 0
     if fleet.engines[replica.group].scheduler == LIGHTLLM:
         count_skipped(fleet, replica_id, 1)
+
+
+@kernel
+def step_decodes(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    """Completes decode iterations that end before `now_s` one by one, and starts the next ones.
+
+    Stops where an iteration may finish a request or is not known; long runs are left to `advance`.
+    """
+    replica = fleet.replicas[replica_id]
+    behind_s = now_s - replica.clock_s
+    if behind_s <= 0.0 or behind_s > MANY_STEPS * replica.next_decode_s:
+        return
+    steps, clock_s, next_s, left = 0, replica.clock_s, replica.next_decode_s, replica.decodes_left
+    while steps < left and clock_s < now_s:
+        clock_s += next_s
+        next_s += replica.decode_growth_s
+        steps += 1
+    replica.clock_s, replica.next_decode_s = clock_s, next_s
+    replica.decodes_left = left - steps
+    replica.iteration += steps
+    replica.num_iterations += steps
+    replica.generated_tokens += steps * replica.num_decodes
 
 
 @kernel

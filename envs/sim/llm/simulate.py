@@ -15,7 +15,7 @@ from servegym.costmodels.iterations.cost import IterationCost
 from servegym.costmodels.iterations.lookup import LookupAttention
 from servegym.costmodels.native.jit import jit, jit_for, kernel
 from servegym.envs.sim.llm.engine import Engine
-from servegym.envs.sim.llm.fleet import advance, submit
+from servegym.envs.sim.llm.fleet import advance, look, submit
 from servegym.envs.sim.llm.identities import identities_of, write_identity
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.log import IterationLog, counting_log, no_log, recording_log
@@ -222,7 +222,7 @@ def _route(fleet, request_ids, identities, previous_s, choose, parameters, memor
         now_s = fleet.requests[request_id].arrival_s
         if looks:
             for replica_id in range(num_replicas):
-                advance(fleet, replica_id, now_s)
+                look(fleet, replica_id, now_s)
                 write_replica_row(fleet, replica_id, now_s, rows[replica_id])
                 write_hit_tokens(fleet, replica_id, request_id, rows[replica_id])
         write_request_row(fleet, request_id, now_s - previous_s, request_row)

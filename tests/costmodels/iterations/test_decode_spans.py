@@ -105,13 +105,23 @@ def test_spans_add_up_and_grow(cost, decodes, kv, first, then):
 @given(costs(), decodes_, kvs, st.integers(1, 500), st.floats(0.0, 1.2))
 def test_inverse_is_exact(cost, decodes, kv, limit, share):
     seconds = share * decode_span_seconds(decode_lines(cost), decodes, kv, limit)
-    n, span_s, next_s = decode_iterations_within(decode_lines(cost), decodes, kv, limit, seconds)
+    n, span_s, next_s, growth_s, left = decode_iterations_within(
+        decode_lines(cost), decodes, kv, limit, seconds
+    )
     assert 0 <= n <= limit
     assert span_s == decode_span_seconds(decode_lines(cost), decodes, kv, n)
     assert span_s <= seconds
     if n < limit:
         assert decode_span_seconds(decode_lines(cost), decodes, kv, n + 1) > seconds
         assert next_s == pytest.approx(decode_seconds(cost, decodes, kv + n * decodes), rel=1e-11)
+    assert 0 <= left <= max(0, limit - n - 1)
+    for more in (1, left // 2, left):
+        if 0 < more <= left:
+            then_s = decode_seconds(cost, decodes, kv + (n + more) * decodes)
+            assert next_s + more * growth_s == pytest.approx(then_s, rel=1e-11)
+    after = cost.decode_kv_knots[cost.decode_kv_knots > kv + n * decodes]
+    if n < limit and after.size < 2:  # on the last line
+        assert left == limit - n - 1
 
 
 @settings(max_examples=400, deadline=None)
@@ -128,11 +138,11 @@ def test_inverse_at_the_very_end_of_an_iteration(cost, decodes, kv, limit, data)
 def test_inverse_without_time_or_without_end(cost, decodes, kv):
     for seconds in (0.0, -1.0, -math.inf, math.nan):
         assert decode_iterations_within(decode_lines(cost), decodes, kv, 10, seconds)[:2] == (0, 0.0)
-    assert decode_iterations_within(decode_lines(cost), decodes, kv, 0, 1.0) == (0, 0.0, 0.0)
+    assert decode_iterations_within(decode_lines(cost), decodes, kv, 0, 1.0) == (0, 0.0, 0.0, 0.0, 0)
     for limit in (10, 2**40, 2**62):
-        n, span_s, _ = decode_iterations_within(decode_lines(cost), decodes, kv, limit, math.inf)
+        n, span_s, *_ = decode_iterations_within(decode_lines(cost), decodes, kv, limit, math.inf)
         assert (n, span_s) == (limit, decode_span_seconds(decode_lines(cost), decodes, kv, limit))
-    n, _, _ = decode_iterations_within(decode_lines(cost), decodes, kv, 2**62, 1.0)
+    n, *_ = decode_iterations_within(decode_lines(cost), decodes, kv, 2**62, 1.0)
     assert n == decode_iterations_within(decode_lines(cost), decodes, kv, 2**31, 1.0)[0]
 
 
@@ -142,14 +152,13 @@ def test_span_of_a_growing_cache_by_hand():
         max_num_batched_tokens=8, max_num_seqs=4, overhead_s=1.0, per_kv_token_s=0.01
     )
     assert decode_span_seconds(decode_lines(cost), 3, 100, 4) == pytest.approx(8.18)
-    assert decode_iterations_within(decode_lines(cost), 3, 100, 9, 6.1) == (
-        3,
-        pytest.approx(6.09),
-        pytest.approx(2.09),
+    assert decode_iterations_within(decode_lines(cost), 3, 100, 9, 6.1) == pytest.approx(
+        (3, 6.09, 2.09, 0.03, 5)
     )
 
 
 def test_whole_seconds_end_on_time():
     cost = linear_iteration_cost(max_num_batched_tokens=1, max_num_seqs=1, overhead_s=1.0)
-    assert decode_iterations_within(decode_lines(cost), 1, 5, 10**9, 1e6) == (10**6, 1e6, 1.0)
-    assert decode_iterations_within(decode_lines(cost), 1, 5, 10**9, 1e6 - 0.5) == (10**6 - 1, 1e6 - 1, 1.0)
+    assert decode_iterations_within(decode_lines(cost), 1, 5, 10**9, 1e6)[:3] == (10**6, 1e6, 1.0)
+    just_before = decode_iterations_within(decode_lines(cost), 1, 5, 10**9, 1e6 - 0.5)
+    assert just_before[:3] == (10**6 - 1, 1e6 - 1, 1.0)
