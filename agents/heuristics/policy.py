@@ -5,6 +5,10 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.envs.routing.observation import Observation
 from servegym.envs.sim.llm.router import Router, random_state
+from servegym.envs.sim.llm.view import REQUEST_FEATURES, ROUTER_REQUEST_FEATURES
+
+UNKNOWN = -1.0
+"""Who a request is, by an observation."""
 
 
 class HeuristicPolicy:
@@ -32,7 +36,8 @@ class HeuristicPolicy:
     def act(self, observation: Observation) -> np.ndarray:
         """int64 (K,): the router's choice in each episode."""
         replicas = observation["replicas"].astype(np.float64)
-        request = observation["request"].astype(np.float64)
+        request = np.full((len(replicas), ROUTER_REQUEST_FEATURES), UNKNOWN)
+        request[:, :REQUEST_FEATURES] = observation["request"]
         router = self.router
         if not self._memory:
             self._memory = [router.new_memory(replicas.shape[1]) for _ in replicas]

@@ -14,7 +14,7 @@ from servegym.envs.sim.llm.needs import NEEDS, refuse_unmet_needs
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.sim.llm.stream import simulate_stream
-from servegym.envs.sim.llm.view import PREFIX, SESSION
+from servegym.envs.sim.llm.view import PREFIX, REPLICA_FEATURES, REQUEST_FEATURES, SESSION
 from servegym.envs.workloads import Workload
 from tests.envs.sim.llm.test_against_reference import dyadic_cost
 
@@ -93,3 +93,17 @@ def test_observations_do_not_serve_routers_that_read_identities(need: str) -> No
     with pytest.raises(InputError, match=f"router mine: needs {need}: must not read identities"):
         HeuristicPolicy(needing(need))
     HeuristicPolicy(needing("predictions"))
+
+
+def test_who_a_request_is_stays_unknown_to_policies() -> None:
+    seen: list[np.ndarray] = []
+
+    def choose(replicas, request, *_):
+        seen.append(request.copy())
+        return 0
+
+    policy = HeuristicPolicy(Router("watch", choose))
+    policy.reset(2, seed=0)
+    replicas = np.ones((2, 3, REPLICA_FEATURES), np.float32)
+    policy.act({"request": np.full((2, REQUEST_FEATURES), 7, np.float32), "replicas": replicas})
+    np.testing.assert_array_equal(seen, [[7, 7, 7, 7, -1, -1]] * 2)
