@@ -21,15 +21,18 @@ from servegym.envs.scenario.compose import compose_scenario, list_group
 from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.experiments.cli import COMMANDS
 from servegym.experiments.run_directory import load_run_config, load_run_policy
-from tests.experiments.commands import FEW_REQUESTS, SHORT_TRAINING, SMALL_SCENARIO, answer_of
+from tests.experiments.commands import FEW_REQUESTS, SHORT_TRAINING, SMALL_SCENARIO, answer_of, error_of
 
 CONF = Path(str(files("servegym.conf") / "train.yaml")).parent
 PARTS = ("workload", "fleet", "engine", "costmodel", "objective")
 TRACE_NEEDED = {"mooncake_conv_8xh100": "traces/mooncake_fast25/conversation_trace.jsonl.gz"}
 """Scenarios of traces for which no generator stands in."""
 
-SCENARIO_WITH = {"roles": ("scenario=disaggregated_4p4d", "scenario.workload.rate_rps=30", *FEW_REQUESTS)}
-"""For routers that need something."""
+SCENARIO_WITH = {
+    "roles": ("scenario=disaggregated_4p4d", "scenario.workload.rate_rps=30", *FEW_REQUESTS),
+    "prefix_caching": (*SMALL_SCENARIO, "scenario.engine.prefix_caching=true"),
+}
+"""For routers that need something that generated requests can have."""
 
 FEW = ("scenario.episode.requests=8", "scenario.workload.test_s=20")
 
@@ -101,8 +104,11 @@ def test_part_of_a_scenario(folder: Path, group: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", list_group("router"))
 def test_router(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> None:
-    needs = make_router(name).needs
-    words = SCENARIO_WITH[min(needs)] if needs else SMALL_SCENARIO
+    need = min(make_router(name).needs, default=None)
+    if need in ("prefixes", "sessions"):
+        assert f"router {name} needs" in error_of(capsys, "simulate", *SMALL_SCENARIO, f"router={name}")
+        return
+    words = SCENARIO_WITH[need] if need else SMALL_SCENARIO
     answer = answer_of(capsys, "simulate", *words, f"router={name}")
     assert answer["router"]["name"] == name
     assert set(answer["router"]) == set(yaml_of("router", name))

@@ -20,6 +20,7 @@ from servegym.envs.scenario import Scenario, load_scenario
 from servegym.envs.scenario.compose import compose_scenario
 from servegym.experiments import evaluate as command
 from servegym.experiments.cli import main
+from servegym.experiments.configs import build_router
 from servegym.experiments.evaluation.comparison import METRICS, TIMES, Evaluation
 from servegym.experiments.evaluation.contenders import configured_router, contender
 from servegym.experiments.run_directory import load_run_policy
@@ -248,6 +249,25 @@ def test_routers_take_their_parameters_from_their_yaml() -> None:
     scenario = load_scenario("generated_8xh100", ("scenario.engine.max_num_batched_tokens=1024",))
     np.testing.assert_array_equal(configured_router("sal", scenario).parameters, [1024, 16, 0])
     np.testing.assert_array_equal(configured_router("power_of_two", scenario).parameters, [2])
+
+
+def test_routers_are_told_of_the_fleet() -> None:
+    """The clock of its iterations, the roles of its replicas; and nobody else tells them."""
+    slow = load_scenario("generated_8xh100", ("scenario.costmodel.cpu_overhead_s=1.0",))
+    told = configured_router("predicted_ttft", slow).parameters
+    np.testing.assert_array_equal(told, [*slow.clock, 2048, 16, 0])
+    assert told[0] > 1.0 > load_scenario("generated_8xh100").clock.overhead_s
+    pools = load_scenario("disaggregated_4p4d")
+    np.testing.assert_array_equal(configured_router("distserve", pools).parameters, [1] * 4 + [2] * 4)
+    with pytest.raises(InputError, match="router.roles = .*: is the scenario's, must not be given"):
+        build_router({"name": "distserve", "roles": ["mixed"]}, pools)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    scenario = load_scenario("generated_8xh100")
+    assert build_router({"name": "workload_mixing", "alpha": 1}, scenario).parameters[0] == 1
+    with pytest.raises(InputError, match="router.alpha = one: must be of type float"):
+        build_router({"name": "workload_mixing", "alpha": "one"}, scenario)
 
 
 @pytest.mark.usefixtures("no_plots")
