@@ -39,7 +39,7 @@ class SloClassConfig:
 
 @dataclass
 class ClientsConfig:
-    """What clients ask beside prompts and outputs, drawn independently for each request."""
+    """What clients ask beside prompts and outputs, drawn independently for each request; and sessions."""
 
     cancel_share: float = 0.0  # of the requests, in [0, 1]: their clients give up after a while
     mean_patience_s: float = 60.0  # of these clients, exponentially distributed; above 0
@@ -47,12 +47,21 @@ class ClientsConfig:
     slo_classes: list[SloClassConfig] = field(default_factory=list)  # none: objective's limits for all
     image_share: float = 0.0  # of the requests, in [0, 1]: images come before their prompt
     image_tokens: int = 576  # that these images add to the prompt, at least 1
+    session_turns: float = 1.0  # mean requests in a session, at least 1; 1: each is one by itself
+    mean_think_s: float = 10.0  # from an answer to the follow-up, exponentially distributed; above 0
 
     def __post_init__(self) -> None:
         for key in ("cancel_share", "image_share"):
             value = getattr(self, key)
             require(0 <= value <= 1, f"scenario.workload.clients.{key}", value, "in [0, 1]")
-        _require_positive("scenario.workload.clients.mean_patience_s", self.mean_patience_s)
+        for key in ("mean_patience_s", "mean_think_s"):
+            _require_positive(f"scenario.workload.clients.{key}", getattr(self, key))
+        require(
+            1 <= self.session_turns < math.inf,
+            "scenario.workload.clients.session_turns",
+            self.session_turns,
+            "at least 1 and finite",
+        )
         require(
             self.image_tokens >= 1,
             "scenario.workload.clients.image_tokens",

@@ -37,7 +37,7 @@ class Scenario:
         )
         self.prefill_s_per_token = float(full_iteration_s / budget)
         self.objective = config.objective
-        self.traffic = Traffic(config.workload, config.episode)
+        self.traffic = Traffic(config.workload, config.episode, self.plan.served)
         self.extra = first_extra(config.fleet, self.plan) or self._extra_of_workload()
         if self.is_plain:
             self.traffic.check_fits(self.engine)
@@ -112,6 +112,8 @@ class Scenario:
         for key in ("cancel_share", "image_share"):
             if getattr(clients, key) > 0:
                 return f"scenario.workload.clients.{key}"
+        if clients.session_turns > 1:
+            return "scenario.workload.clients.session_turns"
         for part in self.traffic.parts:
             for column in FLEET_COLUMNS:
                 if getattr(part, column) is not None:

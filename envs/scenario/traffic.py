@@ -8,6 +8,7 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario.clients import with_clients
 from servegym.envs.scenario.config import EpisodeConfig, WorkloadConfig
+from servegym.envs.scenario.sessions import Fits, with_sessions
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.prefix_state import shared_block_keys
 from servegym.envs.workloads import (
@@ -48,6 +49,16 @@ def _trace_path(config: WorkloadConfig) -> Path | None:
     return None
 
 
+def _refuse_contents(trace: Workload, session_turns: float) -> None:
+    """Raises InputError where the trace says itself what its requests have in common."""
+    for column in ("parent", "session_id", "prefix_ids"):
+        if getattr(trace, column) is not None:
+            raise InputError(
+                f"scenario.workload.clients.session_turns = {session_turns}: must be 1, as the trace has "
+                f"{column}"
+            )
+
+
 class HeldOut(TypedDict):
     """The part of a trace that training never sees: its last `test_s` seconds."""
 
@@ -58,15 +69,17 @@ class HeldOut(TypedDict):
 class Traffic:
     """The requests of a scenario: training episodes and test workloads that share none.
 
+    fits: which requests of a workload fit somewhere, bool (N,).
     `source` says where they come from: the trace's file, or the generator's fitted parameters. `held_out`
     is the test part of a trace; None with a generator, whose streams never meet.
     """
 
     held_out: HeldOut | None
 
-    def __init__(self, config: WorkloadConfig, episode: EpisodeConfig) -> None:
+    def __init__(self, config: WorkloadConfig, episode: EpisodeConfig, fits: Fits) -> None:
         self.config = config
         self.episode = episode
+        self._fits = fits
         path = _trace_path(config)
         self._train: Workload | None = None
         self._stretches: Stretches | None = None
@@ -75,7 +88,10 @@ class Traffic:
         if path is not None:
             self.source = f"trace {path.name}"
             self.held_out = HeldOut(trace=path.name, test_s=config.test_s)
-            self._train, self._test = split(read_trace(path, config.format), config.test_s)
+            trace = read_trace(path, config.format)
+            if config.clients.session_turns > 1:
+                _refuse_contents(trace, config.clients.session_turns)
+            self._train, self._test = split(trace, config.test_s)
             self._stretches = Stretches(self._train)
             self._compression = config.rate_rps / (self._train.rate_rps * config.keep)
         else:
@@ -86,7 +102,7 @@ class Traffic:
 
     def train_workload(self, seed: np.random.SeedSequence) -> Workload:
         """One training episode of `episode.requests` requests, its first arrival at 0."""
-        traffic_seed, prediction_seed, client_seed = seed.spawn(3)
+        traffic_seed, prediction_seed, client_seed, session_seed = seed.spawn(4)
         rng = np.random.default_rng(traffic_seed)
         spread = self.episode.rate_spread
         rate_factor = rng.uniform(1 - spread, 1 + spread)
@@ -95,12 +111,13 @@ class Traffic:
         else:
             workload = self._stretch_of_training_part(rate_factor, rng)
         workload = with_clients(workload, self.config.clients, client_seed)
+        workload = with_sessions(workload, self.config.clients, self._fits, session_seed)
         return self._with_predictions(workload, prediction_seed)
 
     def test_workload(self, seed: int) -> Workload:
         """The test part, thinned (or generated) with this seed. InputError where thinning leaves nothing."""
         seeds = np.random.SeedSequence(seed, spawn_key=(_TEST,))
-        traffic_seed, prediction_seed, client_seed = seeds.spawn(3)
+        traffic_seed, prediction_seed, client_seed, session_seed = seeds.spawn(4)
         if self._test is None:
             workload = self._generate(self._num_generated_for_test(), 1.0, traffic_seed)
         else:
@@ -113,6 +130,7 @@ class Traffic:
                     "(a larger keep or test_s does)"
                 )
         workload = with_clients(workload, self.config.clients, client_seed)
+        workload = with_sessions(workload, self.config.clients, self._fits, session_seed)
         return self._with_predictions(workload, prediction_seed)
 
     @property

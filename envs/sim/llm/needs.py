@@ -10,7 +10,7 @@ NEEDS = {
     "predictions": ("predicted output lengths", "scenario.workload.predictor"),
     "prefix_caching": ("an engine with a prefix cache", "scenario.engine.prefix_caching"),
     "prefixes": ("prompts whose contents are given", "scenario.workload.trace, of a format with contents"),
-    "sessions": ("requests that follow others up", "scenario.workload.trace, of a format with sessions"),
+    "sessions": ("requests that follow others up", "scenario.workload.clients.session_turns"),
     "roles": ("replicas that only prefill", "scenario.fleet.pools, their role"),
 }
 """By name, what a router can need, and which key of a scenario gives it."""

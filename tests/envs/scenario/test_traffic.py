@@ -29,7 +29,9 @@ def sessions_traffic(monkeypatch: pytest.MonkeyPatch, **workload: object) -> tup
     monkeypatch.setattr("servegym.envs.scenario.traffic.read_trace", lambda path, format: whole)
     settings: dict[str, Any] = {"trace": __file__, "rate_rps": 5.0, "test_s": 50.0, "keep": 0.5, **workload}
     config = WorkloadConfig(**settings)
-    return Traffic(config, EpisodeConfig(requests=40, rate_spread=0.0)), whole
+    return Traffic(
+        config, EpisodeConfig(requests=40, rate_spread=0.0), lambda workload: np.ones(0, bool)
+    ), whole
 
 
 def test_no_turn_comes_without_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,18 +165,8 @@ class FleetPlan:
 
         Raises InputError naming the first request that has no replica for a stage it may have to go through.
         """
-        first_token = replace(
-            workload, output_tokens=np.ones(workload.num_requests, np.int32), max_output_tokens=None
-        )
-        fits = np.ones((len(self.replicas), workload.num_requests), np.bool_)
-        for row, member in zip(fits, self.replicas, strict=True):
-            if member.engine is not None and member.role != "encode":
-                row[:] = member.engine.fits(first_token if member.role == "prefill" else workload)
-        roles = np.array([member.role for member in self.replicas])
-        decoders = roles == ("decode" if "decode" in roles else "mixed")
-        handed_over = fits[roles == "prefill"].any(axis=0) & (workload.output_tokens > 1)
-        served = fits[(roles == "mixed") | (roles == "prefill")].any(axis=0)
-        served &= ~handed_over | fits[decoders].any(axis=0)
+        fits = self._fits(workload)
+        served = self._served(workload, fits)
         if not served.all():
             i = int(np.argmin(served))
             largest = max(m.engine.num_kv_blocks * m.engine.block_size for m in self.replicas if m.engine)
@@ -186,3 +176,25 @@ class FleetPlan:
                 f"largest has num_kv_blocks for {largest} tokens"
             )
         return fits
+
+    def served(self, workload: Workload) -> np.ndarray:
+        """Bool (N,): which requests have a replica for every stage they may have to go through."""
+        return self._served(workload, self._fits(workload))
+
+    def _fits(self, workload: Workload) -> np.ndarray:
+        first_token = replace(
+            workload, output_tokens=np.ones(workload.num_requests, np.int32), max_output_tokens=None
+        )
+        fits = np.ones((len(self.replicas), workload.num_requests), np.bool_)
+        for row, member in zip(fits, self.replicas, strict=True):
+            if member.engine is not None and member.role != "encode":
+                row[:] = member.engine.fits(first_token if member.role == "prefill" else workload)
+        return fits
+
+    def _served(self, workload: Workload, fits: np.ndarray) -> np.ndarray:
+        roles = np.array([member.role for member in self.replicas])
+        decoders = roles == ("decode" if "decode" in roles else "mixed")
+        handed_over = fits[roles == "prefill"].any(axis=0) & (workload.output_tokens > 1)
+        served: np.ndarray = fits[(roles == "mixed") | (roles == "prefill")].any(axis=0)
+        served &= ~handed_over | fits[decoders].any(axis=0)
+        return served
