@@ -251,6 +251,12 @@ def test_routers_take_their_parameters_from_their_yaml() -> None:
     np.testing.assert_array_equal(configured_router("power_of_two", scenario).parameters, [2])
 
 
+def test_routers_are_refused_where_the_scenario_lacks_what_they_need() -> None:
+    with pytest.raises(InputError, match="router llm_d needs an engine with a prefix cache"):
+        contender("llm_d", "router", load_scenario("generated_8xh100"))
+    contender("llm_d", "router", load_scenario("generated_8xh100", ("scenario.engine.prefix_caching=true",)))
+
+
 def test_routers_are_told_of_the_fleet() -> None:
     """The clock of its iterations, the roles of its replicas; and nobody else tells them."""
     slow = load_scenario("generated_8xh100", ("scenario.costmodel.cpu_overhead_s=1.0",))
