@@ -96,6 +96,7 @@ def summarise(results: Results, limits: SloLimits | None = None) -> dict[str, fl
         "output_tokens_per_s": float(results.output_tokens[finished].sum()) / makespan_s,
         "preemptions_per_request": float(results.preemptions.mean()),
         "retries_per_request": float(results.retries.mean()),
+        "migrations_per_request": float(results.migrations.mean()),
         **summary,
     }
     if limits is not None:

@@ -9,9 +9,10 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from servegym.agents.heuristics import ROUTERS, make_router
+from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_rebalancer, make_router
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
+from servegym.envs.sim.llm.cluster.plan import Migration
 from servegym.envs.sim.llm.router import Router
 from servegym.experiments.config_errors import explain, no_value
 
@@ -69,6 +70,30 @@ def build_router(parameters: dict[str, object], scenario: Scenario) -> Router:
             raise InputError(f"router.{key} = {value}: must be {_wanted(known[key].annotation)}")
     rest |= {key: of(scenario) for key, of in FROM_SCENARIO.items() if key in known}
     return make_router(name, **rest)
+
+
+def build_migration(parameters: dict[str, object] | None) -> Migration | None:
+    """The rebalancer from its YAML and how its moves are made; None for none."""
+    if parameters is None:
+        return None
+    rest = dict(parameters)
+    name = str(rest.pop("name"))
+    known: dict[str, type] = {"every_s": float, "last_stage_blocks": int, "max_stages": int}
+    if name in REBALANCERS:
+        known |= {
+            key: each.annotation for key, each in inspect.signature(REBALANCERS[name]).parameters.items()
+        }
+    for key, value in rest.items():
+        if key in known and not _is_a(value, known[key]):
+            raise InputError(f"rebalancer.{key} = {value}: must be {_wanted(known[key])}")
+    how = {key: rest.pop(key) for key in ("every_s", "last_stage_blocks", "max_stages") if key in rest}
+    if "every_s" not in how:
+        raise InputError("rebalancer.every_s: must be given")
+    rule = make_rebalancer(name, **rest)
+    try:
+        return Migration(rule, **how)  # type: ignore[arg-type]  # checked above
+    except InputError as error:
+        raise InputError(str(error).replace("migration.", "rebalancer.", 1)) from None
 
 
 def _is_a(value: object, kind: type) -> bool:

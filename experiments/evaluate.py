@@ -15,7 +15,7 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
-from servegym.experiments.configs import read_config
+from servegym.experiments.configs import build_migration, read_config
 from servegym.experiments.evaluation.comparison import Evaluation, Rows
 from servegym.experiments.evaluation.contenders import contender, kind_of, scenario_of_run
 from servegym.experiments.evaluation.plots import PLOTS, draw_plots
@@ -37,6 +37,7 @@ class EvaluateConfig:
 
     scenario: ScenarioConfig | None = MISSING  # missing: the one the only run was trained on
     policies: list[str] = MISSING
+    rebalancer: Any = None
     run_dir: str | None = None
     seeds: Any = MISSING  # a number of seeds, or a list of them
     baseline: str = MISSING
@@ -57,7 +58,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     seeds = _seeds(settings.seeds)
     kinds = _kinds(settings)
     runs = [name for name, kind in kinds.items() if kind == "run"]
-    scenario = Scenario(_scenario(settings, runs))
+    scenario = Scenario(_scenario(settings, runs), build_migration(settings.rebalancer))
     out = _out(settings, runs, scenario.name)
     contenders = [contender(name, kind, scenario) for name, kind in kinds.items()]
     workloads = [scenario.traffic.test_workload(seed) for seed in seeds]

@@ -20,7 +20,7 @@ from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.workloads import Workload
-from servegym.experiments.configs import build_router, read_config
+from servegym.experiments.configs import build_migration, build_router, read_config
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
 
@@ -33,6 +33,7 @@ class SimulateConfig:
 
     scenario: ScenarioConfig = MISSING
     router: Any = MISSING
+    rebalancer: Any = None
     split: str = "test"
     seed: int = 0
     out: str = MISSING
@@ -57,6 +58,7 @@ def simulate(config: DictConfig) -> dict[str, Any]:
         "workload_source": scenario.traffic.source,
         "split": settings.split,
         "router": settings.router,
+        "rebalancer": settings.rebalancer,
         "num_replicas": scenario.num_replicas,
         "seed": settings.seed,
         "metrics": summarise(results, scenario.slo_limits(workload)),
@@ -68,7 +70,7 @@ def simulate(config: DictConfig) -> dict[str, Any]:
 
 def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Workload, Results]:
     """Does what the settings say but writing; `log` records the iterations as well."""
-    scenario = Scenario(settings.scenario)
+    scenario = Scenario(settings.scenario, build_migration(settings.rebalancer))
     router = build_router(settings.router, scenario)
     stream = EpisodeStream(scenario, settings.split)
     stream.restart(settings.seed)

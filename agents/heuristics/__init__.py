@@ -7,6 +7,7 @@ from servegym.agents.heuristics.distserve import distserve
 from servegym.agents.heuristics.jsq import jsq
 from servegym.agents.heuristics.least_outstanding_tokens import least_outstanding_tokens
 from servegym.agents.heuristics.llm_d import llm_d
+from servegym.agents.heuristics.llumnix import llumnix_rebalancer
 from servegym.agents.heuristics.llumnix_dispatch import llumnix_dispatch
 from servegym.agents.heuristics.lowest_kv_use import lowest_kv_use
 from servegym.agents.heuristics.marginal_latency import marginal_latency
@@ -26,6 +27,7 @@ from servegym.agents.heuristics.splitwise import splitwise
 from servegym.agents.heuristics.weighted_round_robin import weighted_round_robin
 from servegym.agents.heuristics.workload_mixing import workload_mixing
 from servegym.costmodels.errors import InputError
+from servegym.envs.sim.llm.rebalancer import Rebalancer
 from servegym.envs.sim.llm.router import Router
 
 ROUTERS: dict[str, Callable[..., Router]] = {
@@ -68,4 +70,18 @@ def make_router(name: str, **parameters: object) -> Router:
         raise InputError(f"router {name}: {error}") from error
 
 
-__all__ = ["ROUTERS", "HeuristicPolicy", "make_router"]
+REBALANCERS: dict[str, Callable[..., Rebalancer]] = {"llumnix": llumnix_rebalancer}
+"""What makes each rebalancer, by name."""
+
+
+def make_rebalancer(name: str, **parameters: object) -> Rebalancer:
+    """The rebalancer `name` with these parameters; InputError lists the known ones."""
+    if name not in REBALANCERS:
+        raise InputError(f"rebalancer = {name}: must be one of {', '.join(REBALANCERS)}")
+    try:
+        return REBALANCERS[name](**parameters)
+    except TypeError as error:
+        raise InputError(f"rebalancer {name}: {error}") from error
+
+
+__all__ = ["REBALANCERS", "ROUTERS", "HeuristicPolicy", "make_rebalancer", "make_router"]

@@ -17,7 +17,7 @@ from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario.clocks import CLOCKS
 from servegym.envs.scenario.config import EngineConfig, ScenarioConfig, require
 from servegym.envs.scenario.fleet_config import FleetConfig, PoolConfig
-from servegym.envs.sim.llm.cluster.plan import ROLES, Failure, FleetPlan, Member
+from servegym.envs.sim.llm.cluster.plan import ROLES, Failure, FleetPlan, Member, Migration
 from servegym.envs.sim.llm.engine import Engine
 
 Made = TypeVar("Made")
@@ -27,7 +27,7 @@ _LATER = ("dispatch_latency_s", "state_delay_s", "encode_overhead_s", "encode_s_
 _KEY = "scenario.fleet"
 
 
-def fleet_plan(config: ScenarioConfig) -> FleetPlan:
+def fleet_plan(config: ScenarioConfig, migration: Migration | None = None) -> FleetPlan:
     """The replicas of a scenario, pool after pool, and how they are operated.
 
     Raises InputError in one line that begins with the full key of what is out of range, unknown, or does not
@@ -68,6 +68,7 @@ def fleet_plan(config: ScenarioConfig) -> FleetPlan:
             failures=failures,
             on_failure=fleet.on_failure,
             scaling=[(each.time_s, each.replicas) for each in fleet.scaling],
+            migration=migration,
         )
     except InputError as error:
         raise InputError(_with_key(str(error), pool_of if fleet.pools else None)) from None

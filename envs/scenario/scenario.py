@@ -8,6 +8,7 @@ from servegym.envs.metrics import SloLimits
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.scenario.fleet_plan import first_extra, fleet_plan
 from servegym.envs.scenario.traffic import Traffic
+from servegym.envs.sim.llm.cluster.plan import Migration
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.needs import refuse_unmet_needs
 from servegym.envs.sim.llm.router import Router
@@ -18,15 +19,16 @@ from servegym.envs.workloads import Workload
 class Scenario:
     """A scenario ready to run. Raises InputError for any value that does not fit the others.
 
+    migration: who moves running requests, None for nobody.
     plan: the fleet. engine, cost: of the first replica that has them; in a plain fleet of all.
     extra: the first key that asks for more than a plain fleet, whose equal replicas are always there, known
     at once and reached at once by requests that come by themselves and stay to their end; None without any.
     """
 
-    def __init__(self, config: ScenarioConfig) -> None:
+    def __init__(self, config: ScenarioConfig, migration: Migration | None = None) -> None:
         self.config = config
         self.name = config.name
-        self.plan = fleet_plan(config)
+        self.plan = fleet_plan(config, migration)
         self.num_replicas = len(self.plan.replicas)
         self.engine, self.cost = next(
             (each.engine, each.cost) for each in self.plan.replicas if each.engine and each.cost
@@ -39,6 +41,8 @@ class Scenario:
         self.objective = config.objective
         self.traffic = Traffic(config.workload, config.episode, self.plan.served)
         self.extra = first_extra(config.fleet, self.plan) or self._extra_of_workload()
+        if migration is not None:
+            self.extra = self.extra or "rebalancer"
         if self.is_plain:
             self.traffic.check_fits(self.engine)
         else:
