@@ -36,14 +36,14 @@ def decode_lines(cost: IterationCost) -> DecodeLines:
 
 
 @kernel
-def _line_seconds(first_s: float, growth_s: float, count: float) -> float:
+def line_seconds(first_s: float, growth_s: float, count: float) -> float:
     """`count` iterations of which the first lasts `first_s` and each next one `growth_s` more."""
     return count * (first_s + 0.5 * growth_s * (count - 1.0))
 
 
 @kernel
 def _line_count(first_s: float, growth_s: float, seconds: float) -> float:
-    """The inverse of `_line_seconds`: the smaller root of a quadratic, in the form that does not cancel."""
+    """The inverse of `line_seconds`: the smaller root of a quadratic, in the form that does not cancel."""
     a = 0.5 * growth_s
     b = first_s - a
     root = math.sqrt(max(b * b + 4.0 * a * seconds, 0.0))
@@ -51,13 +51,23 @@ def _line_count(first_s: float, growth_s: float, seconds: float) -> float:
 
 
 @kernel
+def decode_line(lines: DecodeLines, num_decodes: int, segment: int, kv: float) -> tuple[float, float]:
+    """Seconds of an iteration on the line of `segment`, and how much longer each next one on it lasts."""
+    slope = lines.attention[num_decodes, segment, 1]
+    first_s = lines.step_s[num_decodes] + (
+        lines.attention[num_decodes, segment, 0] + slope * (kv - lines.kv_knots[segment])
+    )
+    return first_s, slope * num_decodes
+
+
+@kernel
 def _walk(
     lines: DecodeLines, num_decodes: int, kv_tokens: int, num_iterations: int, seconds: float
-) -> tuple[float, float, float, float, float]:
+) -> tuple[float, float, float, float, float, int]:
     """Decode iterations line by line of decode attention, up to the line on which `seconds` are exceeded.
 
     Returns the iterations before that line and their seconds, its first iteration and the growth from one
-    to the next (s), and its number of iterations: 0 where all `num_iterations` fit.
+    to the next (s), its number of iterations: 0 where all `num_iterations` fit, and its segment.
     """
     # Floats throughout: whole numbers stay exact up to 2**53, and nothing overflows.
     left, done, elapsed_s, kv = float(num_iterations), 0.0, 0.0, float(kv_tokens)
@@ -66,16 +76,14 @@ def _walk(
     segment = 0
     if last > 0:
         segment = segment_of(knots, kv)
-    step_s = lines.step_s[num_decodes]
     first_s = growth_s = count = 0.0
     while left > 0.0:
-        slope = lines.attention[num_decodes, segment, 1]
-        first_s = step_s + (lines.attention[num_decodes, segment, 0] + slope * (kv - knots[segment]))
-        growth_s, count = slope * decodes, left
+        first_s, growth_s = decode_line(lines, num_decodes, segment, kv)
+        count = left
         if segment < last and kv + (left - 1.0) * decodes >= knots[segment + 1]:
             to_knot = math.ceil((knots[segment + 1] - kv) / decodes)
             count = min(left, max(1.0, float(to_knot)))
-        line_s = _line_seconds(first_s, growth_s, count)
+        line_s = line_seconds(first_s, growth_s, count)
         if not elapsed_s + line_s <= seconds:
             break
         elapsed_s += line_s
@@ -85,7 +93,7 @@ def _walk(
         count = 0.0
         while segment < last and kv >= knots[segment + 1]:
             segment += 1
-    return done, elapsed_s, first_s, growth_s, count
+    return done, elapsed_s, first_s, growth_s, count, segment
 
 
 @kernel
@@ -100,29 +108,31 @@ def decode_span_seconds(lines: DecodeLines, num_decodes: int, kv_tokens: int, nu
 @kernel
 def decode_iterations_within(
     lines: DecodeLines, num_decodes: int, kv_tokens: int, max_iterations: int, seconds: float
-) -> tuple[int, float, float, float, int]:
+) -> tuple[int, float, float, int, int]:
     """The largest `n <= max_iterations` whose `decode_span_seconds` is at most `seconds`, and that span.
 
     Exact with respect to `decode_span_seconds`; `(0, 0.0, ...)` where not one iteration fits. The other
-    numbers say how long the iteration after these lasts, by how much each one after that lasts longer (s),
-    and for how many that holds; 0 where all `max_iterations` fit.
+    numbers are how long the iteration after these lasts, the segment of its line of decode attention, and how
+    many of those after it are on the same line; 0 where all `max_iterations` fit.
     """
     if max_iterations <= 0:
-        return 0, 0.0, 0.0, 0.0, 0
-    done, elapsed_s, first_s, growth_s, count = _walk(lines, num_decodes, kv_tokens, max_iterations, seconds)
+        return 0, 0.0, 0.0, 0, 0
+    done, elapsed_s, first_s, growth_s, count, segment = _walk(
+        lines, num_decodes, kv_tokens, max_iterations, seconds
+    )
     if count == 0.0:
-        return max_iterations, elapsed_s, 0.0, 0.0, 0
+        return max_iterations, elapsed_s, 0.0, 0, 0
     if not elapsed_s + first_s <= seconds:
-        return int(done), elapsed_s, first_s, growth_s, int(count) - 1
+        return int(done), elapsed_s, first_s, segment, int(count) - 1
     # The root of the quadratic is right to about one. The two counts beside it are tried at once, which costs
     # less than trying one after the other and is nearly always enough.
     n = min(max(math.floor(_line_count(first_s, growth_s, seconds - elapsed_s)), 1.0), count - 1.0)
-    span_s = elapsed_s + _line_seconds(first_s, growth_s, n)
-    more_s = elapsed_s + _line_seconds(first_s, growth_s, n + 1.0)
+    span_s = elapsed_s + line_seconds(first_s, growth_s, n)
+    more_s = elapsed_s + line_seconds(first_s, growth_s, n + 1.0)
     while span_s > seconds:
         n -= 1.0
-        span_s, more_s = elapsed_s + _line_seconds(first_s, growth_s, n), span_s
+        span_s, more_s = elapsed_s + line_seconds(first_s, growth_s, n), span_s
     while n + 1.0 < count and more_s <= seconds:
         n += 1.0
-        span_s, more_s = more_s, elapsed_s + _line_seconds(first_s, growth_s, n + 1.0)
-    return int(done + n), span_s, first_s + growth_s * n, growth_s, int(count - n) - 1
+        span_s, more_s = more_s, elapsed_s + line_seconds(first_s, growth_s, n + 1.0)
+    return int(done + n), span_s, first_s + growth_s * n, segment, int(count - n) - 1

@@ -114,7 +114,7 @@ def _advance(fleet, replica_id, now_s, start, horizon):
             continue
         decodes = replica.num_decodes
         kv_tokens = replica.context_offset + decodes * replica.iteration
-        iterations, seconds, next_s, growth_s, left = decode_iterations_within(
+        iterations, seconds, next_s, segment, left = decode_iterations_within(
             fleet.decode_lines[replica.group], decodes, kv_tokens, limit, now_s - replica.clock_s
         )
         if iterations > 0:
@@ -122,8 +122,7 @@ def _advance(fleet, replica_id, now_s, start, horizon):
         if iterations < limit and replica.clock_s < now_s:
             start_decode(fleet, replica_id, next_s)
             if steps:
-                replica.next_decode_s = next_s + growth_s
-                replica.decode_growth_s = growth_s
+                replica.decode_segment = segment
                 replica.decodes_left = left
 
 

@@ -7,6 +7,7 @@ from servegym.costmodels.iterations.cost import (
     mixed_decode_attention_seconds,
     step_seconds,
 )
+from servegym.costmodels.iterations.decode_spans import decode_line, line_seconds
 from servegym.costmodels.iterations.lookup import (
     lookup_decode_seconds,
     lookup_prefill_seconds,
@@ -50,24 +51,32 @@ def start_decode(fleet: Fleet, replica_id: int, seconds: float) -> None:
 
 @kernel
 def step_decodes(fleet: Fleet, replica_id: int, now_s: float) -> None:
-    """Completes decode iterations that end before `now_s` one by one, and starts the next ones.
+    """What `advance` does, to the bit, where nothing but a few more iterations of known decodes is due.
 
-    Stops where an iteration may finish a request or is not known; long runs are left to `advance`.
+    Does nothing where a request may finish, the decodes or their line may change, or many iterations are due.
     """
     replica = fleet.replicas[replica_id]
-    behind_s = now_s - replica.clock_s
-    if behind_s <= 0.0 or behind_s > MANY_STEPS * replica.next_decode_s:
+    left, seconds = replica.decodes_left, now_s - replica.clock_s
+    if left == 0 or not seconds > 0.0:
         return
-    steps, clock_s, next_s, left = 0, replica.clock_s, replica.next_decode_s, replica.decodes_left
-    while steps < left and clock_s < now_s:
-        clock_s += next_s
-        next_s += replica.decode_growth_s
+    decodes = replica.num_decodes
+    kv_tokens = replica.context_offset + decodes * (replica.iteration + 1)
+    lines, segment = fleet.decode_lines[replica.group], replica.decode_segment
+    first_s, growth_s = decode_line(lines, decodes, segment, float(kv_tokens))
+    most = min(left, MANY_STEPS)
+    steps, span_s, more_s = 1, 0.0, first_s
+    while steps < most and more_s <= seconds:
+        span_s = more_s
         steps += 1
-    replica.clock_s, replica.next_decode_s = clock_s, next_s
+        more_s = line_seconds(first_s, growth_s, float(steps))
+    start_s = replica.clock_s + span_s
+    if more_s <= seconds or not start_s < now_s:
+        return
+    replica.clock_s = start_s + (first_s + growth_s * (steps - 1.0))
     replica.decodes_left = left - steps
     replica.iteration += steps
     replica.num_iterations += steps
-    replica.generated_tokens += steps * replica.num_decodes
+    replica.generated_tokens += steps * decodes
 
 
 @kernel

@@ -49,9 +49,8 @@ REPLICA = np.dtype(
         ("num_unfinished", np.int64),
         ("ttft_offset_s", np.float64),  # total TTFT so far is this plus num_before_first_token * now
         ("latency_offset_s", np.float64),  # total latency so far is this plus num_unfinished * now
-        ("next_decode_s", np.float64),  # of the iteration after the one in flight, if `decodes_left` > 0
-        ("decode_growth_s", np.float64),  # and by how much each later one lasts longer
-        ("decodes_left", np.int64),  # iterations known to do so after the one in flight, see `look`
+        ("decodes_left", np.int64),  # iterations known to follow the one in flight, see `step_decodes`
+        ("decode_segment", np.int64),  # of decode attention, on which they all are
         ("active_j", np.float64),  # joules of its iterations beyond idle power, where they are counted
         ("num_finishing", np.int64),  # FINISHING requests
         ("batch_prefill_tokens", np.int64),  # of the batch being put together
