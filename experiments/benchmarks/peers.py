@@ -16,7 +16,7 @@ from servegym.agents.heuristics import make_router
 from servegym.envs.metrics import latency_s, ttft_s
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.engine import Engine
-from servegym.envs.sim.llm.simulate import simulate
+from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.workloads import Workload
 
 TRACE_BLOCK_TOKENS = 512
@@ -27,7 +27,7 @@ def measure_mocker(
 ) -> dict[str, float]:
     """Requests per second of processor time and mean times of both, and the ratio of the rates.
 
-    Each runs `passes` times in turn, and its best pass counts.
+    In each of `passes` the mocker runs once, and servegym over and over for the same time; best passes count.
     """
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.jsonl"
@@ -68,16 +68,24 @@ def _compare(
     scenario: Scenario, workload: Workload, trace: Path, num_replicas: int, passes: int
 ) -> dict[str, float]:
     router = make_router("round_robin")
-    ours_s, theirs_s = [], []
-    for _ in range(passes + 1):  # the first one compiles
-        started_s = time.process_time()
-        results = simulate(
+
+    def play() -> Results:
+        return simulate(
             workload, router, num_replicas=num_replicas, engine=scenario.engine, cost=scenario.cost
         )
-        ours_s.append(time.process_time() - started_s)
+
+    play()  # compiles
+    ours_s, theirs_s = [], []
+    for _ in range(passes):
         started_s = time.process_time()
         summary = _replay(trace, scenario.engine, num_replicas)
-        theirs_s.append(time.process_time() - started_s)
+        replayed_s = time.process_time()
+        theirs_s.append(replayed_s - started_s)
+        times = 0
+        while time.process_time() - replayed_s < theirs_s[-1]:
+            results = play()
+            times += 1
+        ours_s.append((time.process_time() - replayed_s) / times)
     if summary["completed_requests"] != workload.num_requests:
         raise RuntimeError(f"the mocker completed {summary['completed_requests']} requests")
     ours, theirs = min(ours_s), min(theirs_s)
