@@ -8,7 +8,7 @@ import gymnasium as gym
 from rich.console import Console
 
 import servegym.envs  # noqa: F401  (registers the environments)
-from servegym.agents.heuristics import ROUTERS
+from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario.compose import list_group
 from servegym.experiments.configs import FROM_SCENARIO
@@ -17,6 +17,7 @@ from servegym.experiments.hydra_app import to_json
 USE = {
     "scenarios": "scenario=NAME",
     "routers": "router=NAME router.PARAMETER=VALUE",
+    "rebalancers": "rebalancer=NAME rebalancer.PARAMETER=VALUE",
     "agents": "agent=NAME",
     "workloads": "workload@scenario.workload=NAME",
     "fleets": "fleet@scenario.fleet=NAME",
@@ -48,12 +49,12 @@ def run_list(words: list[str], as_json: bool) -> int:
 
 
 def choices() -> dict[str, Any]:
-    """Names by kind; each router with the defaults of its parameters."""
-    routers = {name: _defaults(make) for name, make in ROUTERS.items()}
+    """Names by kind; each router and rebalancer with the defaults of its parameters."""
     environments = sorted(name for name in gym.registry if name.startswith("servegym/"))
     return {
         "scenarios": list_group("scenario"),
-        "routers": routers,
+        "routers": {name: _defaults(make) for name, make in ROUTERS.items()},
+        "rebalancers": {name: _defaults(make) for name, make in REBALANCERS.items()},
         "agents": list_group("agent"),
         "workloads": list_group("workload"),
         "fleets": list_group("fleet"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from servegym.agents.heuristics import ROUTERS, make_router
+from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_router
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
 from servegym.costmodels.errors import InputError
@@ -31,6 +31,7 @@ TRACE_NEEDED = {"mooncake_conv_8xh100": "traces/mooncake_fast25/conversation_tra
 SCENARIO_WITH = {
     "roles": ("scenario=disaggregated_4p4d", "scenario.workload.rate_rps=30", *FEW_REQUESTS),
     "prefix_caching": (*SMALL_SCENARIO, "scenario.engine.prefix_caching=true"),
+    "sessions": ("scenario=sessions_8xh100", "scenario.workload.rate_rps=20", *FEW_REQUESTS),
 }
 """For routers that need something that generated requests can have."""
 
@@ -64,7 +65,8 @@ def play(*overrides: str, scenario: str = "generated_8xh100") -> RoutingEnv:
 
 def test_no_file_is_left_out() -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert groups == {"scenario", "router", "agent", *PARTS}
+    assert groups == {"scenario", "router", "rebalancer", "agent", *PARTS}
+    assert list_group("rebalancer") == list(REBALANCERS)  # run by tests/experiments/test_rebalancer.py
     # The commands' own files are run by the tests of the commands.
     assert {path.stem for path in CONF.glob("*.yaml")} == {"hydra_quiet", *COMMANDS} - {"list"}
 
@@ -105,7 +107,7 @@ def test_part_of_a_scenario(folder: Path, group: str, name: str) -> None:
 @pytest.mark.parametrize("name", list_group("router"))
 def test_router(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> None:
     need = min(make_router(name).needs, default=None)
-    if need in ("prefixes", "sessions"):
+    if need == "prefixes":  # only traces have them
         assert f"router {name} needs" in error_of(capsys, "simulate", *SMALL_SCENARIO, f"router={name}")
         return
     words = SCENARIO_WITH[need] if need else SMALL_SCENARIO
