@@ -176,7 +176,7 @@ def test_exported_policy_does_as_its_run(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["policies=[jsqq]"], "jsqq: must be one of random, round_robin, jsq, .*or the folder of a"),
+        (["policies=[jsqq]"], "jsqq: must be one of random, round_robin, .*jsq, .*or the folder of a"),
         ([], "scenario: no choice made"),
         (["policies=[jsq,jsq]"], "jsq is given twice"),
         (["baseline=best"], "best: must be one of random"),
