@@ -390,7 +390,7 @@ def test_all_columns_on_demand():
         [1, 1, 0, 0, 3, 0, 1, 10, 0.5, 0, 0, 0, 1],
         [1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 1],
     ]
-    assert [about.tolist() for about in result.requests] == [[3, 0, 0, 3], [2, 0, 0.5, -1]]
+    assert [about.tolist() for about in result.requests] == [[3, 0, 0, 3, 0, -1], [2, 0, 0.5, -1, 1, -1]]
 
 
 # Bad input, and the invariants under load.
