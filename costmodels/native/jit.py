@@ -135,7 +135,7 @@ def _widened(argument: Any) -> Any:
 
 
 class _KernelDispatcher(CPUDispatcher):  # type: ignore[misc]
-    """Numba's own with two fifths less to compile.
+    """Numba's own with less to compile.
 
     One version serves integers of any size, and Python has no way in: where it calls a kernel (tests do), a
     function that does so is compiled first.

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from servegym.costmodels.errors import InputError
 from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.cluster.rebalancing import rebalance, write_rows_to_rebalance
 from servegym.envs.sim.llm.cluster.state import Cluster
@@ -33,10 +32,7 @@ class EpisodeRebalancers:
         memory, random = self._memory[episode_id], self._random[episode_id]
         count = rule.choose(self._rows, rule.parameters, memory, random, moves)
         if not _rebalance(cluster, moves, count):
-            raise InputError(
-                f"rebalancer {rule.name!r}: gave {count} moves, {moves[: max(0, count)].tolist()}: must be "
-                f"at most {len(moves)} pairs of replicas from 0 to {len(moves) - 1}"
-            )
+            raise rule.refusal(moves, count)
 
 
 @jit

@@ -42,7 +42,10 @@ UNKNOWN_NAMES = [
     ("bench gpu", "bench gpu: must be one of simulator, env"),
 ]
 UNKNOWN_KEYS = [
-    ("simulate sed=1", "sed: no such key; did you mean seed? The configuration has scenario, router, rebalancer, split"),
+    (
+        "simulate sed=1",
+        "sed: no such key; did you mean seed? The configuration has scenario, router, rebalancer, split",
+    ),
     (
         "simulate scenario.fleet.replica=4",
         "did you mean scenario.fleet.replicas? scenario.fleet has replicas",

@@ -59,7 +59,7 @@ PLAIN = {
     "counts_energy": 0,
     "reserved_blocks": 0,
 }
-"""vLLM's defaults. A fleet of equal replicas with these has code of its own, a fifth faster."""
+"""vLLM's defaults. A fleet of equal replicas with these has faster code of its own."""
 
 
 def with_advance(fields: Fleet) -> Fleet:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import types
 
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.native.jit import jit_for
 from servegym.envs.sim.llm.router import Array
 
@@ -45,6 +46,13 @@ class Rebalancer:
     def is_compiled(self) -> bool:
         """Whether the simulator can call it without the interpreter."""
         return hasattr(self.choose, "py_func")
+
+    def refusal(self, moves: np.ndarray, count: int) -> InputError:
+        """What to raise where the first `count` of `moves` are not pairs of replicas, or too many."""
+        return InputError(
+            f"rebalancer {self.name!r}: gave {count} moves, {moves[: max(0, count)].tolist()}: must be "
+            f"at most {len(moves)} pairs of replicas from 0 to {len(moves) - 1}"
+        )
 
 
 @compiled_rebalancer

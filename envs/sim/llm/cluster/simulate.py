@@ -102,11 +102,7 @@ def _run_out(
         if status == NO_ROOM:
             cluster = with_more_room(cluster)
         elif status == REBALANCING:
-            count = int(cluster.control[0].num_moves)
-            raise InputError(
-                f"rebalancer {rule.name!r}: gave {count} moves, {moves[: max(0, count)].tolist()}: must be "
-                f"at most {len(moves)} pairs of replicas from 0 to {len(moves) - 1}"
-            )
+            raise rule.refusal(moves, int(cluster.control[0].num_moves))
         else:
             raise InputError(
                 f"router {router.name!r}: chose a replica for request {cluster.control[0].cursor} that is "
