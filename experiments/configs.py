@@ -1,9 +1,8 @@
 """From a composed configuration to the objects a command works with, or to one line about what is wrong."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar, get_args, get_origin
+from typing import TypeVar, get_args, get_origin, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
@@ -62,12 +61,12 @@ def build_router(parameters: dict[str, object], scenario: Scenario) -> Router:
     """
     rest = dict(parameters)
     name = str(rest.pop("name"))
-    known = inspect.signature(ROUTERS[name]).parameters if name in ROUTERS else {}
+    known = get_type_hints(ROUTERS[name]) if name in ROUTERS else {}
     for key, value in rest.items():
         if key in FROM_SCENARIO and key in known:
             raise InputError(f"router.{key} = {value}: is the scenario's, must not be given")
-        if key in known and not _is_a(value, known[key].annotation):
-            raise InputError(f"router.{key} = {value}: must be {_wanted(known[key].annotation)}")
+        if key in known and not _is_a(value, known[key]):
+            raise InputError(f"router.{key} = {value}: must be {_wanted(known[key])}")
     rest |= {key: of(scenario) for key, of in FROM_SCENARIO.items() if key in known}
     return make_router(name, **rest)
 
@@ -80,9 +79,7 @@ def build_migration(parameters: dict[str, object] | None) -> Migration | None:
     name = str(rest.pop("name"))
     known: dict[str, type] = {"every_s": float, "last_stage_blocks": int, "max_stages": int}
     if name in REBALANCERS:
-        known |= {
-            key: each.annotation for key, each in inspect.signature(REBALANCERS[name]).parameters.items()
-        }
+        known |= get_type_hints(REBALANCERS[name])
     for key, value in rest.items():
         if key in known and not _is_a(value, known[key]):
             raise InputError(f"rebalancer.{key} = {value}: must be {_wanted(known[key])}")

@@ -9,9 +9,11 @@ usual, so that without the bound they get about equal shares of the keys; the pa
 The key is PREFIX (how the prompt begins; SESSION where the workload does not say) or SESSION.
 """
 
+from typing import Annotated
+
 import numpy as np
 
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import at_least, checked, one_of, within
 from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import AVAILABLE, PREFIX, RUNNING, SESSION, WAITING
@@ -79,14 +81,13 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
         place += 1
 
 
-def consistent_hashing(c: float = 1.25, virtual_nodes: int = 160, by: str = "prefix") -> Router:
-    """Loads at most `c` (at least 1) times the mean; `by` one of KEYS."""
-    if not 1 <= c < np.inf:
-        raise InputError(f"router.c = {c}: must be at least 1 and finite")
-    if not 1 <= virtual_nodes <= MOST_NODES:
-        raise InputError(f"router.virtual_nodes = {virtual_nodes}: must be from 1 to {MOST_NODES}")
-    if by not in KEYS:
-        raise InputError(f"router.by = {by}: must be one of {', '.join(KEYS)}")
+@checked("router")
+def consistent_hashing(
+    c: Annotated[float, at_least(1)] = 1.25,
+    virtual_nodes: Annotated[int, within(1, MOST_NODES)] = 160,
+    by: Annotated[str, one_of(*KEYS)] = "prefix",
+) -> Router:
+    """Loads at most `c` times the mean; `by` what the ring is looked up."""
     return Router(
         "consistent_hashing",
         choose,

@@ -6,7 +6,6 @@ another one is), queues served in order, and as many requests running as now.
 
 import numpy as np
 
-from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.linear import LinearClock, check_clock
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array
@@ -34,14 +33,8 @@ H100_LLAMA_8B = LinearClock(6.40661e-3, 1.67597e-5, 8.91959e-6, 5.57828e-8)
 def forecast_parameters(
     clock: LinearClock, token_budget: int, block_size: int, mean_output_tokens: int = 0
 ) -> Array:
-    """float64 (7,), a router's constants in the order above. InputError for one out of range."""
+    """float64 (7,), a router's constants in the order above. InputError for a clock that runs backwards."""
     check_clock(clock)
-    if token_budget < 1 or block_size < 1:
-        raise InputError(
-            f"router.token_budget, block_size = {token_budget}, {block_size}: both must be at least 1"
-        )
-    if mean_output_tokens < 0:
-        raise InputError(f"router.mean_output_tokens = {mean_output_tokens}: must be at least 0")
     return np.array([*clock, token_budget, block_size, mean_output_tokens], np.float64)
 
 

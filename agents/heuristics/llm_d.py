@@ -14,6 +14,7 @@ picker does. Different here: the prefix is of the true cache, by the engine's ow
 
 import numpy as np
 
+from servegym.agents.parameters import NonNegativeFloat, PositiveInt, checked
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import (
@@ -54,17 +55,16 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@checked("router")
 def llm_d(
-    prefix_weight: float = 3.0, queue_weight: float = 2.0, kv_weight: float = 2.0, block_size: int = 16
+    prefix_weight: NonNegativeFloat = 3.0,
+    queue_weight: NonNegativeFloat = 2.0,
+    kv_weight: NonNegativeFloat = 2.0,
+    block_size: PositiveInt = 16,
 ) -> Router:
-    """Weights of at least 0, not all of them 0; `block_size` is the engine's."""
+    """Weights, not all of them 0; `block_size` is the engine's."""
     weights = (prefix_weight, queue_weight, kv_weight)
-    for key, weight in zip(("prefix_weight", "queue_weight", "kv_weight"), weights, strict=True):
-        if not 0 <= weight < np.inf:
-            raise InputError(f"router.{key} = {weight}: must be at least 0 and finite")
     if sum(weights) == 0:
         raise InputError("router.prefix_weight, queue_weight, kv_weight = 0: one must be above 0")
-    if block_size < 1:
-        raise InputError(f"router.block_size = {block_size}: must be at least 1")
     needs = frozenset({"prefix_caching"} if prefix_weight > 0 else ())
     return Router("llm_d", choose, np.array([*weights, block_size], np.float64), needs=needs)

@@ -21,6 +21,7 @@ from servegym.agents.heuristics.forecasts import (
     new_prefill_tokens,
     output_tokens,
 )
+from servegym.agents.parameters import NonNegativeInt, PositiveInt, checked
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
@@ -53,13 +54,14 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@checked("router")
 def marginal_latency(
-    token_budget: int = 2048,
-    block_size: int = 16,
-    mean_output_tokens: int = 211,
+    token_budget: PositiveInt = 2048,
+    block_size: PositiveInt = 16,
+    mean_output_tokens: NonNegativeInt = 211,
     clock: LinearClock = H100_LLAMA_8B,
 ) -> Router:
-    """`token_budget` and `block_size` are the engine's (both at least 1); `clock` its iterations'.
+    """`token_budget` and `block_size` are the engine's; `clock` its iterations'.
 
     mean_output_tokens: of requests whose output is not predicted (211: mean of the Azure conversation trace
     of 2023); 0: all must be predicted.

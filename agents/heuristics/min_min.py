@@ -10,6 +10,7 @@ the lowest number.
 import numpy as np
 
 from servegym.agents.heuristics.forecasts import H100_LLAMA_8B, completion_s, forecast_parameters
+from servegym.agents.parameters import NonNegativeInt, PositiveInt, checked
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
@@ -29,13 +30,14 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@checked("router")
 def min_min(
-    token_budget: int = 2048,
-    block_size: int = 16,
-    mean_output_tokens: int = 211,
+    token_budget: PositiveInt = 2048,
+    block_size: PositiveInt = 16,
+    mean_output_tokens: NonNegativeInt = 211,
     clock: LinearClock = H100_LLAMA_8B,
 ) -> Router:
-    """`token_budget` and `block_size` are the engine's (both at least 1); `clock` its iterations'.
+    """`token_budget` and `block_size` are the engine's; `clock` its iterations'.
 
     mean_output_tokens: of requests whose output is not predicted (211: mean of the Azure conversation trace
     of 2023); 0: all must be predicted.

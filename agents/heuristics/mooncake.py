@@ -15,9 +15,11 @@ computes it. With `transfer_s_per_token` infinite only replicas without need of 
 Requests whose TTFT or TPOT would break the objective are not rejected, a router has to choose.
 """
 
+from typing import Annotated
+
 import numpy as np
 
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import PositiveFloat, at_least, checked, within
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -55,22 +57,17 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@checked("router")
 def mooncake(
-    kvcache_balancing_threshold: float = 2.0,
-    prefill_s_per_token: float = 2e-5,
-    transfer_s_per_token: float = 2.6e-6,
+    kvcache_balancing_threshold: Annotated[float, at_least(1)] = 2.0,
+    prefill_s_per_token: PositiveFloat = 2e-5,
+    transfer_s_per_token: Annotated[float, within(0, np.inf)] = 2.6e-6,
 ) -> Router:
-    """A ratio (at least 1) and seconds a token (above 0; at least 0).
+    """A ratio, and seconds a token (inf: no prefix can be fetched).
 
     The defaults are our choices: about the roofline's time of Llama-3.1-8B on an H100, and its 128 KiB of KV
     a token over 400 Gbit/s.
     """
     threshold = kvcache_balancing_threshold
-    if not 1 <= threshold < np.inf:
-        raise InputError(f"router.kvcache_balancing_threshold = {threshold}: must be at least 1 and finite")
-    if not 0 < prefill_s_per_token < np.inf:
-        raise InputError(f"router.prefill_s_per_token = {prefill_s_per_token}: must be above 0 and finite")
-    if not transfer_s_per_token >= 0:
-        raise InputError(f"router.transfer_s_per_token = {transfer_s_per_token}: must be at least 0")
     constants = np.array([threshold, prefill_s_per_token, transfer_s_per_token], np.float64)
     return Router("mooncake", choose, constants, needs=frozenset({"prefix_caching"}))

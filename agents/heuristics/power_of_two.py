@@ -6,7 +6,7 @@ is his and Ray Serve's default. The d draws are without replacement; ties go to 
 
 import numpy as np
 
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import PositiveInt, checked
 from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
 
@@ -38,8 +38,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-def power_of_two(d: int = 2) -> Router:
+@checked("router")
+def power_of_two(d: PositiveInt = 2) -> Router:
     """Power of `d` choices."""
-    if d < 1:
-        raise InputError(f"router.d = {d}: must be at least 1")
     return Router("power_of_two", choose, np.array([float(d)]))

@@ -17,9 +17,11 @@ prefill is linear; the price of evictions and the replication of a prefix by its
 the sum of GAP_S; where requests are routed more than once (roles, failures) it runs faster than the clock.
 """
 
+from typing import Annotated
+
 import numpy as np
 
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import NonNegativeInt, PositiveFloat, at_least, checked
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, GAP_S, PREFIX_HIT_TOKENS, PROMPT_TOKENS, RUNNING, WAITING
@@ -89,31 +91,19 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@checked("router")
 def preble(
-    window_s: float = 180.0,
-    rebalance_ratio: float = 1.5,
-    rebalance_after: int = 50,
-    prefill_s_per_token: float = 2e-5,
-    decode_s_per_token: float = 0.008,
-    output_tokens: float = 200.0,
+    window_s: PositiveFloat = 180.0,
+    rebalance_ratio: Annotated[float, at_least(1)] = 1.5,
+    rebalance_after: NonNegativeInt = 50,
+    prefill_s_per_token: PositiveFloat = 2e-5,
+    decode_s_per_token: PositiveFloat = 0.008,
+    output_tokens: PositiveFloat = 200.0,
 ) -> Router:
-    """Window, ratio (at least 1) and number of requests (at least 0) are Preble's, the last three are ours.
+    """Window, ratio and number of requests are Preble's, the last three are ours.
 
-    They are the model's, above 0; by default about those of Llama-3.1-8B on an H100 and of conversations.
+    They are the model's; by default about those of Llama-3.1-8B on an H100 and of conversations.
     """
-    positive = {
-        "window_s": window_s,
-        "prefill_s_per_token": prefill_s_per_token,
-        "decode_s_per_token": decode_s_per_token,
-        "output_tokens": output_tokens,
-    }
-    for key, value in positive.items():
-        if not 0 < value < np.inf:
-            raise InputError(f"router.{key} = {value}: must be above 0 and finite")
-    if not rebalance_ratio >= 1:
-        raise InputError(f"router.rebalance_ratio = {rebalance_ratio}: must be at least 1")
-    if rebalance_after < 0:
-        raise InputError(f"router.rebalance_after = {rebalance_after}: must be at least 0")
     decode_s = decode_s_per_token * output_tokens
     return Router(
         "preble",

@@ -9,6 +9,7 @@ decode are asked the same; its prefill is foretold there as if it were still to 
 import numpy as np
 
 from servegym.agents.heuristics.forecasts import H100_LLAMA_8B, forecast_parameters, ttft_s
+from servegym.agents.parameters import PositiveInt, checked
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
@@ -28,8 +29,9 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@checked("router")
 def predicted_ttft(
-    token_budget: int = 2048, block_size: int = 16, clock: LinearClock = H100_LLAMA_8B
+    token_budget: PositiveInt = 2048, block_size: PositiveInt = 16, clock: LinearClock = H100_LLAMA_8B
 ) -> Router:
-    """`token_budget` and `block_size` are the engine's (both at least 1); `clock` its iterations'."""
+    """`token_budget` and `block_size` are the engine's; `clock` its iterations'."""
     return Router("predicted_ttft", choose, forecast_parameters(clock, token_budget, block_size))

@@ -13,9 +13,11 @@ cache; its most room is the smallest tree, ours most free KV blocks; max and min
 there of all. Ties go to the lowest number.
 """
 
+from typing import Annotated
+
 import numpy as np
 
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import NonNegativeInt, at_least, checked, within
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -51,17 +53,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return matching if longest > parameters[0] * request[PROMPT_TOKENS] else roomiest
 
 
+@checked("router")
 def prefix_cache_aware(
-    cache_threshold: float = 0.5, balance_abs_threshold: int = 32, balance_rel_threshold: float = 1.0001
+    cache_threshold: Annotated[float, within(0, 1)] = 0.5,
+    balance_abs_threshold: NonNegativeInt = 32,
+    balance_rel_threshold: Annotated[float, at_least(1)] = 1.0001,
 ) -> Router:
-    """A share of the prompt in [0, 1], requests (at least 0), and a ratio (at least 1)."""
-    if not 0 <= cache_threshold <= 1:
-        raise InputError(f"router.cache_threshold = {cache_threshold}: must be from 0 to 1")
-    if balance_abs_threshold < 0:
-        raise InputError(f"router.balance_abs_threshold = {balance_abs_threshold}: must be at least 0")
-    if not 1 <= balance_rel_threshold < np.inf:
-        raise InputError(
-            f"router.balance_rel_threshold = {balance_rel_threshold}: must be at least 1 and finite"
-        )
+    """A share of the prompt, requests, and a ratio."""
     thresholds = np.array([cache_threshold, balance_abs_threshold, balance_rel_threshold], np.float64)
     return Router("prefix_cache_aware", choose, thresholds, needs=frozenset({"prefix_caching"}))

@@ -12,9 +12,11 @@ Ties go to the replica with the fewest running requests, then to the lowest numb
 finished a request, nothing is known of its release rate: a lack of memory then counts as infinite.
 """
 
+from typing import Annotated
+
 import numpy as np
 
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import PositiveInt, checked, one_of
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -58,12 +60,11 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-def sal(token_budget: int = 2048, block_size: int = 16, terms: str = "max") -> Router:
-    """SAL in our reading. `token_budget` and `block_size` are the engine's; `terms` one of TERMS."""
-    if token_budget < 1 or block_size < 1:
-        raise InputError(
-            f"router.token_budget, block_size = {token_budget}, {block_size}: both must be above 0"
-        )
-    if terms not in TERMS:
-        raise InputError(f"router.terms = {terms}: must be one of {', '.join(TERMS)}")
+@checked("router")
+def sal(
+    token_budget: PositiveInt = 2048,
+    block_size: PositiveInt = 16,
+    terms: Annotated[str, one_of(*TERMS)] = "max",
+) -> Router:
+    """SAL in our reading. `token_budget` and `block_size` are the engine's; `terms` count as its load."""
     return Router("sal", choose, np.array([token_budget, block_size, TERMS.index(terms)], np.float64))

@@ -8,7 +8,7 @@ is a stage of its own: those that its replica is no place for go by the fewest r
 
 import numpy as np
 
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import PositiveInt, checked
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, SESSION, WAITING
 
@@ -36,8 +36,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-def session_affinity(sessions: int = 1_048_576) -> Router:
-    """Remembers the replica of a session until `sessions` (at least 1) or more requests have come since."""
-    if sessions < 1:
-        raise InputError(f"router.sessions = {sessions}: must be at least 1")
+@checked("router")
+def session_affinity(sessions: PositiveInt = 1_048_576) -> Router:
+    """Remembers the replica of a session until `sessions` or more requests have come since."""
     return Router("session_affinity", choose, memory_size=2 * sessions, needs=frozenset({"sessions"}))

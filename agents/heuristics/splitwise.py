@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from servegym.agents.heuristics.pools import PREFILL, role_numbers, role_of, stage
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import NonNegativeInt, checked
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
@@ -51,9 +51,8 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return _shortest(replicas, QUEUED_PREFILL_TOKENS, roles, -1)
 
 
-def splitwise(prompt_queue_limit: int = 8192, roles: Sequence[str] = ()) -> Router:
-    """`prompt_queue_limit`: tokens, at least 0; `roles` of the replicas by number, mixed beyond the list."""
-    if prompt_queue_limit < 0:
-        raise InputError(f"router.prompt_queue_limit = {prompt_queue_limit}: must be at least 0")
+@checked("router")
+def splitwise(prompt_queue_limit: NonNegativeInt = 8192, roles: Sequence[str] = ()) -> Router:
+    """`prompt_queue_limit`: tokens; `roles` of the replicas by number, mixed beyond the list."""
     parameters = np.concatenate([[float(prompt_queue_limit)], role_numbers(roles)])
     return Router("splitwise", choose, parameters, needs=frozenset({"roles"}))

@@ -14,9 +14,11 @@ hand. Our reading, taken greedily as a router of its own:
 Ties go to the fewest requests, then to the lowest number.
 """
 
+from typing import Annotated
+
 import numpy as np
 
-from servegym.costmodels.errors import InputError
+from servegym.agents.parameters import NonNegativeFloat, checked, within
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -48,11 +50,11 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-def workload_mixing(alpha: float = 0.5, grad1: float = 3.2e-4, grad2: float = 3.3e-5) -> Router:
-    """`alpha` from 0 to 1; `grad1`, `grad2` in seconds a token, at least 0."""
-    if not 0 <= alpha <= 1:
-        raise InputError(f"router.alpha = {alpha}: must be from 0 to 1")
-    for name, value in (("grad1", grad1), ("grad2", grad2)):
-        if not 0 <= value < np.inf:
-            raise InputError(f"router.{name} = {value}: must be at least 0 and finite")
+@checked("router")
+def workload_mixing(
+    alpha: Annotated[float, within(0, 1)] = 0.5,
+    grad1: NonNegativeFloat = 3.2e-4,
+    grad2: NonNegativeFloat = 3.3e-5,
+) -> Router:
+    """`alpha` weighs the prefill; `grad1`, `grad2` in seconds a token."""
     return Router("workload_mixing", choose, np.array([alpha, grad1, grad2]))

@@ -54,7 +54,7 @@ UNKNOWN_KEYS = [
     ("power_of_two router.k=3", "router.k: no such key; router has name, d"),
     (
         "power_of_two +router.k=3",
-        "router power_of_two: power_of_two() got an unexpected keyword argument 'k'",
+        "router power_of_two: got an unexpected keyword argument 'k'",
     ),
     ("simulate agent=ppo_gnn", "'agent'"),
     ("simulate workload=azure_conv_2023", "Did you mean to override workload@scenario.workload?"),

@@ -54,5 +54,5 @@ def test_ties_and_availability() -> None:
 def test_without_a_mean_it_needs_predictions() -> None:
     assert ROUTER.needs == frozenset()
     assert marginal_latency(mean_output_tokens=0).needs == {"predictions"}
-    with pytest.raises(InputError, match="router.token_budget, block_size = 2048, 0"):
+    with pytest.raises(InputError, match="router.block_size = 0: must be at least 1"):
         marginal_latency(block_size=0)

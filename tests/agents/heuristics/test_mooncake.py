@@ -57,7 +57,7 @@ def test_the_unavailable_have_no_prefix_to_give() -> None:
             "router.kvcache_balancing_threshold = 0.5: must be at least 1",
         ),
         ({"prefill_s_per_token": 0.0}, "router.prefill_s_per_token = 0.0: must be above 0 and finite"),
-        ({"transfer_s_per_token": -1.0}, "router.transfer_s_per_token = -1.0: must be at least 0"),
+        ({"transfer_s_per_token": -1.0}, "router.transfer_s_per_token = -1.0: must be from 0 to inf"),
     ],
 )
 def test_ranges(parameters: dict, message: str) -> None:

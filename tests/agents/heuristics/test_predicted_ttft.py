@@ -44,7 +44,7 @@ def test_only_available_replicas() -> None:
 
 def test_parameters() -> None:
     np.testing.assert_array_equal(ROUTER.parameters[:6], [10, 1, 2, 0.5, 100, 16])
-    with pytest.raises(InputError, match="router.token_budget, block_size = 0, 16"):
+    with pytest.raises(InputError, match="router.token_budget = 0: must be at least 1"):
         predicted_ttft(token_budget=0)
     with pytest.raises(InputError, match="clock.s_per_decode = inf"):
         predicted_ttft(clock=LinearClock(0, 0, math.inf, 0))

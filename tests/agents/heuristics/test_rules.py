@@ -170,7 +170,7 @@ def test_policy_form_gives_each_episode_its_own_memory() -> None:
         ("power_of_two", {"d": 0}, "router.d = 0: must be at least 1"),
         ("power_of_two", {"k": 3}, "router power_of_two: .*unexpected keyword argument 'k'"),
         ("sal", {"terms": "both"}, "router.terms = both: must be one of max, sum, compute, memory"),
-        ("sal", {"token_budget": 0}, "router.token_budget, block_size = 0, 16: both must be above 0"),
+        ("sal", {"token_budget": 0}, "router.token_budget = 0: must be at least 1"),
     ],
 )
 def test_mistakes_are_named(name: str, parameters: dict, message: str) -> None:
