@@ -1,11 +1,4 @@
-"""Parameters of published policies, with the range of each where it is declared.
-
-    @checked("router")
-    def power_of_two(d: PositiveInt = 2) -> Router: ...
-
-A call with a value out of range raises InputError `router.d = 0: must be at least 1`; the pages of policies
-print the same ranges.
-"""
+"""Ranges of the parameters of policies, written where the parameters are declared: `d: PositiveInt = 2`."""
 
 import functools
 import inspect
@@ -69,21 +62,16 @@ def allowed_of(make: Callable[..., Any]) -> dict[str, Allowed]:
     return {name: each for name, each in ranges.items() if each is not None}
 
 
-def checked(family: str) -> Callable[[Callable[P, Made]], Callable[P, Made]]:
-    """Decorator: annotated ranges hold for every call, else InputError `family.parameter = value: ...`."""
+def with_checks(make: Callable[P, Made], family: str) -> Callable[P, Made]:
+    """`make`, whose annotated ranges hold for every call, else InputError `family.parameter = value: ...`."""
+    ranges = allowed_of(make)
+    signature = inspect.signature(make)
 
-    def decorate(make: Callable[P, Made]) -> Callable[P, Made]:
-        ranges = allowed_of(make)
-        signature = inspect.signature(make)
+    @functools.wraps(make)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Made:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in ranges and not ranges[name].test(value):
+                raise InputError(f"{family}.{name} = {value}: must be {ranges[name].text}")
+        return make(*args, **kwargs)
 
-        @functools.wraps(make)
-        def checked_make(*args: P.args, **kwargs: P.kwargs) -> Made:
-            given = signature.bind(*args, **kwargs).arguments
-            for name, value in given.items():
-                if name in ranges and not ranges[name].test(value):
-                    raise InputError(f"{family}.{name} = {value}: must be {ranges[name].text}")
-            return make(*args, **kwargs)
-
-        return checked_make
-
-    return decorate
+    return checked

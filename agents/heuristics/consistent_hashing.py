@@ -13,7 +13,8 @@ from typing import Annotated
 
 import numpy as np
 
-from servegym.agents.parameters import at_least, checked, one_of, within
+from servegym.agents.parameters import at_least, one_of, within
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import AVAILABLE, PREFIX, RUNNING, SESSION, WAITING
@@ -81,7 +82,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
         place += 1
 
 
-@checked("router")
+@published(
+    "router",
+    source='Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018',
+    evidence=Evidence.PAPER,
+    complexity="O(R + log(R virtual_nodes))",
+)
 def consistent_hashing(
     c: Annotated[float, at_least(1)] = 1.25,
     virtual_nodes: Annotated[int, within(1, MOST_NODES)] = 160,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from servegym.agents.heuristics.pools import PREFILL, role_numbers, stage
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, QUEUED_PREFILL_TOKENS, RUNNING, WAITING
 
@@ -29,6 +30,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@published(
+    "router",
+    source='Zhong et al., "DistServe", OSDI 2024, arXiv 2401.09670, section 4.3',
+    evidence=Evidence.READING,
+    complexity="O(R)",
+)
 def distserve(roles: Sequence[str] = ()) -> Router:
     """`roles` of the replicas by number, mixed beyond the list."""
     return Router("distserve", choose, role_numbers(roles), needs=frozenset({"roles"}))

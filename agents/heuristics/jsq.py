@@ -5,6 +5,7 @@ Also known as least outstanding requests. Ties go to the lowest number.
 
 import numpy as np
 
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
 
@@ -20,6 +21,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@published(
+    "router",
+    source='Haight, "Two queues in parallel", Biometrika 1958; least outstanding requests of load balancers',
+    evidence=Evidence.COMMON,
+    complexity="O(R)",
+)
 def jsq() -> Router:
     """Join the shortest queue."""
     return Router("jsq", choose)

@@ -5,6 +5,7 @@ Tokens of a request are its prompt and what it has generated so far. Ties go to 
 
 import numpy as np
 
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, OUTSTANDING_TOKENS
 
@@ -20,6 +21,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@published("router", source="Load balancers for LLM serving", evidence=Evidence.COMMON, complexity="O(R)")
 def least_outstanding_tokens() -> Router:
     """Least outstanding tokens."""
     return Router("least_outstanding_tokens", choose)

@@ -14,7 +14,8 @@ picker does. Different here: the prefix is of the true cache, by the engine's ow
 
 import numpy as np
 
-from servegym.agents.parameters import NonNegativeFloat, PositiveInt, checked
+from servegym.agents.parameters import NonNegativeFloat, PositiveInt
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import (
@@ -55,7 +56,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published(
+    "router",
+    source="llm-d on the Gateway API inference extension (kubernetes-sigs/gateway-api-inference-extension)",
+    evidence=Evidence.CODE,
+    complexity="O(R)",
+)
 def llm_d(
     prefix_weight: NonNegativeFloat = 3.0,
     queue_weight: NonNegativeFloat = 2.0,

@@ -13,6 +13,7 @@ the lowest number.
 
 import numpy as np
 
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
@@ -45,6 +46,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@published(
+    "router",
+    source='Sun et al., "Llumnix", OSDI 2024, arXiv 2406.03243',
+    evidence=Evidence.CODE,
+    complexity="O(R)",
+)
 def llumnix_dispatch(defrag: bool = True, watermark: float = 0.01, block_size: int = 16) -> Router:
     """`watermark`: share of KV blocks kept free, from 0 to below 1; `block_size`: the engines', 1 or more."""
     if not 0 <= watermark < 1:

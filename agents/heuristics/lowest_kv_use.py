@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, KV_TOTAL_BLOCKS, KV_USED_BLOCKS
 
@@ -19,6 +20,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@published("router", source="Load balancers for LLM serving", evidence=Evidence.COMMON, complexity="O(R)")
 def lowest_kv_use() -> Router:
     """Lowest KV use."""
     return Router("lowest_kv_use", choose)

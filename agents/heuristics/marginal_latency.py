@@ -21,7 +21,8 @@ from servegym.agents.heuristics.forecasts import (
     new_prefill_tokens,
     output_tokens,
 )
-from servegym.agents.parameters import NonNegativeInt, PositiveInt, checked
+from servegym.agents.parameters import NonNegativeInt, PositiveInt
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
@@ -54,7 +55,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published("router", source="servegym", evidence=Evidence.OURS, complexity="O(R)")
 def marginal_latency(
     token_budget: PositiveInt = 2048,
     block_size: PositiveInt = 16,

@@ -6,6 +6,7 @@ the free capacity of an instance. Ties go to the fewest requests, then to the lo
 
 import numpy as np
 
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, KV_TOTAL_BLOCKS, KV_USED_BLOCKS, RUNNING, WAITING
 
@@ -22,6 +23,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@published(
+    "router",
+    source='A baseline of Jain et al., "Intelligent Router for LLM Workloads", arXiv 2408.13510',
+    evidence=Evidence.PAPER,
+    complexity="O(R)",
+)
 def max_capacity() -> Router:
     """Most free KV blocks."""
     return Router("max_capacity", choose)

@@ -10,7 +10,8 @@ the lowest number.
 import numpy as np
 
 from servegym.agents.heuristics.forecasts import H100_LLAMA_8B, completion_s, forecast_parameters
-from servegym.agents.parameters import NonNegativeInt, PositiveInt, checked
+from servegym.agents.parameters import NonNegativeInt, PositiveInt
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
@@ -30,7 +31,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published(
+    "router",
+    source='A baseline of Jain et al., "Intelligent Router for LLM Workloads", arXiv 2408.13510',
+    evidence=Evidence.READING,
+    complexity="O(R)",
+)
 def min_min(
     token_budget: PositiveInt = 2048,
     block_size: PositiveInt = 16,

@@ -19,7 +19,8 @@ from typing import Annotated
 
 import numpy as np
 
-from servegym.agents.parameters import PositiveFloat, at_least, checked, within
+from servegym.agents.parameters import PositiveFloat, at_least, within
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -57,7 +58,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published(
+    "router",
+    source='Qin et al., "Mooncake", arXiv 2407.00079, FAST 2025, algorithm 1',
+    evidence=Evidence.PAPER,
+    complexity="O(R)",
+)
 def mooncake(
     kvcache_balancing_threshold: Annotated[float, at_least(1)] = 2.0,
     prefill_s_per_token: PositiveFloat = 2e-5,

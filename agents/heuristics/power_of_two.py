@@ -6,7 +6,8 @@ is his and Ray Serve's default. The d draws are without replacement; ties go to 
 
 import numpy as np
 
-from servegym.agents.parameters import PositiveInt, checked
+from servegym.agents.parameters import PositiveInt
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
 
@@ -38,7 +39,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published(
+    "router",
+    source='Mitzenmacher, "The power of two choices in randomized load balancing", IEEE TPDS 12(10), 2001',
+    evidence=Evidence.PAPER,
+    complexity="O(R), of which d looks",
+)
 def power_of_two(d: PositiveInt = 2) -> Router:
     """Power of `d` choices."""
     return Router("power_of_two", choose, np.array([float(d)]))

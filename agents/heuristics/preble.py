@@ -21,7 +21,8 @@ from typing import Annotated
 
 import numpy as np
 
-from servegym.agents.parameters import NonNegativeInt, PositiveFloat, at_least, checked
+from servegym.agents.parameters import NonNegativeInt, PositiveFloat, at_least
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, GAP_S, PREFIX_HIT_TOKENS, PROMPT_TOKENS, RUNNING, WAITING
@@ -91,7 +92,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published(
+    "router",
+    source='Srivatsa et al., "Preble", arXiv 2407.00023, ICLR 2025',
+    evidence=Evidence.SECOND_HAND,
+    complexity="O(R)",
+)
 def preble(
     window_s: PositiveFloat = 180.0,
     rebalance_ratio: Annotated[float, at_least(1)] = 1.5,

@@ -9,7 +9,8 @@ decode are asked the same; its prefill is foretold there as if it were still to 
 import numpy as np
 
 from servegym.agents.heuristics.forecasts import H100_LLAMA_8B, forecast_parameters, ttft_s
-from servegym.agents.parameters import PositiveInt, checked
+from servegym.agents.parameters import PositiveInt
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, WAITING
@@ -29,7 +30,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published("router", source="servegym", evidence=Evidence.OURS, complexity="O(R)")
 def predicted_ttft(
     token_budget: PositiveInt = 2048, block_size: PositiveInt = 16, clock: LinearClock = H100_LLAMA_8B
 ) -> Router:

@@ -17,7 +17,8 @@ from typing import Annotated
 
 import numpy as np
 
-from servegym.agents.parameters import NonNegativeInt, at_least, checked, within
+from servegym.agents.parameters import NonNegativeInt, at_least, within
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -53,7 +54,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return matching if longest > parameters[0] * request[PROMPT_TOKENS] else roomiest
 
 
-@checked("router")
+@published("router", source="SGLang's router (sgl-project/sglang)", evidence=Evidence.CODE, complexity="O(R)")
 def prefix_cache_aware(
     cache_threshold: Annotated[float, within(0, 1)] = 0.5,
     balance_abs_threshold: NonNegativeInt = 32,

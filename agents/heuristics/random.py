@@ -1,5 +1,6 @@
 """Random: any available replica with equal probability."""
 
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router, next_uniform
 from servegym.envs.sim.llm.view import AVAILABLE
 
@@ -20,6 +21,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return -1
 
 
+@published("router", source="Textbook", evidence=Evidence.COMMON, complexity="O(R)")
 def random() -> Router:
     """Random routing."""
     return Router("random", choose, looks=False)

@@ -9,6 +9,7 @@ where it ends, and of each replica how many numbers the next one is off from the
 are the order by number.
 """
 
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE
@@ -51,6 +52,7 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return -1
 
 
+@published("router", source="Textbook", evidence=Evidence.COMMON, complexity="O(R)")
 def round_robin() -> Router:
     """Round robin routing."""
     return Router("round_robin", choose, memory_size=1, memory_per_replica=1, looks=False)

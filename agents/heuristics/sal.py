@@ -16,7 +16,8 @@ from typing import Annotated
 
 import numpy as np
 
-from servegym.agents.parameters import PositiveInt, checked, one_of
+from servegym.agents.parameters import PositiveInt, one_of
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -60,7 +61,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published(
+    "router",
+    source='Kossmann et al., "Is the GPU Half-Empty or Half-Full?", arXiv 2410.17840',
+    evidence=Evidence.READING,
+    complexity="O(R)",
+)
 def sal(
     token_budget: PositiveInt = 2048,
     block_size: PositiveInt = 16,

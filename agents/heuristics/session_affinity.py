@@ -8,7 +8,8 @@ is a stage of its own: those that its replica is no place for go by the fewest r
 
 import numpy as np
 
-from servegym.agents.parameters import PositiveInt, checked
+from servegym.agents.parameters import PositiveInt
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, SESSION, WAITING
 
@@ -36,7 +37,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published(
+    "router",
+    source="Sticky sessions of load balancers",
+    evidence=Evidence.COMMON,
+    complexity="O(1), O(R) for the first request of a session",
+)
 def session_affinity(sessions: PositiveInt = 1_048_576) -> Router:
     """Remembers the replica of a session until `sessions` or more requests have come since."""
     return Router("session_affinity", choose, memory_size=2 * sessions, needs=frozenset({"sessions"}))

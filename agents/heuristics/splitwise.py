@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from servegym.agents.heuristics.pools import PREFILL, role_numbers, role_of, stage
-from servegym.agents.parameters import NonNegativeInt, checked
+from servegym.agents.parameters import NonNegativeInt
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
@@ -51,7 +52,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return _shortest(replicas, QUEUED_PREFILL_TOKENS, roles, -1)
 
 
-@checked("router")
+@published(
+    "router",
+    source='Patel et al., "Splitwise", ISCA 2024, arXiv 2311.18677',
+    evidence=Evidence.CODE,
+    complexity="O(R)",
+)
 def splitwise(prompt_queue_limit: NonNegativeInt = 8192, roles: Sequence[str] = ()) -> Router:
     """`prompt_queue_limit`: tokens; `roles` of the replicas by number, mixed beyond the list."""
     parameters = np.concatenate([[float(prompt_queue_limit)], role_numbers(roles)])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from servegym.agents.published import Evidence, published
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import AVAILABLE
@@ -32,6 +33,9 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
+@published(
+    "router", source="nginx's smooth weighted round robin", evidence=Evidence.COMMON, complexity="O(R)"
+)
 def weighted_round_robin(weights: Sequence[float] = ()) -> Router:
     """Weights of replicas 0, 1, ..., each above 0; those beyond the list have 1, as nginx has it."""
     for number, weight in enumerate(weights):

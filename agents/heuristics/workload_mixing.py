@@ -18,7 +18,8 @@ from typing import Annotated
 
 import numpy as np
 
-from servegym.agents.parameters import NonNegativeFloat, checked, within
+from servegym.agents.parameters import NonNegativeFloat, within
+from servegym.agents.published import Evidence, published
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -50,7 +51,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     return best
 
 
-@checked("router")
+@published(
+    "router",
+    source='Jain et al., "Intelligent Router for LLM Workloads", arXiv 2408.13510',
+    evidence=Evidence.READING,
+    complexity="O(R)",
+)
 def workload_mixing(
     alpha: Annotated[float, within(0, 1)] = 0.5,
     grad1: NonNegativeFloat = 3.2e-4,

@@ -11,15 +11,14 @@ from servegym.agents.parameters import (
     allowed_of,
     at_least,
     below,
-    checked,
     one_of,
+    with_checks,
     within,
 )
 from servegym.costmodels.errors import InputError
 
 
-@checked("router")
-def made(
+def unchecked(
     count: PositiveInt = 2,
     seconds: Annotated[float, above(0)] = 0.5,
     share: Annotated[float, within(0, 1)] = 1.0,
@@ -32,9 +31,12 @@ def made(
     return count, seconds, share, by, ratio, watermark, name
 
 
+made = with_checks(unchecked, "router")
+
+
 def test_values_in_range_are_passed_on() -> None:
     assert made(1, 1e-9, share=0.0, by="prefix", name="x") == (1, 1e-9, 0.0, "prefix", 1.5, 0.0, "x")
-    assert made.__name__ == "made"
+    assert made.__name__ == "unchecked"
 
 
 @pytest.mark.parametrize(
