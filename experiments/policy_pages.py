@@ -1,0 +1,105 @@
+"""Writes the pages of published policies, `python -m servegym.experiments.policy_pages docs/policies`.
+
+A page is made of the docstring of the policy's module (the rule), what `published` keeps of it (source,
+evidence, complexity), and the signature of the function that makes it (parameters, defaults, ranges).
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from servegym.agents.heuristics import ROUTERS
+from servegym.agents.parameters import allowed_of
+from servegym.agents.published import publication_of
+from servegym.costmodels.output_folder import output_folder
+from servegym.envs.sim.llm.needs import NEEDS
+from servegym.experiments.configs import FROM_SCENARIO
+
+FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {"router": ROUTERS}
+"""What makes each policy, by family (the key of a command that chooses one) and by name."""
+
+INDEX = "README.md"
+
+
+def pages() -> dict[str, str]:
+    """By file name, the index and the page of every policy."""
+    made = {
+        f"{name}.md": _page(family, name, make)
+        for family, policies in FAMILIES.items()
+        for name, make in policies.items()
+    }
+    return {INDEX: _index(), **made}
+
+
+def _page(family: str, name: str, make: Callable[..., Any]) -> str:
+    publication = publication_of(make)
+    module = inspect.getmodule(inspect.unwrap(make))
+    assert module is not None and module.__doc__ is not None
+    facts = [
+        ("Source", publication.source),
+        ("Evidence", publication.evidence.value),
+        ("Work of a decision", publication.complexity),
+        ("Needs", _needs(make)),
+        ("Code", f"`{module.__name__.removeprefix('servegym.').replace('.', '/')}.py`"),
+        ("Use", f"`{family}={name}`"),
+    ]
+    parts = [
+        f"# {family.capitalize()}: {name}",
+        module.__doc__.strip(),
+        "| | |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in facts),
+        "## Parameters",
+        _parameters(make),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _needs(make: Callable[..., Any]) -> str:
+    needs = make().needs
+    return "; ".join(f"{what} (`{key}`)" for need, (what, key) in NEEDS.items() if need in needs) or "nothing"
+
+
+def _parameters(make: Callable[..., Any]) -> str:
+    parameters = inspect.signature(make).parameters
+    if not parameters:
+        return "None."
+    hints, ranges = get_type_hints(make), allowed_of(make)
+    rows = []
+    for name, parameter in parameters.items():
+        if name in FROM_SCENARIO:
+            rows.append(f"| `{name}` | | the scenario's | |")
+            continue
+        allowed = ranges[name].text if name in ranges else ""
+        rows.append(f"| `{name}` | {_type(hints[name])} | {parameter.default} | {allowed} |")
+    table = "| name | type | default | allowed |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    return f"{table}\n\n{inspect.getdoc(make)}"
+
+
+def _type(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    inner = get_args(hint)
+    return f"list of {inner[0].__name__}" if inner else hint.__name__
+
+
+def _index() -> str:
+    rows = []
+    for family, policies in FAMILIES.items():
+        for name, make in policies.items():
+            publication = publication_of(make)
+            rows.append(
+                f"| [{name}]({name}.md) | {family} | {publication.source} | {publication.evidence.value} |"
+            )
+    return (
+        "# Published policies\n\nWritten by `python -m servegym.experiments.policy_pages docs/policies`; what "
+        "each does in comparison with its paper is in [claims.md](../claims.md).\n\n"
+        "| name | family | source | evidence |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    written = pages()
+    with output_folder(Path(sys.argv[1]), tuple(written)) as folder:
+        for file, text in written.items():
+            (folder / file).write_text(text)
