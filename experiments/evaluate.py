@@ -15,6 +15,9 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
+from servegym.experiments.claims.papers import PAPERS
+from servegym.experiments.claims.report import show as show_claims
+from servegym.experiments.claims.suite import OUT, run_claims
 from servegym.experiments.configs import build_migration, read_config
 from servegym.experiments.evaluation.comparison import Evaluation, Rows
 from servegym.experiments.evaluation.contenders import contender, kind_of, scenario_of_run
@@ -42,6 +45,8 @@ class EvaluateConfig:
     seeds: Any = MISSING  # a number of seeds, or a list of them
     baseline: str = MISSING
     out: str | None = None
+    suite: str | None = None  # instead of policies: "claims"
+    claims: list[str] | None = None
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -49,12 +54,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Returns scenario, workload_source, seeds, baseline, of each policy each metric's iqm, low and high, the
     comparisons, and the paths `report` and `out`. InputError for anything that cannot be evaluated,
-    before the first simulation.
+    before the first simulation. With `suite`: what `run_claims` returns.
     """
     if OmegaConf.is_missing(config, "scenario"):
         config = config.copy()
         config.scenario = None
     settings = read_config(config, EvaluateConfig)
+    if settings.suite is not None or settings.claims is not None:
+        return _run_suite(settings)
     seeds = _seeds(settings.seeds)
     kinds = _kinds(settings)
     runs = [name for name, kind in kinds.items() if kind == "run"]
@@ -92,6 +99,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 def show(answer: dict[str, Any]) -> None:
     """Prints the tables."""
+    if "suite" in answer:
+        show_claims(answer)
+        return
     console = Console()
     if not console.is_terminal:
         console.width = TABLE_WIDTH
@@ -99,6 +109,15 @@ def show(answer: dict[str, Any]) -> None:
     for table in tables(answer):
         console.print(table.as_rich(), "")
     console.print(f"Report: {answer['report']}", soft_wrap=True)
+
+
+def _run_suite(settings: EvaluateConfig) -> dict[str, Any]:
+    if settings.suite != "claims":
+        raise InputError(f"suite = {settings.suite}: must be claims, or null without claims")
+    for key in ("scenario", "rebalancer", "run_dir"):
+        if getattr(settings, key) is not None:
+            raise InputError(f"{key}: must not be given with suite=claims, whose claims have their own")
+    return run_claims(settings.claims, Path(settings.out) if settings.out else OUT, PAPERS)
 
 
 def _seeds(given: object) -> list[int]:
