@@ -11,6 +11,9 @@ NEEDS = {
     "prefix_caching": ("an engine with a prefix cache", "scenario.engine.prefix_caching"),
     "prefixes": ("prompts whose contents are given", "scenario.workload.trace, of a format with contents"),
     "sessions": ("requests that follow others up", "scenario.workload.clients.session_turns"),
+    "priorities": ("priorities of requests", "scenario.workload.clients.priority_shares"),
+    "slo_classes": ("SLO classes", "scenario.workload.clients.slo_classes"),
+    "tenants": ("tenants", "scenario.workload.clients.tenant_shares"),
     "roles": ("replicas that only prefill", "scenario.fleet.pools, their role"),
 }
 """By name, what a router can need, and which key of a scenario gives it."""
@@ -32,6 +35,9 @@ def refuse_unmet_needs(
         "prefix_caching": any(engine is not None and engine.prefix_caching for engine in engines),
         "prefixes": workload.prefix_ids is not None,
         "sessions": workload.parent is not None,
+        "priorities": workload.priority is not None,
+        "slo_classes": workload.slo_class is not None,
+        "tenants": getattr(workload, "tenant", None) is not None,
         "roles": "prefill" in roles,
     }
     for need, (what, key) in NEEDS.items():

@@ -10,12 +10,26 @@ the smaller, the earlier.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from numba import types
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.native.jit import jit_for
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.needs import NEEDS
+
+Array = npt.NDArray[Any]
+
+RANK = types.void(
+    types.float64[:, ::1], types.float64[::1], types.float64[::1], types.float64[::1], types.float64[::1]
+)
+"""Signature of `rank`."""
+
+compiled_ranking = jit_for(RANK)
+"""Decorator that compiles a `rank` function."""
 
 (
     ARRIVAL_S,
@@ -79,7 +93,9 @@ class Ranking:
 
     def __post_init__(self) -> None:
         if self.ranks not in RANKS:
-            raise InputError(f"scheduler {self.name}: ranks = {self.ranks}: must be one of {', '.join(RANKS)}")
+            raise InputError(
+                f"scheduler {self.name}: ranks = {self.ranks}: must be one of {', '.join(RANKS)}"
+            )
         if self.every_iteration and self.ranks != "batch":
             raise InputError(f"scheduler {self.name}: every_iteration: only where it ranks batches")
         for need in self.needs:
