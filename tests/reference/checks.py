@@ -8,7 +8,7 @@ from typing import Any
 from tests.reference.replica import Replica
 from tests.reference.request import Request
 
-BUDGETED = ("vllm_v1", "sarathi", "orca", "lightllm", "sglang")
+BUDGETED = ("vllm_v1", "sarathi", "orca", "lightllm", "sglang", "ranked", "static", "multi_bin")
 
 
 def check_replica(replica: Replica, reserved: Sequence[Any] = (), sending: Sequence[Request] = ()) -> None:
@@ -18,7 +18,8 @@ def check_replica(replica: Replica, reserved: Sequence[Any] = (), sending: Seque
     """
     present = replica.present()
     assert len({id(r) for r in present}) == len(present), "a request is in two places"
-    assert len(replica.running) + replica.reserved_seats <= replica.engine.max_num_seqs, "max_num_seqs"
+    seated = replica.batch if replica.engine.scheduler == "ranked" else replica.running  # others are paused
+    assert len(seated) + replica.reserved_seats <= replica.engine.max_num_seqs, "max_num_seqs"
     for request in replica.waiting:
         assert request.place == "waiting" and request.replica == replica.number
         assert not request.table, "a waiting request holds blocks"

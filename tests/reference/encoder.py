@@ -28,7 +28,7 @@ class Encoder(Member):
     def ends_s(self) -> float:
         return self.end_s if self.in_flight else math.inf
 
-    def enqueue(self, request: Request) -> None:
+    def enqueue(self, request: Request, now_s: float) -> None:
         self.waiting.append(request)
         request.place, request.replica, self.woken = "waiting", self.number, True
 

@@ -231,6 +231,7 @@ class Fleet:
         target = self.replicas[chosen]
         request.journey += 1
         journey, request.replica = request.journey, chosen
+        request.rank_memory = None
         if request.computed:
             source = self.replicas[request.holder]
 
@@ -238,7 +239,7 @@ class Fleet:
                 if request.journey == journey:
                     source.release(request)
                     request.brought = True
-                    target.enqueue(request)
+                    target.enqueue(request, now_s)
 
             request.place = "link"
             self.at(source.link.send(len(request.table), now_s), kv_arrived)
@@ -246,12 +247,12 @@ class Fleet:
 
             def arrived(now_s: float) -> None:
                 if request.journey == journey:
-                    target.enqueue(request)
+                    target.enqueue(request, now_s)
 
             request.place = "dispatch"
             self.at(now_s + self.settings.dispatch_latency_s, arrived)
         else:
-            target.enqueue(request)
+            target.enqueue(request, now_s)
 
     # Migration.
 

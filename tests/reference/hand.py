@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from servegym.envs.sim.llm.ranking import Ranking
 from tests.reference.llm import simulate
 from tests.reference.simulate import simulate_fleet
 
@@ -28,6 +29,15 @@ def cost_of(overhead_s=0.0, token_s=0.0, **fields):
 
 
 ONE_SECOND = cost_of(overhead_s=1.0)
+
+
+def by(key, ranks="batch", **settings):
+    """A ranking by `key(row of a request)`."""
+
+    def rank(requests, replica, parameters, memory, keys):
+        keys[:] = [key(row) for row in requests]
+
+    return Ranking("by", rank, ranks=ranks, **settings)
 
 
 def first(replicas, request):

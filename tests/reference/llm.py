@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.reference.engine import Engine
 from tests.reference.fleet import Choose
+from tests.reference.ranker import Ranking
 from tests.reference.settings import ReplicaSpec
 from tests.reference.simulate import FleetResult, simulate_fleet
 
@@ -25,6 +26,7 @@ def simulate(
     cost: Any,
     predicted_output_tokens: Sequence[float] | None = None,
     columns: str = "first",
+    ranking: Ranking | None = None,
     **more_columns: Any,
 ) -> FleetResult:
     """Serve a workload to its end on equal replicas, asserting the invariants on the way.
@@ -32,8 +34,9 @@ def simulate(
     The first three arguments (and `predicted_output_tokens`, and `more_columns` under the names of
     `Workload`) hold one entry per request, by time of arrival. `choose(replicas, request) -> replica` is
     called at every arrival, with all columns of "What a router sees" or, with `columns="first"`, with the
-    first 11 and 3. `cost` is any object with the fields of `IterationCost`, or a `LookupCost`. Raises
-    `InputError` for a workload or a choice that the specification does not allow.
+    first 11 and 3. `cost` is any object with the fields of `IterationCost`, or a `LookupCost`. `ranking` is
+    for an engine that needs one. Raises `InputError` for a workload or a choice that the specification does
+    not allow.
     """
     of_replica, of_request = (None, None) if columns == "all" else FIRST_COLUMNS
     workload = SimpleNamespace(
@@ -47,6 +50,7 @@ def simulate(
         workload,
         lambda replicas, request: choose(replicas[:, :of_replica], request[:of_request]),
         replicas=[ReplicaSpec(engine, cost)] * num_replicas,
+        ranking=ranking,
     )
     result.views = [view[:, :of_replica] for view in result.views]
     result.requests = [about[:of_request] for about in result.requests]

@@ -105,7 +105,7 @@ def _join(fleet: "Fleet", migration: Migration) -> None:
     target.reserved_seats -= 1
     source.release(request)
     request.table, request.holder = migration.reserved, target.number
-    request.place = "running"
+    request.place, request.rank_memory = "running", None
     request.migrations += 1
     target.running.append(request)
     target.woken = True

@@ -8,6 +8,7 @@ from tests.reference.blocks import Block, BlockPool
 from tests.reference.cost import iteration_s
 from tests.reference.log import Entry, Iteration, Preemption
 from tests.reference.member import Member
+from tests.reference.ranker import Ranker, Ranking
 from tests.reference.request import Request
 from tests.reference.schedulers import SCHEDULE
 from tests.reference.settings import ReplicaSpec
@@ -17,7 +18,13 @@ from tests.reference.view import Glance, glance_at
 class Replica(Member):
     """An engine with requests. The scheduler (`schedulers/`) decides; the methods here carry it out."""
 
-    def __init__(self, number: int, spec: ReplicaSpec, image_s: Callable[[Request], float]) -> None:
+    def __init__(
+        self,
+        number: int,
+        spec: ReplicaSpec,
+        image_s: Callable[[Request], float],
+        ranking: Ranking | None = None,
+    ) -> None:
         super().__init__(number, spec)
         assert spec.engine is not None
         self.engine = spec.engine
@@ -32,14 +39,20 @@ class Replica(Member):
         self.log: list[Iteration] = []
         self.preemption_log: list[Preemption] = []
         self.now_s = -math.inf  # start of the iteration being scheduled
-        self.extra_s = 0.0  # what swapping and encoding add to it
+        self.encode_s = 0.0  # what encoding and swapping add to it
+        self.swap_s = 0.0
         self.reserved_seats = 0  # for requests that migrate here
+        self.ranker = None if ranking is None else Ranker(ranking)
         self.reset_scheduler()
 
     def reset_scheduler(self) -> None:
         self.decodes_since_prefill = 0  # LightLLM: since the last attempt
         self.first_ratio = 0.7  # SGLang: what it promises of the output limits, falling with
         self.decodes_since_ratio = 0  # the decode iterations since this ratio was set
+        self.last_batch: list[Request] = []  # of the last iteration that has ended, and how long it was
+        self.last_iteration_s = 0.0
+        if self.ranker:
+            self.ranker.clear()
 
     def clear(self) -> None:
         """After a failure, or when it is started: as new. Its records stay."""
@@ -65,13 +78,15 @@ class Replica(Member):
 
     # Queues.
 
-    def enqueue(self, request: Request) -> None:
+    def enqueue(self, request: Request, now_s: float) -> None:
         """A request enters `waiting`, at its place in the order; with `fcfs` at the back."""
         order = self.engine.order
         if order == "priority":
             request.queue_key = (request.priority, request.arrival_s, request.index)
-        elif callable(order):
-            request.queue_key = (float(order(request)), request.index)
+        elif order == "rank":
+            assert self.ranker
+            request.rank_key = self.ranker.key_in_queue(self, request, now_s)
+            request.queue_key = (request.rank_key, request.arrival_s, request.index)
         self.waiting.append(request)
         if order != "fcfs":
             self.waiting.sort(key=lambda r: r.queue_key)
@@ -87,6 +102,8 @@ class Replica(Member):
         for queue in (self.waiting, self.running, self.swapped):
             if request in queue:
                 queue.remove(request)
+        if self.ranker:
+            self.ranker.gone.append(request)
         self.woken = True
 
     # What schedulers do.
@@ -103,10 +120,15 @@ class Replica(Member):
         """Blocks that a request lacks to hold so many tokens in all."""
         return max(0, self.engine.blocks_for(tokens) - len(request.table))
 
+    def output_limit(self, request: Request) -> int:
+        """The client's limit `m`; a replica that only prefills samples one token."""
+        if self.role == "prefill":
+            return 1
+        return self.engine.output_limit(request.prompt_tokens, request.max_output_tokens)
+
     def output_left(self, request: Request) -> int:
         """Tokens that the client's limit still allows: `m - generated`."""
-        limit = self.engine.output_limit(request.prompt_tokens, request.max_output_tokens)
-        return limit - request.generated
+        return self.output_limit(request) - request.generated
 
     def lookup(self, request: Request) -> list[Block]:
         """The blocks of `request` that are in the prefix cache; its last known token is not looked up."""
@@ -130,7 +152,7 @@ class Replica(Member):
         self.running.append(request)
         request.place, request.holder = "running", self.number
         if not request.encoded:
-            self.extra_s += self.image_s(request)
+            self.encode_s += self.image_s(request)
             request.encoded = True
         if hits:
             self.pool.hold(hits)
@@ -169,9 +191,30 @@ class Replica(Member):
             request.prompt_tokens, request.generated = request.computed, 0
             request.output_tokens = total - request.computed
         request.lose_progress()
-        self.enqueue(request)
+        self.enqueue(request, self.now_s)
         if self.engine.order == "fcfs" and not to_back:
             self.waiting.insert(0, self.waiting.pop())
+
+    def host_has_room(self, request: Request) -> bool:
+        used = sum(r.host_blocks for r in self.swapped)
+        return used + len(request.table) <= self.engine.swap_blocks
+
+    def swap_out(self, request: Request) -> None:
+        """Its blocks go to the host; it keeps what it has computed."""
+        self.note_preemption(request, "swap")
+        self.swap_s += self.engine.swap_s_per_block * len(request.table)
+        request.place, request.host_blocks = "swapped", len(request.table)
+        self.running.remove(request)
+        self.release(request)
+        self.swapped.append(request)
+        self.swapped.sort(key=lambda r: (r.arrival_s, r.index))
+
+    def swap_in(self, request: Request) -> None:
+        """To the end of `running`; its blocks are taken apart from this."""
+        self.swap_s += self.engine.swap_s_per_block * request.host_blocks
+        request.place, request.host_blocks = "running", 0
+        self.swapped.remove(request)
+        self.running.append(request)
 
     def note_preemption(self, request: Request, kind: str) -> None:
         request.preemptions += 1
@@ -181,7 +224,7 @@ class Replica(Member):
 
     def start_iteration(self, now_s: float) -> None:
         """Schedule a batch, if there is one, and put it in flight."""
-        self.now_s, self.extra_s, self.batch, self.woken = now_s, 0.0, [], False
+        self.now_s, self.encode_s, self.swap_s, self.batch, self.woken = now_s, 0.0, 0.0, [], False
         for request in self.present():
             request.admitted_hit_tokens = 0
         SCHEDULE[self.engine.scheduler](self)
@@ -195,7 +238,10 @@ class Replica(Member):
         sampled = sum(r.computed + r.tokens_in_flight == r.known for r in self.batch)
         plan = Iteration(self.number, now_s, now_s, sampled, self.pool.used, entries)
         seconds = iteration_s(self.cost, plan.chunks, plan.num_decodes, plan.kv_tokens, sampled)
-        seconds += self.extra_s
+        if self.engine.swap_ahead_blocks:
+            seconds = max(seconds + self.encode_s, self.swap_s)
+        else:
+            seconds += self.encode_s + self.swap_s
         if not seconds > 0:
             raise InputError(f"cost: an iteration of {seconds} s, must be longer than 0")
         self.in_flight = Iteration(self.number, now_s, now_s + seconds, sampled, self.pool.used, entries)
@@ -209,7 +255,8 @@ class Replica(Member):
             if request.computed == request.known:
                 self.sample(request, self.in_flight.end_s)
         self.log.append(self.in_flight)
-        served = self.batch
+        served = self.last_batch = self.batch
+        self.last_iteration_s = self.in_flight.end_s - self.in_flight.start_s
         self.in_flight, self.batch, self.woken = None, [], True
         return served
 
@@ -224,3 +271,5 @@ class Replica(Member):
             self.running.remove(request)
             self.release(request)
             self.finished.append(request)
+            if self.ranker:
+                self.ranker.gone.append(request)

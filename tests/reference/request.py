@@ -5,6 +5,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from servegym.costmodels.errors import InputError
 from tests.reference.blocks import Block
 
@@ -21,6 +24,9 @@ class Request:
     predicted_output_tokens: float = 0.0
     prediction_refinement: float | None = None  # the page's q
     priority: int = 0
+    tenant: int = 0
+    ttft_slo_s: float = math.inf
+    tpot_slo_s: float = math.inf
     cancel_after_s: float = math.inf
     image_tokens: int = 0
     parent: "Request | None" = None
@@ -45,6 +51,8 @@ class Request:
     brought: bool = False  # it waits with KV that another replica has computed
     encoded: bool = False
     queue_key: tuple[float, ...] = ()
+    rank_key: float = 0.0  # by a ranking, when it last entered a queue
+    rank_memory: NDArray[np.float64] | None = None  # a ranking's own; None: not asked about it here yet
     admitted_hit_tokens: int = 0  # prefix tokens hit, if admitted in the iteration being scheduled
     host_blocks: int = 0  # blocks swapped out
 
@@ -139,6 +147,7 @@ def requests_of(workload: Any) -> list[Request]:
     limits = column("max_output_tokens", None)
     parents = column("parent", -1)
     offsets = getattr(workload, "prefix_offsets", None)
+    classes = getattr(workload, "slo_class", None)
     for i, arrival_s in enumerate(workload.arrival_s):
         prompt, output = int(workload.prompt_tokens[i]), int(workload.output_tokens[i])
         request = Request(
@@ -150,11 +159,15 @@ def requests_of(workload: Any) -> list[Request]:
             predicted_output_tokens=float(column("predicted_output_tokens", 0)[i]),
             prediction_refinement=getattr(workload, "prediction_refinement", None),
             priority=int(column("priority", 0)[i]),
+            tenant=int(column("tenant", 0)[i]),
             cancel_after_s=float(column("cancel_after_s", math.inf)[i]),
             image_tokens=int(column("image_tokens", 0)[i]),
             parent=requests[parents[i]] if parents[i] >= 0 else None,
             think_s=float(column("think_s", 0.0)[i]),
         )
+        if classes is not None:
+            request.ttft_slo_s = workload.slo_classes[classes[i]].ttft_s
+            request.tpot_slo_s = workload.slo_classes[classes[i]].tpot_s
         if offsets is not None:
             request.prefix_ids = [int(x) for x in workload.prefix_ids[offsets[i] : offsets[i + 1]]]
             request.prefix_block_tokens = int(workload.prefix_block_tokens)

@@ -14,6 +14,7 @@ from tests.reference.encoder import Encoder, encode_s
 from tests.reference.fleet import Choose, Fleet
 from tests.reference.log import Iteration, Preemption
 from tests.reference.lookup import LookupCost
+from tests.reference.ranker import Ranking, check_ranking
 from tests.reference.replica import Replica
 from tests.reference.request import Request, requests_of
 from tests.reference.settings import FleetSettings, ReplicaSpec
@@ -42,20 +43,28 @@ class FleetResult:
 
 
 def simulate_fleet(
-    workload: Any, choose: Choose, *, replicas: Sequence[ReplicaSpec], check: bool = True, **settings: Any
+    workload: Any,
+    choose: Choose,
+    *,
+    replicas: Sequence[ReplicaSpec],
+    ranking: Ranking | None = None,
+    check: bool = True,
+    **settings: Any,
 ) -> FleetResult:
     """Serve a workload to its end, asserting the invariants (`check`: also at every instant).
 
     `workload` is anything with the columns of `Workload`; `choose(replicas (R, 13), request (6,)) ->
-    replica` is called whenever a request is routed; `settings` are those of `FleetSettings`. Raises
-    `InputError` for a workload, a setting or a choice that the specification does not allow.
+    replica` is called whenever a request is routed; `ranking` is for all engines that need
+    one; `settings` are those of `FleetSettings`. Raises `InputError` for a workload, a setting or a choice
+    that the specification does not allow.
     """
     if not replicas:
         raise InputError("num_replicas: 0, at least 1 is needed")
     operation = FleetSettings(**settings)
     operation.check(replicas)
+    check_ranking(ranking, replicas)
     requests = requests_of(workload)
-    members = [_member(number, spec, operation) for number, spec in enumerate(replicas)]
+    members = [_member(number, spec, operation, ranking) for number, spec in enumerate(replicas)]
     fleet = Fleet(requests, members, choose, _speeds(replicas), operation, check)
     for request in requests:
         _check_fits(fleet, request)
@@ -80,10 +89,12 @@ def simulate_fleet(
     )
 
 
-def _member(number: int, spec: ReplicaSpec, settings: FleetSettings) -> Replica | Encoder:
+def _member(
+    number: int, spec: ReplicaSpec, settings: FleetSettings, ranking: Ranking | None
+) -> Replica | Encoder:
     if spec.role == "encode":
         return Encoder(number, spec, settings)
-    return Replica(number, spec, lambda request: encode_s(settings, request))
+    return Replica(number, spec, lambda request: encode_s(settings, request), ranking)
 
 
 def _check_fits(fleet: Fleet, request: Request) -> None:

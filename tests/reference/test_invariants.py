@@ -5,12 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from servegym.envs.sim.llm.ranking import GENERATED_TOKENS, PROMPT_TOKENS
 from tests.reference.engine import SCHEDULERS, Engine
-from tests.reference.hand import cost_of, shortest_queue
+from tests.reference.hand import by, cost_of, shortest_queue
 from tests.reference.settings import Failure, ReplicaSpec
 from tests.reference.simulate import simulate_fleet
 
 COST = cost_of(overhead_s=0.25, token_s=0.125)
+RANKINGS = {
+    "ranked": by(lambda row: row[PROMPT_TOKENS] + 2 * row[GENERATED_TOKENS]),
+    "multi_bin": by(lambda row: row[PROMPT_TOKENS] // 6, "queue"),
+}
 
 
 def random_workload(random, size):
@@ -46,23 +51,25 @@ def random_workload(random, size):
 def random_engine(random, scheduler):
     """Blocks for hardly more than the longest request."""
     caches = scheduler in ("vllm_v1", "sglang") and random.random() < 0.7
-    whole_prompts = scheduler in ("vllm_v0", "orca", "lightllm")
+    whole_prompts = scheduler in ("vllm_v0", "orca", "lightllm", "static", "multi_bin")
     block_size = int(random.choice([1, 2, 4]))
     max_num_seqs = int(random.integers(3, 7))
     spare = max_num_seqs if scheduler == "lightllm" else 1
+    swap_ahead = int(random.choice([0, 4])) if scheduler == "ranked" else 0
     return Engine(
         max_num_batched_tokens=64 if whole_prompts else int(random.integers(7, 20)),
         max_num_seqs=max_num_seqs,
         block_size=block_size,
         num_kv_blocks=64 // block_size + spare,
         scheduler=scheduler,
-        order=str(random.choice(["fcfs", "priority"])),
+        order=str(random.choice(["fcfs", "priority"])) if scheduler != "multi_bin" else "rank",
         prefix_caching=caches,
         long_prefill_token_threshold=int(random.choice([0, 4])),
         reserve_full_prompt=bool(random.random() < 0.5),
-        preemption=str(random.choice(["recompute", "swap"])),
+        preemption="swap" if swap_ahead else str(random.choice(["recompute", "swap"])),
         swap_blocks=16,
         swap_s_per_block=0.125,
+        swap_ahead_blocks=swap_ahead,
         max_model_len=64 if scheduler in ("orca", "lightllm", "sglang") else 0,
         decodes_between_prefills=3,
     )
@@ -76,7 +83,9 @@ def test_every_scheduler_serves_everything(scheduler):
         random = np.random.default_rng(seed)
         spec = ReplicaSpec(random_engine(random, scheduler), COST)
         workload = random_workload(random, 30)
-        result = simulate_fleet(workload, shortest_queue, replicas=[spec, spec])
+        result = simulate_fleet(
+            workload, shortest_queue, replicas=[spec, spec], ranking=RANKINGS.get(scheduler)
+        )
         preempted += result.preemptions.sum()
         hits += result.hit_tokens.sum()
         cancelled += result.outcome.count("cancelled")
@@ -84,7 +93,7 @@ def test_every_scheduler_serves_everything(scheduler):
         assert np.isfinite(result.finish_s[finished]).all()
     assert cancelled > 0
     if scheduler != "sglang":  # see below
-        assert (preempted > 0) == (scheduler in ("vllm_v1", "sarathi", "vllm_v0"))
+        assert (preempted > 0) == (scheduler in ("vllm_v1", "sarathi", "vllm_v0", "ranked"))
     assert (hits > 0) == (scheduler in ("vllm_v1", "sglang"))
 
 

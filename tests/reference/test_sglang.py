@@ -96,7 +96,7 @@ def test_share_after_a_retraction():
 def test_prompt_that_lacks_blocks_keeps_others_from_being_prefilled():
     # 21 blocks of 1, 5 free: too few for the next 16 tokens of A, enough for C's 2 beside the 2 promised.
     replica = replica_in(sglang(16, 4, 1, 21), (20, 1, 4, 0, False), (2, 12, 12, 11, True))
-    replica.enqueue(Request(2, 0.0, 1, 1, 1))
+    replica.enqueue(Request(2, 0.0, 1, 1, 1), 0.0)
     replica.start_iteration(0.0)
     assert [(r.index, r.tokens_in_flight) for r in replica.batch] == [(1, 1)]
 

@@ -1,10 +1,11 @@
-"""vLLM's V1 engine: priorities, rank functions, capped chunks and admission, worked out by hand."""
+"""vLLM's V1 engine: priorities, rankings, capped chunks and admission, worked out by hand."""
 
 import pytest
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.sim.llm.ranking import GENERATED_TOKENS, PROMPT_TOKENS
 from tests.reference.engine import Engine
-from tests.reference.hand import batches, kv_used, run
+from tests.reference.hand import batches, by, kv_used, run
 
 
 def test_urgent_requests_are_admitted_first_and_the_least_urgent_is_preempted():
@@ -41,17 +42,19 @@ def test_first_of_the_least_urgent_is_preempted_also_when_it_was_served():
     assert [(p.request, p.iteration) for p in result.preempted[0]] == [(1, 1), (0, 1)]
 
 
-def test_rank_function_orders_the_queue():
-    engine = Engine(8, 1, 4, 9, order=lambda request: request.prompt_tokens)
-    result = run([(0, 5, 1), (0, 2, 1), (0, 5, 1), (0.5, 3, 1)], engine)
+def test_ranking_orders_the_queue():
+    engine = Engine(8, 1, 4, 9, order="rank")
+    ranking = by(lambda row: row[PROMPT_TOKENS], "queue")
+    result = run([(0, 5, 1), (0, 2, 1), (0, 5, 1), (0.5, 3, 1)], engine, ranking=ranking)
     assert batches(result) == ["B2@0", "D3@0", "A5@0", "C5@0"]
 
 
 def test_rank_of_a_preempted_request_is_computed_again():
-    # The most generated tokens first. [2, 3] B lacks a block, is last and is preempted with 2 generated
-    # tokens: it comes to stand before C, which arrived at 0.5 and has none.
-    engine = Engine(8, 2, 2, 4, order=lambda request: -request.generated)
-    result = run([(0, 2, 5), (0, 3, 3), (0.5, 1, 1)], engine)
+    # Keys: 2, 3 and 1. [2, 3] B lacks a block, has the greatest and is preempted with 2 generated tokens: with
+    # a key of -1 now it comes to stand before C.
+    engine = Engine(8, 2, 2, 4, order="rank")
+    ranking = by(lambda row: row[PROMPT_TOKENS] - 2 * row[GENERATED_TOKENS], "queue")
+    result = run([(0, 2, 5), (0, 3, 3), (0.5, 1, 1)], engine, ranking=ranking)
     assert batches(result) == ["A2@0 B3@0", "a@2 b@3", "a@3", "a@4", "a@5", "B5@0 C1@0"]
 
 
@@ -86,7 +89,7 @@ def test_room_for_the_whole_prompt_is_not_set_aside():
         ({"order": "random"}, "order: 'random'"),
         ({"preemption": "kill"}, "preemption: 'kill'"),
         ({"watermark": 1.0, "scheduler": "sarathi"}, "watermark: 1.0"),
-        ({"watermark": 0.1}, "watermark: 0.1 with vllm_v1"),
+        ({"watermark": 0.1, "scheduler": "sglang"}, "watermark: 0.1 with sglang"),
         ({"prefix_caching": True, "scheduler": "orca", "max_model_len": 8}, "prefix_caching: not with"),
         ({"scheduler": "orca"}, "max_model_len: orca"),
     ],

@@ -1,6 +1,16 @@
 """One scheduler a file: each fills `replica.batch` for the iteration that starts now."""
 
-from tests.reference.schedulers import lightllm, orca, sarathi, sglang, vllm_v0, vllm_v1
+from tests.reference.schedulers import (
+    lightllm,
+    multi_bin,
+    orca,
+    ranked,
+    sarathi,
+    sglang,
+    static,
+    vllm_v0,
+    vllm_v1,
+)
 
 SCHEDULE = {
     "vllm_v1": vllm_v1.schedule,
@@ -9,4 +19,7 @@ SCHEDULE = {
     "orca": orca.schedule,
     "lightllm": lightllm.schedule,
     "sglang": sglang.schedule,
+    "ranked": ranked.schedule,
+    "static": static.schedule,
+    "multi_bin": multi_bin.schedule,
 }

@@ -51,19 +51,10 @@ def _decode(replica: "Replica") -> bool:
 
 def _evict(replica: "Replica", victim: "Request") -> None:
     """Swap out if that is wanted and the host has room, else preempt by recompute."""
-    engine = replica.engine
-    blocks = len(victim.table)
-    room = engine.swap_blocks - sum(r.host_blocks for r in replica.swapped)
-    if engine.preemption == "recompute" or blocks > room:
+    if replica.engine.preemption == "swap" and replica.host_has_room(victim):
+        replica.swap_out(victim)
+    else:
         replica.preempt(victim)
-        return
-    replica.note_preemption(victim, "swap")
-    replica.running.remove(victim)
-    replica.release(victim)
-    replica.swapped.append(victim)
-    replica.swapped.sort(key=lambda r: (r.arrival_s, r.index))
-    victim.place, victim.host_blocks = "swapped", blocks
-    replica.extra_s += engine.swap_s_per_block * blocks
 
 
 def _swap_in(replica: "Replica") -> None:
@@ -74,9 +65,6 @@ def _swap_in(replica: "Replica") -> None:
         left = replica.free_blocks - engine.blocks_for(request.computed + 1)
         if left < engine.watermark_blocks:
             return
-        replica.swapped.pop(0)
-        replica.running.append(request)
-        replica.extra_s += engine.swap_s_per_block * request.host_blocks
-        request.place, request.host_blocks = "running", 0
+        replica.swap_in(request)
         replica.take_blocks(request, request.computed + 1)
         replica.serve(request, 1)

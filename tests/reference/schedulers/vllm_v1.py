@@ -47,8 +47,11 @@ def _serve_running(replica: "Replica", threshold: int) -> tuple[int, bool]:
 
 
 def _victim(replica: "Replica") -> "Request":
-    if replica.engine.order == "priority":
-        return max(replica.running, key=lambda r: (r.priority, r.arrival_s))  # the first of equals
+    order = replica.engine.order
+    if order != "fcfs":  # the first of equals
+        return max(
+            replica.running, key=lambda r: (r.priority if order == "priority" else r.rank_key, r.arrival_s)
+        )
     return replica.running[-1]
 
 
@@ -62,9 +65,21 @@ def _admit_waiting(replica: "Replica", budget: int, threshold: int) -> None:
         tokens = _chunk(request.known - computed, budget, threshold)
         free_hits = sum(block.holders == 0 for block in hits)
         in_all = request.known if engine.reserve_full_prompt else computed + tokens
-        if replica.free_blocks < engine.blocks_for(in_all) - len(hits) + free_hits:
+        free = replica.free_blocks - engine.watermark_blocks
+        if free < engine.blocks_for(in_all) - len(hits) + free_hits:
+            return
+        if engine.reserved_output_share and _target(replica, request) > free - _set_aside(replica):
             return
         replica.admit(request, hits)
         replica.take_blocks(request, computed + tokens)
         replica.serve(request, tokens)
         budget -= tokens
+
+
+def _target(replica: "Replica", request: "Request") -> int:
+    return replica.engine.target_blocks(request.known, request.prompt_tokens, replica.output_limit(request))
+
+
+def _set_aside(replica: "Replica") -> int:
+    """Blocks that those running have not taken yet of what they were admitted for."""
+    return sum(max(0, _target(replica, r) - len(r.table)) for r in replica.running)
