@@ -33,6 +33,10 @@ COMMANDS = {
         "train scenario=azure_conv_8xh100 agent=ppo_gnn run_dir=runs/demo",
     ),
     "evaluate": Command("compare policies on requests they never saw", "evaluate run_dir=runs/demo"),
+    "place": Command(
+        "which replicas to make of a number of GPUs, for the most goodput",
+        "place scenario=disaggregated_4p4d gpus=8",
+    ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
     "profile": Command("measure operators and decoder layers on this GPU", "profile out=runs/profile"),
     "calibrate": Command(

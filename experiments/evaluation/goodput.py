@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.metrics import attains_slo
+from servegym.envs.metrics import SloLimits, attains_slo
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.router import Router
+from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.workloads import Workload
 from servegym.experiments.evaluation.statistics import Estimate, estimate
 
@@ -33,7 +34,10 @@ MOST_STEPS = 40
 
 @dataclass(frozen=True, eq=False)
 class Goodput:
-    """What a search found: `rates` (S,), one a seed, in the search's own unit; 0 where none is low enough."""
+    """What a search found: `rates` (S,), one a seed, in the search's own unit.
+
+    0 where no rate is low enough, infinity where the requests of a seed keep the limits all at once.
+    """
 
     share: float
     seeds: Sequence[int]
@@ -41,7 +45,15 @@ class Goodput:
 
     @property
     def estimate(self) -> Estimate:
-        """Interquartile mean over the seeds with its 95 % bootstrap interval; of one seed a point."""
+        """Interquartile mean over the seeds with its 95 % bootstrap interval; of one seed a point.
+
+        InputError where a rate is infinite.
+        """
+        if np.isinf(self.rates).any():
+            raise InputError(
+                f"goodput: {self.share:.0%} of the requests keep the limits even if all come at once; a "
+                "limit must be shorter or the workload longer"
+            )
         return estimate(self.rates)
 
 
@@ -49,8 +61,8 @@ def largest_rate(holds: Callable[[float], bool], guess: float, tolerance: float 
     """The largest rate at which something holds that fails at all larger ones, by bisection of its logarithm.
 
     From `guess` the rate is doubled until it fails or halved until it holds. The answer is a rate that holds,
-    and one that is `1 + tolerance` as large fails; 0 where it fails at the lowest rate tried. InputError
-    where it holds at the highest one, or for a guess that is not above 0 and finite.
+    and one that is `1 + tolerance` as large fails; 0 where it fails at the lowest rate tried, infinity where
+    it holds at the highest one. InputError for a guess that is not above 0 and finite.
     """
     if not 0 < guess < math.inf:
         raise InputError(f"first rate = {guess}: must be above 0 and finite")
@@ -60,10 +72,8 @@ def largest_rate(holds: Callable[[float], bool], guess: float, tolerance: float 
             break
         rate = 2 * holding if holding > 0 else failing / 2
         holding, failing = (rate, failing) if holds(rate) else (holding, rate)
-    if failing == math.inf:
-        raise InputError(f"goodput: the limits are kept even at {holding:.3g}: one of them must be finite")
-    if holding == 0:
-        return 0.0
+    if holding == 0 or failing == math.inf:
+        return holding and math.inf
     while failing > holding * (1 + tolerance):
         rate = math.sqrt(holding * failing)
         holding, failing = (rate, failing) if holds(rate) else (holding, rate)
@@ -93,27 +103,44 @@ def find_goodput(
             return attainment(rate, seed) >= share
 
         rates.append(largest_rate(holds, guess, tolerance))
-        guess = rates[-1] or guess  # the seeds' answers are alike
+        if 0 < rates[-1] < math.inf:
+            guess = rates[-1]  # the seeds' answers are alike
     return Goodput(share, list(seeds), np.array(rates))
 
 
+@dataclass(frozen=True, eq=False)
+class Demand:
+    """What comes and what it was promised: the requests of a seed, and the limits of theirs."""
+
+    workload: Callable[[int], Workload]
+    limits: Callable[[Workload], SloLimits]
+
+    def attainment(self, serve: Callable[[Workload, int], Results]) -> Attainment:
+        """Of what serves a workload with a seed, by the rate in requests/s at which the requests come.
+
+        That is the mean rate of the requests themselves. InputError where a seed has fewer than two.
+        """
+        workloads: dict[int, Workload] = {}
+
+        def attainment(rate: float, seed: int) -> float:
+            if seed not in workloads:
+                workloads[seed] = self.workload(seed)
+            workload = workloads[seed]
+            if not workload.rate_rps > 0:
+                raise InputError(
+                    f"{workload.name}, seed {seed}: has {workload.num_requests} requests, a goodput needs at "
+                    "least 2 that do not come at once"
+                )
+            results = serve(workload.scale_rate(rate / workload.rate_rps), seed)
+            return float(attains_slo(results, self.limits(workload)).mean())
+
+        return attainment
+
+
 def routing_attainment(scenario: Scenario, router: Router) -> Attainment:
-    """Of the scenario's test workload of a seed, at a rate in requests/s of its own, under a router.
+    """Of the test workloads of a scenario under a router; the limits are the classes' or the objective's.
 
-    Rates are those of the simulated requests themselves, not `rate_rps`, which is the training part's.
+    Rates are those of the simulated requests, not `rate_rps`, which is the training part's.
     """
-    workloads: dict[int, Workload] = {}
-
-    def attainment(rate: float, seed: int) -> float:
-        if seed not in workloads:
-            workloads[seed] = scenario.traffic.test_workload(seed)
-        workload = workloads[seed]
-        if not workload.rate_rps > 0:
-            raise InputError(
-                f"scenario {scenario.name}: a goodput needs at least 2 requests with seed {seed}, there are "
-                f"{workload.num_requests}"
-            )
-        results = scenario.simulate(workload.scale_rate(rate / workload.rate_rps), router, seed=seed)
-        return float(attains_slo(results, scenario.slo_limits(workload)).mean())
-
-    return attainment
+    demand = Demand(scenario.traffic.test_workload, scenario.slo_limits)
+    return demand.attainment(lambda workload, seed: scenario.simulate(workload, router, seed=seed))

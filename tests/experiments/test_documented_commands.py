@@ -28,6 +28,7 @@ REDUCTIONS = {
     "train": SHORT_TRAINING,
     "bench": (*SHORT_BENCH, *FEW_REQUESTS),
     "evaluate": ("seeds=3",),
+    "place": ("seeds=1", "gpus=2", "tensor_parallel=[1]"),
     "profile": SMALL_PROFILE,
     "calibrate": ("model=batch",),  # a CPU has no roofline
     "validate": ("device=a100_sxm", "software=vllm", "folds=2"),

@@ -39,9 +39,11 @@ def test_seeds_give_an_interval() -> None:
     assert 10 < found.low < found.iqm < found.high < 17
 
 
-def test_limits_that_nothing_breaks_are_refused() -> None:
-    with pytest.raises(InputError, match="one of them must be finite"):
-        largest_rate(lambda rate: True, 1.0)
+def test_limits_that_nothing_breaks_have_no_estimate() -> None:
+    found = find_goodput(lambda rate, seed: 1.0, guess=1.0)
+    assert found.rates.tolist() == [math.inf]
+    with pytest.raises(InputError, match="even if all come at once"):
+        _ = found.estimate
 
 
 @pytest.mark.parametrize(
