@@ -5,7 +5,8 @@ import pytest
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.ranking import GENERATED_TOKENS, PROMPT_TOKENS
 from tests.reference.engine import Engine
-from tests.reference.hand import batches, by, kv_used, run
+from tests.reference.hand import ONE_SECOND, batches, by, kv_used, run, run_fleet
+from tests.reference.settings import ReplicaSpec
 
 
 def test_urgent_requests_are_admitted_first_and_the_least_urgent_is_preempted():
@@ -50,8 +51,8 @@ def test_ranking_orders_the_queue():
 
 
 def test_rank_of_a_preempted_request_is_computed_again():
-    # Keys: 2, 3 and 1. [2, 3] B lacks a block, has the greatest and is preempted with 2 generated tokens: with
-    # a key of -1 now it comes to stand before C.
+    # Keys: 2, 3 and 1. [2, 3] B lacks a block, has the greatest and is preempted with 2 generated tokens:
+    # with a key of -1 now it comes to stand before C.
     engine = Engine(8, 2, 2, 4, order="rank")
     ranking = by(lambda row: row[PROMPT_TOKENS] - 2 * row[GENERATED_TOKENS], "queue")
     result = run([(0, 2, 5), (0, 3, 3), (0.5, 1, 1)], engine, ranking=ranking)
@@ -92,8 +93,68 @@ def test_room_for_the_whole_prompt_is_not_set_aside():
         ({"watermark": 0.1, "scheduler": "sglang"}, "watermark: 0.1 with sglang"),
         ({"prefix_caching": True, "scheduler": "orca", "max_model_len": 8}, "prefix_caching: not with"),
         ({"scheduler": "orca"}, "max_model_len: orca"),
+        ({"reserved_output_share": 1.5}, "reserved_output_share: 1.5"),
+        ({"reserved_output_share": 0.5, "prefix_caching": True}, "reserved_output_share: only"),
+        ({"reserved_output_share": 0.5, "scheduler": "sarathi"}, "reserved_output_share: only"),
     ],
 )
 def test_settings_that_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         Engine(8, 4, 4, 9, **settings)
+
+
+A_B_C = [(0, 2, 5), (0, 2, 5), (0, 2, 5)]  # 6 blocks of 1 each at the end
+
+
+@pytest.mark.parametrize(
+    ("share", "preemptions", "expected"),
+    [
+        # 8 blocks. All three are admitted. [1, 2] C lacks a block, [3, 4] A lacks B's, [6, 7] B again C's.
+        (0.0, [0, 1, 2], ["A2@0 B2@0 C2@0", "a@2 b@2", "a@3 b@3", "a@4", "a@5", "B5@0 C3@0", "b@5"]),
+        # 2 + 2 blocks each: two fill the cache. [3, 4] A lacks one, and B is preempted with 5 known tokens.
+        (0.5, [0, 1, 0], ["A2@0 B2@0", "a@2 b@2", "a@3 b@3", "a@4", "a@5", "B5@0", "b@5", "C2@0"]),
+        # 2 + 4 blocks each: one after the other.
+        (1.0, [0, 0, 0], ["A2@0", "a@2", "a@3", "a@4", "a@5", "B2@0", "b@2"]),
+    ],
+)
+def test_admission_sets_aside_a_share_of_the_output_limits(share, preemptions, expected):
+    result = run(A_B_C, Engine(8, 4, 1, 8, reserved_output_share=share))
+    assert batches(result)[: len(expected)] == expected
+    assert result.preemptions.tolist() == preemptions
+
+
+def test_what_is_set_aside_leaves_the_watermark_free():
+    # 2 + 2 blocks each; 10 blocks, 2 of them the watermark: A and B, but not C.
+    engine = Engine(8, 4, 1, 10, reserved_output_share=0.5, watermark=0.2)
+    assert batches(run(A_B_C, engine))[:2] == ["A2@0 B2@0", "a@2 b@2"]
+
+
+def test_watermark_stays_free_at_admission():
+    # 10 blocks, 3 the watermark: B's 4 are not to be had beside A's 4 or 5.
+    engine = Engine(8, 4, 1, 10, watermark=0.3)
+    assert batches(run([(0, 4, 2), (0, 4, 1)], engine)) == ["A4@0", "a@4", "B4@0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"watermark": 0.3}, 9),  # 7 and 2
+        ({"reserved_output_share": 0.5}, 9),  # 4 + 5
+        ({"reserved_output_share": 0.1, "watermark": 0.3}, 9),  # 7 in the end, more than 4 + 1; and 2
+    ],
+)
+def test_request_that_could_never_be_admitted_is_refused(settings, needed):
+    run([(0, 4, 4)], Engine(8, 4, 1, 8), max_output_tokens=[10])
+    with pytest.raises(InputError, match=f"may need {needed} KV blocks of 8"):
+        run([(0, 4, 4)], Engine(8, 4, 1, 8, **settings), max_output_tokens=[10])
+
+
+def test_replica_that_only_prefills_sets_nothing_aside():
+    # A's limit of 5 tokens makes 7 blocks; where it prefills there are 4.
+    replicas = [
+        ReplicaSpec(Engine(8, 4, 1, blocks, reserved_output_share=1.0), ONE_SECOND, role)
+        for role, blocks in (("prefill", 4), ("decode", 7))
+    ]
+    result = run_fleet([(0, 3, 3)], replicas, columns={"max_output_tokens": [5]})
+    assert batches(result, 0) == ["A3@0"]
+    assert batches(result, 1) == ["a@3", "a@4"]
