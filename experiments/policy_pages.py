@@ -88,12 +88,11 @@ def _index() -> str:
     for family, policies in FAMILIES.items():
         for name, make in policies.items():
             publication = publication_of(make)
-            rows.append(
-                f"| [{name}]({name}.md) | {family} | {publication.source} | {publication.evidence.value} |"
-            )
+            known = f"{publication.source} | {publication.evidence.value}"
+            rows.append(f"| [{name}]({name}.md) | {family} | {known} |")
     return (
-        "# Published policies\n\nWritten by `python -m servegym.experiments.policy_pages docs/policies`; what "
-        "each does in comparison with its paper is in [claims.md](../claims.md).\n\n"
+        "# Published policies\n\nWritten by `python -m servegym.experiments.policy_pages docs/policies`; what each "
+        "does in comparison with its paper is in [claims.md](../claims.md).\n\n"
         "| name | family | source | evidence |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
     )
 
