@@ -13,14 +13,20 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.parameters import allowed_of
 from servegym.agents.published import publication_of
+from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.output_folder import output_folder
 from servegym.envs.sim.llm.needs import NEEDS
 from servegym.experiments.configs import FROM_SCENARIO
 
-FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {"router": ROUTERS}
+FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {"router": ROUTERS, "scheduler": SCHEDULERS}
 """What makes each policy, by family (the key of a command that chooses one) and by name."""
 
 INDEX = "README.md"
+
+INTRODUCTION = """# Published policies
+
+Written by `python -m servegym.experiments.policy_pages docs/policies`. What comes of them in comparison with
+their papers is in [claims.md](../claims.md)."""
 
 
 def pages() -> dict[str, str]:
@@ -90,11 +96,8 @@ def _index() -> str:
             publication = publication_of(make)
             known = f"{publication.source} | {publication.evidence.value}"
             rows.append(f"| [{name}]({name}.md) | {family} | {known} |")
-    return (
-        "# Published policies\n\nWritten by `python -m servegym.experiments.policy_pages docs/policies`; what each "
-        "does in comparison with its paper is in [claims.md](../claims.md).\n\n"
-        "| name | family | source | evidence |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
-    )
+    table = "| name | family | source | evidence |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    return f"{INTRODUCTION}\n\n{table}\n"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import pytest
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.parameters import PositiveInt
 from servegym.agents.published import Evidence, publication_of, published
+from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.errors import InputError
 
 
@@ -23,9 +24,12 @@ def test_it_is_kept_and_parameters_are_checked() -> None:
         made(0)
 
 
-@pytest.mark.parametrize("name", ROUTERS)
-def test_every_router_says_where_it_is_from(name: str) -> None:
-    publication = publication_of(ROUTERS[name])
-    assert publication.family == "router"
+FAMILIES = {"router": ROUTERS, "scheduler": SCHEDULERS}
+
+
+@pytest.mark.parametrize(("family", "name"), [(f, name) for f in FAMILIES for name in FAMILIES[f]])
+def test_every_policy_says_where_it_is_from(family: str, name: str) -> None:
+    publication = publication_of(FAMILIES[family][name])
+    assert publication.family == family
     assert publication.source
     assert publication.complexity.startswith("O(")
