@@ -48,7 +48,7 @@ def random_workload(random, size):
     )
 
 
-def random_engine(random, scheduler):
+def random_engine(random, scheduler, order=None):
     """Blocks for hardly more than the longest request."""
     caches = scheduler in ("vllm_v1", "sglang") and random.random() < 0.7
     whole_prompts = scheduler in ("vllm_v0", "orca", "lightllm", "static", "multi_bin")
@@ -62,7 +62,7 @@ def random_engine(random, scheduler):
         block_size=block_size,
         num_kv_blocks=64 // block_size + spare,
         scheduler=scheduler,
-        order=str(random.choice(["fcfs", "priority"])) if scheduler != "multi_bin" else "rank",
+        order=order or ("rank" if scheduler == "multi_bin" else str(random.choice(["fcfs", "priority"]))),
         prefix_caching=caches,
         long_prefill_token_threshold=int(random.choice([0, 4])),
         reserve_full_prompt=bool(random.random() < 0.5),
