@@ -15,6 +15,7 @@ COST = cost_of(overhead_s=0.25, token_s=0.125)
 RANKINGS = {
     "ranked": by(lambda row: row[PROMPT_TOKENS] + 2 * row[GENERATED_TOKENS]),
     "multi_bin": by(lambda row: row[PROMPT_TOKENS] // 6, "queue"),
+    "vllm_v1": by(lambda row: row[PROMPT_TOKENS] - 2 * row[GENERATED_TOKENS], "queue"),
 }
 
 
@@ -56,16 +57,20 @@ def random_engine(random, scheduler, order=None):
     max_num_seqs = int(random.integers(3, 7))
     spare = max_num_seqs if scheduler == "lightllm" else 1
     swap_ahead = int(random.choice([0, 4])) if scheduler == "ranked" else 0
+    careful = scheduler == "vllm_v1" and random.random() < 0.5
+    orders = ["fcfs", "priority", "rank"] if scheduler == "vllm_v1" else ["fcfs", "priority"]
     return Engine(
         max_num_batched_tokens=64 if whole_prompts else int(random.integers(7, 20)),
         max_num_seqs=max_num_seqs,
         block_size=block_size,
-        num_kv_blocks=64 // block_size + spare,
+        num_kv_blocks=64 // block_size + (4 if careful else spare),
         scheduler=scheduler,
-        order=order or ("rank" if scheduler == "multi_bin" else str(random.choice(["fcfs", "priority"]))),
+        order=order or ("rank" if scheduler == "multi_bin" else str(random.choice(orders))),
         prefix_caching=caches,
         long_prefill_token_threshold=int(random.choice([0, 4])),
         reserve_full_prompt=bool(random.random() < 0.5),
+        watermark=0.05 if careful else None,
+        reserved_output_share=float(random.choice([0.25, 1.0])) if careful and not caches else 0.0,
         preemption="swap" if swap_ahead else str(random.choice(["recompute", "swap"])),
         swap_blocks=16,
         swap_s_per_block=0.125,
@@ -95,6 +100,18 @@ def test_every_scheduler_serves_everything(scheduler):
     if scheduler != "sglang":  # see below
         assert (preempted > 0) == (scheduler in ("vllm_v1", "sarathi", "vllm_v0", "ranked"))
     assert (hits > 0) == (scheduler in ("vllm_v1", "sglang"))
+
+
+def test_nobody_is_preempted_where_the_whole_output_is_set_aside():
+    preempted = {0.0: 0, 1.0: 0}
+    for seed in range(6):
+        for share in preempted:
+            engine = Engine(16, 6, 1 + seed % 3, 64, reserved_output_share=share)
+            workload = random_workload(np.random.default_rng(seed), 30)
+            result = simulate_fleet(workload, lambda *_: 0, replicas=[ReplicaSpec(engine, COST)])
+            preempted[share] += result.preemptions.sum()
+    assert preempted[0.0] > 0
+    assert preempted[1.0] == 0
 
 
 @pytest.mark.parametrize("prefix_caching", [False, True])
@@ -142,6 +159,7 @@ def test_fleet_of_everything_loses_nothing(seed):
         workload,
         choose,
         replicas=replicas,
+        ranking=RANKINGS["vllm_v1"],
         dispatch_latency_s=float(random.choice([0.0, 0.25])),
         state_delay_s=float(random.choice([0.0, 0.5])),
         encode_overhead_s=0.25,
