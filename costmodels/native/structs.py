@@ -104,7 +104,7 @@ def _short_name(fields: Any) -> str:
     return hashlib.sha256(str(fields).encode()).hexdigest()[:16]
 
 
-Constants = tuple[tuple[str, int], ...]
+Constants = tuple[tuple[str, float], ...]
 """Fields that have always the same value, and that value."""
 
 
@@ -125,7 +125,7 @@ class StructArrayType(types.Type):
 
 
 @functools.cache
-def knowing(struct_type: Any, field: str, **constants: int) -> Any:
+def knowing(struct_type: Any, field: str, **constants: float) -> Any:
     """The type of a struct to code that is compiled for some of them only: those where the struct in `field`,
     or the one struct of an array, has these values in its fields.
 

@@ -13,12 +13,14 @@ from servegym.envs.workloads.slo import SloClass
 def with_clients(workload: Workload, clients: ClientsConfig, seed: np.random.SeedSequence) -> Workload:
     """The same N requests with the columns that `clients` asks for; each has a stream of its own.
 
-    cancel_after_s, priority, slo_class are replaced where they are drawn; images come on top of the prompt.
+    cancel_after_s, priority, tenant, slo_class are replaced where they are drawn; images come on top of the
+    prompt.
     """
-    if not (clients.cancel_share or clients.priority_shares or clients.slo_classes or clients.image_share):
+    drawn = (clients.priority_shares, clients.tenant_shares, clients.slo_classes)
+    if not (clients.cancel_share or clients.image_share or any(drawn)):
         return workload
     count = workload.num_requests
-    patience, priorities, classes, images = map(np.random.default_rng, seed.spawn(4))
+    patience, priorities, classes, images, tenants = map(np.random.default_rng, seed.spawn(5))
     columns: dict[str, Any] = {}
     if clients.cancel_share > 0:
         gives_up = patience.random(count) < clients.cancel_share
@@ -26,6 +28,8 @@ def with_clients(workload: Workload, clients: ClientsConfig, seed: np.random.See
         columns["cancel_after_s"] = np.where(gives_up, seconds, np.inf)
     if clients.priority_shares:
         columns["priority"] = _draw(priorities, clients.priority_shares, count)
+    if clients.tenant_shares:
+        columns["tenant"] = _draw(tenants, clients.tenant_shares, count)
     if clients.slo_classes:
         columns["slo_class"] = _draw(classes, [each.share for each in clients.slo_classes], count)
         columns["slo_classes"] = tuple(

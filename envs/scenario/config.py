@@ -44,6 +44,7 @@ class ClientsConfig:
     cancel_share: float = 0.0  # of the requests, in [0, 1]: their clients give up after a while
     mean_patience_s: float = 60.0  # of these clients, exponentially distributed; above 0
     priority_shares: list[float] = field(default_factory=list)  # of priority 0 (most urgent), 1, ...; sum 1
+    tenant_shares: list[float] = field(default_factory=list)  # of the requests of client 0, 1, ...; sum 1
     slo_classes: list[SloClassConfig] = field(default_factory=list)  # none: objective's limits for all
     image_share: float = 0.0  # of the requests, in [0, 1]: images come before their prompt
     image_tokens: int = 576  # that these images add to the prompt, at least 1
@@ -69,6 +70,7 @@ class ClientsConfig:
             "at least 1",
         )
         _require_shares("scenario.workload.clients.priority_shares", self.priority_shares)
+        _require_shares("scenario.workload.clients.tenant_shares", self.tenant_shares)
         _require_shares("scenario.workload.clients.slo_classes", [each.share for each in self.slo_classes])
         for number, each in enumerate(self.slo_classes):
             for key in ("ttft_s", "tpot_s"):
@@ -191,13 +193,15 @@ class EngineConfig:
     prefix_caching: bool = False
     long_prefill_token_threshold: int = 0  # 0: off
     reserve_full_prompt: bool = True
-    watermark: float | None = None  # null: 0.01 where the scheduler has one
+    watermark: float | None = None  # null: 0.01 with sarathi and vllm_v0, else 0
     max_padded_prefill_tokens: int = 0  # 0: off
     preemption: str = "recompute"  # or swap
     swap_blocks: int = 0
     swap_s_per_block: float = 0.0
     max_model_len: int = 0  # 0: none
     decodes_between_prefills: int = 10
+    reserved_output_share: float = 0.0  # 0: as vLLM
+    swap_ahead_blocks: int = 0  # 0: off
 
 
 @dataclass

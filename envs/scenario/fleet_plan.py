@@ -19,6 +19,7 @@ from servegym.envs.scenario.config import EngineConfig, ScenarioConfig, require
 from servegym.envs.scenario.fleet_config import FleetConfig, PoolConfig
 from servegym.envs.sim.llm.cluster.plan import ROLES, Failure, FleetPlan, Member, Migration
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.ranking import Ranking
 
 Made = TypeVar("Made")
 
@@ -27,8 +28,10 @@ _LATER = ("dispatch_latency_s", "state_delay_s", "encode_overhead_s", "encode_s_
 _KEY = "scenario.fleet"
 
 
-def fleet_plan(config: ScenarioConfig, migration: Migration | None = None) -> FleetPlan:
-    """The replicas of a scenario, pool after pool, and how they are operated.
+def fleet_plan(
+    config: ScenarioConfig, migration: Migration | None = None, ranking: Ranking | None = None
+) -> FleetPlan:
+    """The replicas of a scenario, pool after pool, and how they are operated; their engines use a ranking.
 
     Raises InputError in one line that begins with the full key of what is out of range, unknown, or does not
     go together.
@@ -53,7 +56,7 @@ def fleet_plan(config: ScenarioConfig, migration: Migration | None = None) -> Fl
         count = pool.replicas if fleet.pools else fleet.replicas
         shown = "null" if count is None else count
         require(0 < (count or 0) <= MOST_REPLICAS, f"{where}.replicas", shown, allowed)
-        members += [_Pool(config, pool, where).member(costs)] * pool.replicas
+        members += [_Pool(config, pool, where, ranking).member(costs)] * pool.replicas
         pool_of += [number] * pool.replicas
     require(len(members) <= MOST_REPLICAS, f"{_KEY}.pools", f"{len(members)} replicas", allowed)
     failures = [
@@ -77,10 +80,11 @@ def fleet_plan(config: ScenarioConfig, migration: Migration | None = None) -> Fl
 class _Pool:
     """A pool with what it takes from the fleet."""
 
-    def __init__(self, config: ScenarioConfig, pool: PoolConfig, where: str) -> None:
+    def __init__(self, config: ScenarioConfig, pool: PoolConfig, where: str, ranking: Ranking | None) -> None:
         self.config = config
         self.pool = pool
         self.where = where  # its key
+        self.ranking = ranking
 
     def member(self, costs: dict[Any, IterationCost]) -> Member:
         """One of its replicas; equal ones share one of `costs`."""
@@ -109,8 +113,17 @@ class _Pool:
         require(
             settings.order in ("fcfs", "priority"), f"{engine_key}.order", settings.order, "fcfs or priority"
         )
+        for scheduler in ("ranked", "multi_bin"):
+            require(
+                settings.scheduler != scheduler,
+                f"{engine_key}.scheduler",
+                scheduler,
+                "another: it comes with a ranking (scheduler=... of servegym simulate)",
+            )
         values = {field.name: getattr(settings, field.name) for field in fields(settings)}
         engine = _named(engine_key.removesuffix("engine"), Engine, **values)
+        if self.ranking is not None:
+            engine = _named(engine_key.removesuffix("engine"), self.ranking.applied_to, engine)
         kind = (gpu.name, tensor_parallel, astuple(engine))
         if kind not in costs:
             cost = CLOCKS[self.config.costmodel.kind](model, gpu, tensor_parallel, engine)

@@ -1,5 +1,7 @@
 """A scenario fixes everything but the router: workload, fleet, engine, cost model, objective."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from servegym.costmodels.errors import InputError
@@ -11,6 +13,7 @@ from servegym.envs.scenario.traffic import Traffic
 from servegym.envs.sim.llm.cluster.plan import Migration
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.needs import refuse_unmet_needs
+from servegym.envs.sim.llm.ranking import Ranking
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import FLEET_COLUMNS, Results, simulate
 from servegym.envs.workloads import Workload
@@ -19,16 +22,20 @@ from servegym.envs.workloads import Workload
 class Scenario:
     """A scenario ready to run. Raises InputError for any value that does not fit the others.
 
-    migration: who moves running requests, None for nobody.
+    migration: who moves running requests, None for nobody. ranking: who goes first on a replica, None as its
+    engine has it.
     plan: the fleet. engine, cost: of the first replica that has them; in a plain fleet of all.
     extra: the first key that asks for more than a plain fleet, whose equal replicas are always there, known
     at once and reached at once by requests that come by themselves and stay to their end; None without any.
     """
 
-    def __init__(self, config: ScenarioConfig, migration: Migration | None = None) -> None:
+    def __init__(
+        self, config: ScenarioConfig, migration: Migration | None = None, ranking: Ranking | None = None
+    ) -> None:
         self.config = config
+        self.ranking = ranking
         self.name = config.name
-        self.plan = fleet_plan(config, migration)
+        self.plan = fleet_plan(config, migration, ranking)
         self.num_replicas = len(self.plan.replicas)
         self.engine, self.cost = next(
             (each.engine, each.cost) for each in self.plan.replicas if each.engine and each.cost
@@ -78,24 +85,33 @@ class Scenario:
         Raises InputError where a request can never be served, or goes to a replica that is not available.
         """
         if not self.is_plain:
-            return simulate_fleet(workload, router, self.plan, seed=seed, log=log)
+            return simulate_fleet(workload, router, self.plan, ranking=self.ranking, seed=seed, log=log)
         return simulate(
             workload,
             router,
             num_replicas=self.num_replicas,
             engine=self.engine,
             cost=self.cost,
+            ranking=self.ranking,
             seed=seed,
             log=log,
         )
 
     def check_router(self, router: Router) -> None:
         """Raises InputError where a test workload or the fleet lacks what the router needs."""
-        if router.needs:
+        self._refuse_unmet_needs(f"router {router.name}", router.needs)
+
+    def check_ranking(self) -> None:
+        """Raises InputError where a test workload or the fleet lacks what the ranking, if any, needs."""
+        if self.ranking is not None:
+            self._refuse_unmet_needs(f"scheduler {self.ranking.name}", self.ranking.needs)
+
+    def _refuse_unmet_needs(self, who: str, needs: Collection[str]) -> None:
+        if needs:
             members = self.plan.replicas
             refuse_unmet_needs(
-                router.name,
-                router.needs,
+                who,
+                needs,
                 self.traffic.test_workload(0),
                 [member.engine for member in members],
                 [member.role for member in members],

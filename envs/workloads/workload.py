@@ -51,6 +51,7 @@ class Workload:
     slo_class: Annotated[npt.NDArray[np.int16] | None, integers(np.int16, 0)] = None  # index into slo_classes
     slo_classes: tuple[SloClass, ...] = ()
     priority: Annotated[Ints | None, integers(np.int32)] = None  # lower is more urgent, as in vLLM
+    tenant: Annotated[Ints | None, integers(np.int32, 0)] = None  # number of the client it belongs to
     max_output_tokens: Annotated[Ints | None, integers(np.int32, 1)] = (
         None  # the client's limit on the output
     )

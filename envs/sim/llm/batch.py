@@ -15,8 +15,8 @@ from servegym.envs.sim.llm.prefix_cache import evict_to_fit, give_back, publish,
 from servegym.envs.sim.llm.queues import (
     append_prefilling,
     append_running,
+    insert_in_order,
     insert_running_after,
-    insert_waiting,
     pop_waiting,
     prepend_waiting,
     push_due,
@@ -26,7 +26,7 @@ from servegym.envs.sim.llm.queues import (
     remove_waiting,
 )
 from servegym.envs.sim.llm.search_tree import arrived_before
-from servegym.envs.sim.llm.state import DECODING, HELD, NOBODY, PREFILLING, WAITING, Fleet
+from servegym.envs.sim.llm.state import DECODING, HELD, NOBODY, PAUSED, PREFILLING, WAITING, Fleet
 
 
 @kernel
@@ -217,6 +217,16 @@ def leave_decodes(fleet: Fleet, replica_id: int, request_id: int) -> None:
 
 
 @kernel
+def leave_paused(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Takes a request out of the sums over those paused."""
+    replica = fleet.replicas[replica_id]
+    request = fleet.requests[request_id]
+    replica.prefill_blocks -= request.blocks
+    replica.num_paused -= 1
+    replica.paused_context -= request.computed
+
+
+@kernel
 def computed_tokens(fleet: Fleet, replica_id: int, request_id: int) -> int:
     """Tokens of a running request that have their KV entries."""
     request = fleet.requests[request_id]
@@ -254,6 +264,9 @@ def leave_running(fleet: Fleet, replica_id: int, request_id: int) -> int:
         remove_due(fleet.due[replica_id], replica.num_decodes, request_id)
         leave_decodes(fleet, replica_id, request_id)
         replica.prefill_blocks -= engine.reserved_blocks
+    elif request.state == PAUSED:
+        computed = request.computed
+        leave_paused(fleet, replica_id, request_id)
     else:
         computed = request.computed
         take_back_chunk(fleet, replica_id, request_id)
@@ -310,7 +323,7 @@ def preempt(fleet: Fleet, replica_id: int, request_id: int) -> None:
     if engine.order == FCFS:
         prepend_waiting(fleet, replica_id, request_id)
     else:
-        insert_waiting(fleet, replica_id, request_id)
+        insert_in_order(fleet, replica_id, request_id, replica.clock_s)
 
 
 @kernel

@@ -9,10 +9,21 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import Workload
 
-SCHEDULERS = ("vllm_v1", "sarathi", "vllm_v0", "orca", "lightllm", "sglang", "agent")
+SCHEDULERS = (
+    "vllm_v1",
+    "sarathi",
+    "vllm_v0",
+    "orca",
+    "lightllm",
+    "sglang",
+    "ranked",
+    "static",
+    "multi_bin",
+    "agent",
+)
 """By number: the position here is what compiled code branches on."""
 
-VLLM_V1, SARATHI, VLLM_V0, ORCA, LIGHTLLM, SGLANG, AGENT = range(len(SCHEDULERS))
+VLLM_V1, SARATHI, VLLM_V0, ORCA, LIGHTLLM, SGLANG, RANKED, STATIC, MULTI_BIN, AGENT = range(len(SCHEDULERS))
 
 MAX_NUM_SEQS = 2**16 - 1  # counts of decodes have 16 bits
 
@@ -40,6 +51,8 @@ class EngineNumbers(NamedTuple):
     decodes_between_prefills: int
     restart_cuts_prompt: int
     counts_energy: int  # the joules of its iterations are added up
+    reserved_output_share: float
+    swap_ahead_blocks: int
     reserved_blocks: int  # Orca: of every running request; 0: blocks follow the tokens
 
 
@@ -73,6 +86,8 @@ class Engine:
     max_model_len: int = 0
     decodes_between_prefills: int = 10
     restart_cuts_prompt: bool = False
+    reserved_output_share: float = 0.0
+    swap_ahead_blocks: int = 0
 
     def __post_init__(self) -> None:
         for key in ("max_num_batched_tokens", "max_num_seqs", "num_kv_blocks", "block_size"):
@@ -80,7 +95,12 @@ class Engine:
                 raise InputError(f"engine.{key} = {getattr(self, key)}: must be at least 1")
         if self.max_num_seqs > MAX_NUM_SEQS:
             raise InputError(f"engine.max_num_seqs = {self.max_num_seqs}: must be at most {MAX_NUM_SEQS}")
-        for key in ("long_prefill_token_threshold", "max_padded_prefill_tokens", "max_model_len"):
+        for key in (
+            "long_prefill_token_threshold",
+            "max_padded_prefill_tokens",
+            "max_model_len",
+            "swap_ahead_blocks",
+        ):
             if getattr(self, key) < 0:
                 raise InputError(f"engine.{key} = {getattr(self, key)}: must be at least 0 (0: off)")
         # Sarathi admits nobody beyond its budget, so that more seats than tokens are never taken by decodes.
@@ -98,6 +118,10 @@ class Engine:
                 raise InputError(f"engine.{key} = {getattr(self, key)}: must be one of {', '.join(allowed)}")
         if self.watermark is not None and not 0 <= self.watermark < 1:
             raise InputError(f"engine.watermark = {self.watermark}: must be at least 0 and below 1")
+        if not 0 <= self.reserved_output_share <= 1:
+            raise InputError(
+                f"engine.reserved_output_share = {self.reserved_output_share}: must be from 0 to 1"
+            )
         if self.decodes_between_prefills < 1:
             raise InputError(
                 f"engine.decodes_between_prefills = {self.decodes_between_prefills}: must be at least 1"
@@ -115,8 +139,10 @@ class Engine:
             "long_prefill_token_threshold": ("vllm_v1",),
             "prefix_caching": ("vllm_v1", "sglang"),
             "max_padded_prefill_tokens": ("vllm_v0",),
-            "swap_blocks": ("vllm_v0",),
-            "watermark": ("sarathi", "vllm_v0"),
+            "swap_blocks": ("vllm_v0", "ranked"),
+            "swap_ahead_blocks": ("ranked",),
+            "watermark": ("sarathi", "vllm_v0", "vllm_v1", "ranked"),
+            "reserved_output_share": ("vllm_v1",),
             "max_model_len": ("orca",),
         }
         defaults = {field.name: field.default for field in fields(self)}
@@ -131,6 +157,14 @@ class Engine:
                 f"engine.preemption = {self.preemption}, swap_blocks = {self.swap_blocks}: swapping needs "
                 "host memory, and only swapping does"
             )
+        if self.swap_ahead_blocks > 0 and self.preemption != "swap":
+            raise InputError(
+                f"engine.swap_ahead_blocks = {self.swap_ahead_blocks}: must be 0 without preemption swap"
+            )
+        if self.reserved_output_share > 0 and self.prefix_caching:
+            raise InputError(
+                f"engine.reserved_output_share = {self.reserved_output_share}: must be 0 with prefix_caching"
+            )
         if self.max_padded_prefill_tokens > self.max_num_batched_tokens:
             raise InputError(
                 f"engine.max_padded_prefill_tokens = {self.max_padded_prefill_tokens}: must be at most "
@@ -143,8 +177,13 @@ class Engine:
                 f"engine.max_model_len = {self.max_model_len}: orca reserves "
                 f"{self._blocks(self.max_model_len)} KV blocks, num_kv_blocks is {self.num_kv_blocks}"
             )
-        if self.order != "fcfs" and self.scheduler == "sglang":
-            raise InputError(f"engine.order = {self.order}: sglang orders by prefix, must be fcfs")
+        if self.order != "fcfs" and self.scheduler in ("sglang", "ranked"):
+            by_what = "prefix" if self.scheduler == "sglang" else "the keys of all its requests"
+            raise InputError(
+                f"engine.order = {self.order}: {self.scheduler} orders by {by_what}, must be fcfs"
+            )
+        if self.order != "rank" and self.scheduler == "multi_bin":
+            raise InputError(f"engine.order = {self.order}: the keys of multi_bin are its bins, must be rank")
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
@@ -212,6 +251,15 @@ class Engine:
             tokens = prompt + output
             yield tokens <= self.max_model_len, tokens, "tokens of max_model_len"
         limit = output if workload.max_output_tokens is None else workload.max_output_tokens.astype(np.int64)
+        if self.scheduler in ("static", "multi_bin"):
+            most = self.max_num_batched_tokens
+            yield prompt <= most, prompt, f"tokens in one batch, at most {most} fit"
+            promised = -(-(prompt + limit - 1) // self.block_size)
+            yield promised <= self.num_kv_blocks, promised, "KV blocks for its output limit"
+        if self.reserved_output_share > 0:
+            reserved = prompt + np.ceil(self.reserved_output_share * (limit - 1)).astype(np.int64)
+            target = -(-np.maximum(last, reserved) // self.block_size)
+            yield target <= usable, target, "KV blocks set aside at its admission"
         if self.scheduler == "lightllm":
             peak = prompt + 1 + np.maximum(0, limit - 2)
             capacity = self.num_kv_blocks * self.block_size - self.max_num_seqs * (self.block_size - 1)

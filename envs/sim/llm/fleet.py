@@ -1,6 +1,7 @@
 """A fleet through time: replicas are advanced lazily, when somebody looks at them or sends a request."""
 
 import math
+from typing import Any
 
 import numba
 from numba.core import types
@@ -8,19 +9,30 @@ from numba.core import types
 from servegym.costmodels.iterations.decode_spans import decode_iterations_within
 from servegym.costmodels.native.calls import address_of, call_at
 from servegym.costmodels.native.jit import kernel, routine
-from servegym.costmodels.native.structs import knowing, struct
+from servegym.costmodels.native.structs import fields_of, knowing, struct
 from servegym.envs.sim.llm import schedulers
+from servegym.envs.sim.llm.asking import write_key
 from servegym.envs.sim.llm.batch import begin_batch
-from servegym.envs.sim.llm.engine import AGENT, FCFS, LIGHTLLM, VLLM_V1
+from servegym.envs.sim.llm.engine import (
+    AGENT,
+    FCFS,
+    LIGHTLLM,
+    MULTI_BIN,
+    RANKED,
+    STATIC,
+    VLLM_V1,
+)
 from servegym.envs.sim.llm.iteration import (
     complete_iteration,
+    decode_seconds,
     skip_decodes,
     start_batch,
     start_decode,
     step_decodes,
 )
-from servegym.envs.sim.llm.queues import append_waiting, insert_waiting
-from servegym.envs.sim.llm.schedulers import agent, vllm_v1
+from servegym.envs.sim.llm.queues import append_waiting, insert_in_order
+from servegym.envs.sim.llm.ranking_state import RANKS_QUEUE, no_ranking
+from servegym.envs.sim.llm.schedulers import agent, multi_bin, ranked, static, vllm_v1
 from servegym.envs.sim.llm.state import Fleet
 
 
@@ -49,13 +61,16 @@ def look(fleet: Fleet, replica_id: int, now_s: float) -> None:
     advance(fleet, replica_id, now_s)
 
 
-PLAIN = {
+PLAIN: dict[str, float] = {
     "scheduler": VLLM_V1,
     "order": FCFS,
     "block_size": 16,
     "prefix_caching": 0,
     "long_prefill_token_threshold": 0,
     "reserve_full_prompt": 1,
+    "watermark_blocks": 0,
+    "reserved_output_share": 0.0,
+    "swap_ahead_blocks": 0,
     "counts_energy": 0,
     "reserved_blocks": 0,
 }
@@ -64,14 +79,23 @@ PLAIN = {
 
 def with_advance(fields: Fleet) -> Fleet:
     """A fleet that can be advanced; which schedulers are compiled for it depends on its engines."""
-    function = _advance_any
-    for scheduler, advance_only in ((VLLM_V1, _advance_vllm_v1), (AGENT, _advance_agent)):
-        if all(engine.scheduler == scheduler for engine in fields.engines):
-            function = advance_only
-    fleet_type = numba.typeof(struct(fields._replace(advance=0)))
+    used = {engine.scheduler for engine in fields.engines}
+    if len(used) == 1:
+        function = _ADVANCE_ONLY.get(*used, _advance_any)
+    else:
+        function = _advance_mixed if used & {RANKED, STATIC, MULTI_BIN} else _advance_any
+    fleet_type = type_of(fields)
+    if fields.ranking.ranks == RANKS_QUEUE:
+        key = address_of(write_key, fleet_type, types.int64, types.int64, types.float64)
+        fields = fields._replace(ranking=struct(fields_of(fields.ranking)._replace(write_key=key)))
     if len(fields.engines) == 1 and fields.engines[0]._replace(**PLAIN) == fields.engines[0]:
         fleet_type = knowing(fleet_type, "engines", **PLAIN)
     return struct(fields._replace(advance=address_of(function, fleet_type, types.int64, types.float64)))
+
+
+def type_of(fields: Fleet) -> Any:
+    """Numba's type of a fleet, of which the addresses need not be known yet."""
+    return numba.typeof(struct(fields._replace(advance=0, ranking=struct(no_ranking()))))
 
 
 @routine
@@ -85,15 +109,46 @@ def _advance_agent(fleet: Fleet, replica_id: int, now_s: float) -> None:
 
 
 @routine
+def _advance_ranked(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    _advance(fleet, replica_id, now_s, ranked.start, ranked.horizon)
+
+
+@routine
+def _advance_static(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    _advance(fleet, replica_id, now_s, static.start, static.horizon)
+
+
+@routine
+def _advance_multi_bin(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    _advance(fleet, replica_id, now_s, multi_bin.start, multi_bin.horizon)
+
+
+@routine
 def _advance_any(fleet: Fleet, replica_id: int, now_s: float) -> None:
     _advance(fleet, replica_id, now_s, schedulers.start, schedulers.horizon)
+
+
+@routine
+def _advance_mixed(fleet: Fleet, replica_id: int, now_s: float) -> None:
+    _advance(fleet, replica_id, now_s, schedulers.start_of_any, schedulers.horizon_of_any)
+
+
+_ADVANCE_ONLY = {
+    VLLM_V1: _advance_vllm_v1,
+    AGENT: _advance_agent,
+    RANKED: _advance_ranked,
+    STATIC: _advance_static,
+    MULTI_BIN: _advance_multi_bin,
+}
+"""Where all replicas have this scheduler."""
 
 
 @kernel
 def _advance(fleet, replica_id, now_s, start, horizon):
     replica = fleet.replicas[replica_id]
     engine = fleet.engines[replica.group]
-    steps = not engine.counts_energy and not engine.prefix_caching and engine.scheduler != LIGHTLLM
+    is_ranked = engine.scheduler == RANKED
+    steps = not (engine.counts_energy or engine.prefix_caching or engine.scheduler == LIGHTLLM or is_ranked)
     replica.decodes_left = 0
     skips = fleet.lookup.decode_s.size == 0 and not fleet.log.enabled
     while True:
@@ -105,12 +160,15 @@ def _advance(fleet, replica_id, now_s, start, horizon):
             return
         limit = horizon(fleet, replica_id) if skips else 0
         if limit == 0:
+            start_s = replica.clock_s
             begin_batch(fleet, replica_id)
             start(fleet, replica_id)
             if not start_batch(fleet, replica_id):
                 if fleet.engines[replica.group].scheduler != AGENT:
                     replica.clock_s = math.inf  # it is tried again when something happens to the replica
                 return
+            if is_ranked:
+                replica.last_iteration_s = replica.clock_s - start_s
             continue
         decodes = replica.num_decodes
         kv_tokens = replica.context_offset + decodes * replica.iteration
@@ -118,9 +176,14 @@ def _advance(fleet, replica_id, now_s, start, horizon):
             fleet.decode_lines[replica.group], decodes, kv_tokens, limit, now_s - replica.clock_s
         )
         if iterations > 0:
+            if is_ranked:
+                last_kv_tokens = kv_tokens + (iterations - 1) * decodes
+                replica.last_iteration_s = decode_seconds(fleet, replica_id, decodes, last_kv_tokens)
             skip_decodes(fleet, replica_id, iterations, seconds)
         if iterations < limit and replica.clock_s < now_s:
             start_decode(fleet, replica_id, next_s)
+            if is_ranked:
+                replica.last_iteration_s = next_s
             if steps:
                 replica.decode_segment = segment
                 replica.decodes_left = left
@@ -129,6 +192,12 @@ def _advance(fleet, replica_id, now_s, start, horizon):
 @kernel
 def submit(fleet: Fleet, replica_id: int, request_id: int) -> None:
     """Sends a request to a replica that has been advanced to its arrival."""
+    submit_at(fleet, replica_id, request_id, fleet.requests[request_id].arrival_s)
+
+
+@kernel
+def submit_at(fleet: Fleet, replica_id: int, request_id: int, now_s: float) -> None:
+    """A request reaches, at `now_s`, a replica that has been advanced to then."""
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
     if not replica.in_flight and replica.clock_s < request.arrival_s:
@@ -136,7 +205,7 @@ def submit(fleet: Fleet, replica_id: int, request_id: int) -> None:
     if fleet.engines[replica.group].order == FCFS:
         append_waiting(fleet, replica_id, request_id)
     else:
-        insert_waiting(fleet, replica_id, request_id)
+        insert_in_order(fleet, replica_id, request_id, now_s)
     request.replica = replica_id
     replica.waiting_tokens += request.prompt_tokens
     replica.prompt_tokens += request.prompt_tokens

@@ -1,8 +1,19 @@
 """What must hold of a replica at any time, recomputed from its lists. For tests and debugging."""
 
 from servegym.costmodels.native.jit import jit
+from servegym.envs.sim.llm.engine import RANKED
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
-from servegym.envs.sim.llm.state import BROUGHT, DECODING, HELD, NOBODY, PREFILLING, SWAPPED, WAITING, Fleet
+from servegym.envs.sim.llm.state import (
+    BROUGHT,
+    DECODING,
+    HELD,
+    NOBODY,
+    PAUSED,
+    PREFILLING,
+    SWAPPED,
+    WAITING,
+    Fleet,
+)
 
 
 @jit
@@ -11,16 +22,15 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
     replica = fleet.replicas[replica_id]
     engine = fleet.engines[replica.group]
     assert 0 <= kv_used_blocks(fleet, replica_id) <= engine.num_kv_blocks, "KV blocks in use exceed the cache"
-    assert replica.num_running + replica.reserved_seats <= engine.max_num_seqs, (
-        "more requests run than max_num_seqs"
-    )
+    served = replica.num_decodes if engine.scheduler == RANKED else replica.num_running
+    assert served + replica.reserved_seats <= engine.max_num_seqs, "more requests run than max_num_seqs"
     present = replica.num_running + replica.num_waiting + replica.num_swapped
     assert replica.num_unfinished == present, "a request is lost"
     assert replica.num_finishing == 0, "a finished request has not left"
 
     advancing = replica.in_flight * replica.decodes_run
     blocks, context, running, decodes, prefilling, left, held = replica.kept_blocks, 0, 0, 0, 0, 0, 0
-    prompts, predicted = 0, 0
+    prompts, predicted, paused, paused_context = 0, 0, 0, 0
     request_id = replica.running_first
     while request_id != NOBODY:
         request = fleet.requests[request_id]
@@ -34,6 +44,11 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
                 blocks += blocks_for(computed + advancing, engine.block_size)
             decodes += 1
             held += request.chunk == HELD
+        elif request.state == PAUSED:
+            assert request.blocks == blocks_for(request.computed, engine.block_size), "a paused one's blocks"
+            blocks += request.blocks
+            paused += 1
+            paused_context += request.computed
         else:
             assert request.state == PREFILLING, "a running request neither prefills nor decodes"
             blocks += request.blocks
@@ -45,6 +60,8 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
     assert decodes == replica.num_decodes, "the decodes in the running list and their number differ"
     assert held == replica.num_held * advancing, "the decodes held and their number differ"
     assert prefilling == replica.num_prefilling, "the prefills in the running list and their number differ"
+    assert paused == replica.num_paused, "the paused in the running list and their number differ"
+    assert paused_context == replica.paused_context, "context tokens of the paused differ"
     assert left == replica.prefill_left_tokens, "tokens that prefills lack differ"
     if engine.prefix_caching:
         _check_cache(fleet, replica_id, blocks)

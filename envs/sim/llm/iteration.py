@@ -14,6 +14,7 @@ from servegym.costmodels.iterations.lookup import (
     rounded_history,
 )
 from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.llm.asking import note_gone
 from servegym.envs.sim.llm.batch import (
     cache_blocks,
     computed_tokens,
@@ -24,7 +25,7 @@ from servegym.envs.sim.llm.batch import (
     leave_decodes,
 )
 from servegym.envs.sim.llm.energy import count_batch_energy, count_decode_energy
-from servegym.envs.sim.llm.engine import LIGHTLLM
+from servegym.envs.sim.llm.engine import LIGHTLLM, RANKED
 from servegym.envs.sim.llm.log import log_entry, log_iteration
 from servegym.envs.sim.llm.memory import kv_used_blocks
 from servegym.envs.sim.llm.queues import REQUEST_BITS, append_prefilling, pop_due, remove_running
@@ -117,6 +118,8 @@ def start_batch(fleet: Fleet, replica_id: int) -> bool:
         seconds += mixed_decode_attention_seconds(cost, decodes, kv_tokens, prefill_tokens)
     else:
         seconds += decode_attention_seconds(cost, decodes, kv_tokens)
+    if fleet.engines[replica.group].swap_ahead_blocks > 0:
+        seconds = max(seconds, replica.beside_s)
     if fleet.engines[replica.group].counts_energy:
         read = (kv_tokens + decodes) * replica.decodes_run
         count_batch_energy(fleet, replica_id, seconds, tokens, read)
@@ -126,6 +129,14 @@ def start_batch(fleet: Fleet, replica_id: int) -> bool:
     if fleet.log.enabled:
         _log_batch(fleet, replica_id, start_s, tokens, decodes)
     return True
+
+
+@kernel
+def decode_seconds(fleet: Fleet, replica_id: int, decodes: int, kv_tokens: int) -> float:
+    """An iteration of so many decodes, with so many computed tokens, and nothing else."""
+    cost = fleet.cost[fleet.replicas[replica_id].group]
+    seconds: float = step_seconds(cost, decodes, decodes) + decode_attention_seconds(cost, decodes, kv_tokens)
+    return seconds
 
 
 @routine
@@ -319,5 +330,8 @@ def _leave(fleet, replica_id, request_id):
     request.finish_s = replica.clock_s
     replica.num_unfinished -= 1
     replica.latency_offset_s += replica.clock_s
+    if fleet.engines[replica.group].scheduler == RANKED:
+        tokens = request.prompt_tokens + request.output_tokens - 1
+        note_gone(fleet, replica_id, request_id, tokens, True)
     if replica.announces:
         announce(fleet, replica_id, request_id)

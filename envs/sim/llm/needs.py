@@ -1,4 +1,4 @@
-"""What a router may need of the workload and of the fleet, and refusing it where that is not there."""
+"""What a policy may need of the workload and of the fleet, and refusing it where that is not there."""
 
 from collections.abc import Collection, Iterable
 
@@ -16,20 +16,20 @@ NEEDS = {
     "tenants": ("tenants", "scenario.workload.clients.tenant_shares"),
     "roles": ("replicas that only prefill", "scenario.fleet.pools, their role"),
 }
-"""By name, what a router can need, and which key of a scenario gives it."""
+"""By name, what a router or a ranking can need, and which key of a scenario gives it."""
 
 READ_IDENTITIES = frozenset({"prefixes", "sessions"})
 """Needs of routers that read SESSION or PREFIX of a request, which environments do not show."""
 
 
 def refuse_unmet_needs(
-    router: str,
+    who: str,
     needs: Collection[str],
     workload: Workload,
     engines: Iterable[Engine | None],
     roles: Collection[str] = (),
 ) -> None:
-    """Raises InputError naming the first need of a router that workload, engines and roles do not meet."""
+    """Raises InputError naming the first need of `who` that workload, engines and roles do not meet."""
     has = {
         "predictions": workload.predicted_output_tokens is not None,
         "prefix_caching": any(engine is not None and engine.prefix_caching for engine in engines),
@@ -37,9 +37,9 @@ def refuse_unmet_needs(
         "sessions": workload.parent is not None,
         "priorities": workload.priority is not None,
         "slo_classes": workload.slo_class is not None,
-        "tenants": getattr(workload, "tenant", None) is not None,
+        "tenants": workload.tenant is not None,
         "roles": "prefill" in roles,
     }
     for need, (what, key) in NEEDS.items():
         if need in needs and not has[need]:
-            raise InputError(f"router {router} needs {what}: the scenario has none ({key})")
+            raise InputError(f"{who} needs {what}: the scenario has none ({key})")

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from servegym.costmodels.native.calls import call_at
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.engine import FCFS
+from servegym.envs.sim.llm.ranking_state import RANKS_QUEUE
 from servegym.envs.sim.llm.search_tree import enter_tree, leave_tree
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 
@@ -47,6 +49,14 @@ def pop_waiting(fleet: Fleet, replica_id: int) -> int:
     replica.waiting_first = fleet.requests[request_id].next
     replica.num_waiting -= 1
     return request_id
+
+
+@routine
+def insert_in_order(fleet: Fleet, replica_id: int, request_id: int, now_s: float) -> None:
+    """A request enters, at `now_s`, a waiting queue that is not first come first served."""
+    if fleet.ranking.ranks == RANKS_QUEUE:
+        call_at(fleet.ranking.write_key, (fleet, replica_id, request_id, now_s))
+    insert_waiting(fleet, replica_id, request_id)
 
 
 @routine

@@ -5,7 +5,7 @@
 requests: float64 (n, REQUEST_COLUMNS), a row for each request asked about; its last columns, from MEMORY on,
 may be written. replica: float64 (REPLICA_COLUMNS,). parameters: float64, the ranking's constants.
 memory: float64, its own state on this replica, zero when an episode starts. keys: float64 (n,), to be filled:
-the smaller, the earlier.
+the smaller, the earlier. The arrays are the simulator's own and change after the call.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ WAITING, SWAPPED, RUNNING, GONE = range(4)
 REPLICA_COLUMNS = 7
 
 RANKS = ("queue", "batch")
-"""When a ranking is asked: about a request that enters the queue, or about all requests before an iteration."""
+"""When a ranking is asked: about a request that enters the queue, or about all before an iteration."""
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,12 @@ class Ranking:
             return replace(engine, **settings)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"scheduler {self.name}: {error}") from error
+
+
+def check_ranking(engine: Engine, ranking: Ranking | None) -> None:
+    """Raises InputError where an engine needs another ranking than it gets."""
+    ranks = None if ranking is None else ranking.ranks
+    for key, value, needed in (("scheduler", "ranked", "batch"), ("order", "rank", "queue")):
+        if getattr(engine, key) == value and ranks != needed:
+            given = f"scheduler {ranking.name} ranks the {ranks}" if ranking else "there is none"
+            raise InputError(f'engine.{key} = {value}: needs a ranking with ranks = "{needed}", and {given}')

@@ -22,6 +22,8 @@ from servegym.envs.sim.llm.prefix_state import (
     new_prefix_cache,
     shared_block_keys,
 )
+from servegym.envs.sim.llm.ranking import check_ranking
+from servegym.envs.sim.llm.ranking_state import RANKS_BATCH, RankingState, no_ranking
 from servegym.envs.sim.llm.state import FIRST_TOKEN_RATIO, NOBODY, REPLICA, REQUEST, WAITING, Fleet
 from servegym.envs.workloads import Workload
 
@@ -62,10 +64,12 @@ def new_fleet(
     num_block_keys: int = 0,
     lookup: LookupAttention | None = None,
     log: Log | None = None,
+    ranking: RankingState | None = None,
 ) -> Fleet:
     """`num_episodes` idle fleets side by side, with room for `num_requests` requests in all (to be loaded).
 
     num_block_keys: of their shared KV blocks, where there is prefix caching (see prefix_cache.py).
+    Raises InputError where an engine needs a ranking and there is none.
     """
     count = len(replicas) * num_episodes
     if not 1 <= count <= np.iinfo(np.uint16).max:
@@ -82,11 +86,18 @@ def new_fleet(
     first_chunk_s = _first_chunk_seconds(cost, len(kinds), max(len(kind.cost.linear_s) for kind in kinds))
     tokens = min([REFERENCE_TOKENS, *(engine.max_num_batched_tokens for engine in engines)])
     words = -(-max(engine.block_size for engine in engines) // COUNTS_PER_WORD)
+    if ranking is None:
+        ranking = no_ranking()
+        for engine in engines:
+            check_ranking(engine, None)
+    seats = max(engine.max_num_seqs for engine in engines)
+    if ranking.ranks == RANKS_BATCH:
+        seats *= 2  # some are put into a batch before others are put off
     fleet = with_advance(
         Fleet(
             replicas=np.zeros(count, REPLICA).view(np.recarray),
             requests=np.zeros(num_requests, REQUEST).view(np.recarray),
-            due=np.zeros((count, max(engine.max_num_seqs for engine in engines)), np.int64),
+            due=np.zeros((count, seats), np.int64),
             rests_above=np.zeros((count, words), np.int64),
             engines=struct_array(
                 [kind.engine.numbers()._replace(counts_energy=int(kind.power is not None)) for kind in kinds]
@@ -107,6 +118,7 @@ def new_fleet(
                 num_requests if any(engine.prefix_caching for engine in engines) else 0,
                 num_block_keys,
             ),
+            ranking=struct(ranking),
             advance=None,
         )
     )
@@ -140,13 +152,14 @@ def fleet_with(
     *,
     lookup: LookupAttention | None = None,
     log: Log | None = None,
+    ranking: RankingState | None = None,
 ) -> Fleet:
     """A fleet with all requests of a workload, none of them routed yet; request `i` is number `i`."""
     block_size = max(spec.engine.block_size for spec in replicas)
     caching = any(spec.engine.prefix_caching for spec in replicas)
     keys, offsets = shared_block_keys(workload, block_size) if caching else (np.zeros(0, np.int64), None)
     count = workload.num_requests
-    fleet = new_fleet(replicas, count, num_block_keys=len(keys), lookup=lookup, log=log)
+    fleet = new_fleet(replicas, count, num_block_keys=len(keys), lookup=lookup, log=log, ranking=ranking)
     load_requests(fleet, np.arange(count, dtype=np.int32), workload)
     if offsets is not None:
         parent = np.full(count, NOBODY, np.int32) if workload.parent is None else workload.parent

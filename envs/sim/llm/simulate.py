@@ -20,6 +20,8 @@ from servegym.envs.sim.llm.identities import identities_of, write_identity
 from servegym.envs.sim.llm.invariants import check_replica
 from servegym.envs.sim.llm.log import IterationLog, counting_log, no_log, recording_log
 from servegym.envs.sim.llm.needs import refuse_unmet_needs
+from servegym.envs.sim.llm.ranking import Ranking, check_ranking
+from servegym.envs.sim.llm.ranking_call import RankingCall
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
 from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
 from servegym.envs.sim.llm.state import Fleet
@@ -141,26 +143,37 @@ def simulate(
     cost: IterationCost,
     seed: int = 0,
     lookup: LookupAttention | None = None,
+    ranking: Ranking | None = None,
     log: bool = False,
     debug: bool = False,
 ) -> Results:
     """Simulates every request of `workload` to its last token.
 
     A compiled router runs without the interpreter; any other callable is called at every arrival.
-    `lookup` replaces the attention of `cost`. `log` records every iteration (slower: none is skipped, and all
-    is simulated twice; the router must be a function of what it sees). `debug` checks the invariants of
+    `lookup` replaces the attention of `cost`. `ranking` says who goes first on a replica, where `engine` asks
+    it (`Ranking.applied_to`). `log` records every iteration (slower: none is skipped, and all is simulated
+    twice; router and ranking must be functions of what they see). `debug` checks the invariants of
     docs/simulator.md after every event (slow). Raises InputError where a request can never be served or the
-    router needs what is not there, and ValueError where the router picks no existing replica.
+    router or the ranking needs what is not there, and ValueError where the router picks no existing replica.
     """
     engine.refuse_agent()
+    check_ranking(engine, ranking)
     engine.check_fits(workload)
     refuse_columns(workload, FLEET_COLUMNS, "simulate")
-    refuse_unmet_needs(router.name, router.needs, workload, [engine])
+    refuse_unmet_needs(f"router {router.name}", router.needs, workload, [engine])
+    if ranking is not None:
+        refuse_unmet_needs(f"scheduler {ranking.name}", ranking.needs, workload, [engine])
     replicas = [ReplicaSpec(engine, cost)] * num_replicas
     logs = [counting_log()] if log else [no_log()]
     for one in logs:
-        fleet = fleet_with(workload, replicas, lookup=lookup, log=one)
-        _run(fleet, workload, router, seed, debug)
+        call = RankingCall(ranking)
+        state = call.new_state(num_replicas, workload)
+        fleet = fleet_with(workload, replicas, lookup=lookup, log=one, ranking=state)
+        try:
+            _run(fleet, workload, router, seed, debug)
+        except Exception:
+            call.raise_error()
+            raise
         if log and len(logs) == 1:
             logs.append(recording_log(one))
     results = Results.of(fleet, slice(0, workload.num_requests))

@@ -16,6 +16,7 @@ from servegym.costmodels.iterations.power import IterationPower
 from servegym.envs.sim.llm.engine import EngineNumbers
 from servegym.envs.sim.llm.log import Log
 from servegym.envs.sim.llm.prefix_state import PrefixCache
+from servegym.envs.sim.llm.ranking_state import RankingState
 
 FIRST_TOKEN_RATIO = 0.7
 """SGLang's `init_new_token_ratio`."""
@@ -58,6 +59,10 @@ REPLICA = np.dtype(
         ("batch_s", np.float64),  # seconds of its prefill attention and of swapping
         ("num_swapped", np.int64),  # requests with their KV on the host
         ("swap_used_blocks", np.int64),
+        ("beside_s", np.float64),  # of swapping that goes on beside the batch, see `swap_ahead_blocks`
+        ("num_paused", np.int64),  # PAUSED requests
+        ("paused_context", np.int64),  # sum over these of computed tokens
+        ("last_iteration_s", np.float64),  # ranked: length of the last iteration
         ("since_attempt", np.int64),  # LightLLM: decode iterations since it last tried to prefill
         ("token_ratio", np.float64),  # SGLang: share of an output limit that it expects to be used
         ("ratio_set_at", np.int64),  # and `iteration` from which on that share falls
@@ -96,9 +101,9 @@ REQUEST = np.dtype(
         ("predicted_tokens", np.int32),  # 0 without a predictor
         ("generated", np.int32),  # tokens sampled, kept current while not decoding
         ("anchor", np.int32),  # while decoding: computed tokens minus the replica's iteration
-        ("computed", np.int32),  # while prefilling (or swapped out)
+        ("computed", np.int32),  # while prefilling, paused or swapped out
         ("chunk", np.int32),  # tokens given in the iteration being scheduled or in flight; HELD
-        ("blocks", np.int32),  # held while prefilling
+        ("blocks", np.int32),  # held while prefilling, paused or (on the host) swapped out
         ("hit_tokens", np.int32),  # found in the prefix cache, over all admissions
         ("admission_hit_tokens", np.int32),  # and at an admission in the iteration in flight
         ("next", np.int32),  # in the waiting queue, running list or list of those announced
@@ -118,10 +123,11 @@ REQUEST = np.dtype(
 HELD = -1
 """`chunk` of a decode that sits the iteration in flight out."""
 
-WAITING, PREFILLING, DECODING, FINISHING, SWAPPED, ENDED, BROUGHT, SENT = range(8)
+WAITING, PREFILLING, DECODING, FINISHING, SWAPPED, ENDED, BROUGHT, SENT, PAUSED = range(9)
 """Where a request stands; WAITING also before it arrives, FINISHING within the end of an iteration.
 
 SENT: it has left a replica that still holds its KV. BROUGHT: it waits with the KV that came along.
+PAUSED: it runs and has sampled a token since it was admitted, but is put off.
 """
 
 
@@ -129,7 +135,8 @@ class Fleet(NamedTuple):
     """Everything the compiled simulator works on.
 
     replicas: REPLICA (S,); requests: REQUEST (N,).
-    due: int64 (S, max_num_seqs), a heap per replica of `iteration << 32 | request`: when decodes finish.
+    due: int64 (S, max_num_seqs), a heap per replica of `iteration << 32 | request`: when decodes finish;
+    twice as long where batches are ranked.
     rests_above: int64 (S, ceil(block_size / 4)), decodes whose `anchor` modulo the block size is above 0, 1,
     ...: four counts of 16 bits a word.
     engines, cost, power and decode_lines (what follows from cost): of each group of equal replicas.
@@ -137,6 +144,7 @@ class Fleet(NamedTuple):
     first_chunk_s: float64 (G, T + 1), prefill attention of a chunk that starts a prompt.
     lookup: attention looked up instead of interpolated, where its tables are not empty.
     cache: the prefix caches.
+    ranking: who says who goes first, where somebody does, and what it remembers.
     advance: address of the function that takes a replica forward in time, see fleet.py.
     refinement: float64 (1,), `Workload.prediction_refinement` of the requests loaded, 0 for none.
     log: the log of iterations; with it, or with `lookup`, every iteration is carried out by itself.
@@ -156,4 +164,5 @@ class Fleet(NamedTuple):
     refinement: np.ndarray
     log: Log
     cache: PrefixCache
+    ranking: RankingState
     advance: Any

@@ -78,7 +78,7 @@ def simulate_stream(
     for chunk in chunks:
         engine.check_fits(chunk)
         refuse_columns(chunk, ("parent", "cancel_after_s", "image_tokens"), "simulate_stream")
-        refuse_unmet_needs(router.name, router.needs, chunk, [engine])
+        refuse_unmet_needs(f"router {router.name}", router.needs, chunk, [engine])
         previous_s = _continued_from(previous_s, chunk)
         identities = identities_of(chunk, slots.num_loaded)
         first = 0

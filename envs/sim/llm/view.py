@@ -83,7 +83,7 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     row[QUEUED_PREFILL_TOKENS] = queued_prefill_tokens(replica)
     row[OUTSTANDING_TOKENS] = replica.prompt_tokens + replica.generated_tokens
     context = replica.context_offset + replica.num_decodes * replica.iteration
-    row[DECODE_CONTEXT_TOKENS] = context + replica.num_held * replica.in_flight
+    row[DECODE_CONTEXT_TOKENS] = context + replica.num_held * replica.in_flight + replica.paused_context
     row[KV_USED_BLOCKS] = kv_used_blocks(fleet, replica_id)
     row[KV_TOTAL_BLOCKS] = fleet.engines[replica.group].num_kv_blocks
     row[ITERATION_LEFT_S] = replica.clock_s - now_s if replica.in_flight else 0.0

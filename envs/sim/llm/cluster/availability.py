@@ -3,6 +3,7 @@
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.llm.asking import forget_replica, forget_request
 from servegym.envs.sim.llm.cluster.endings import conclude
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.migration import abort_migrations, is_awaited
@@ -102,6 +103,7 @@ def _start_anew(cluster: Cluster, request_id: int) -> None:
     request.first_token_s = np.nan
     request.state = WAITING
     request.image_s = 0.0 if cluster.control[0].has_encoders else journey.image_s
+    forget_request(cluster.fleet, request_id)
     journey.encoded = 0
     journey.retries += 1
     journey.caused_s = cluster.control[0].now_s
@@ -143,6 +145,9 @@ def empty(cluster: Cluster, replica_id: int) -> None:
     replica.num_unfinished = 0
     replica.num_swapped = 0
     replica.swap_used_blocks = 0
+    replica.num_paused = 0
+    replica.paused_context = 0
+    replica.last_iteration_s = 0.0
     replica.since_attempt = 0
     replica.token_ratio = FIRST_TOKEN_RATIO
     replica.ratio_set_at = 0
@@ -155,6 +160,7 @@ def empty(cluster: Cluster, replica_id: int) -> None:
     replica.swapped_first = NOBODY
     for rest in range(fleet.rests_above.shape[1]):
         fleet.rests_above[replica_id, rest] = 0
+    forget_replica(fleet, replica_id)
     if fleet.engines[replica.group].prefix_caching:
         clear_cache(fleet.cache, replica_id)
 

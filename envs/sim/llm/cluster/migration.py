@@ -4,6 +4,7 @@ The blocks of every stage are reserved at the target before it starts. See docs/
 """
 
 from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.llm.asking import forget_request
 from servegym.envs.sim.llm.batch import count_out, evict, join_decodes, leave_decodes
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.links import send_blocks
@@ -178,6 +179,7 @@ def _join(cluster: Cluster, replica_id: int, request_id: int) -> None:
     join_decodes(fleet, replica_id, request_id, request.computed - held, replica.iteration + held + left)
     request.chunk = HELD if held else 0
     replica.num_held += held
+    forget_request(fleet, request_id)
     count_in(fleet, replica_id, request_id)
     cluster.journeys[request_id].place = ON_REPLICA
     cluster.journeys[request_id].migrations += 1

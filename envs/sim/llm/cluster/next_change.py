@@ -2,17 +2,16 @@
 
 import math
 
-import numba
 import numpy as np
 from numba.core import types
 
 from servegym.costmodels.iterations.decode_spans import decode_span_seconds
 from servegym.costmodels.native.calls import address_of
 from servegym.costmodels.native.jit import kernel, routine
-from servegym.costmodels.native.structs import fields_of, struct
+from servegym.costmodels.native.structs import fields_of
 from servegym.envs.sim.llm import schedulers
-from servegym.envs.sim.llm.engine import VLLM_V1
-from servegym.envs.sim.llm.fleet import advance
+from servegym.envs.sim.llm.engine import MULTI_BIN, RANKED, STATIC, VLLM_V1
+from servegym.envs.sim.llm.fleet import advance, type_of
 from servegym.envs.sim.llm.schedulers import vllm_v1
 from servegym.envs.sim.llm.state import Fleet
 
@@ -23,10 +22,12 @@ def next_change_function(fleet: Fleet) -> object:
     It writes into `next_s` (R,) when the next iteration ends in which a prefill may complete or a request
     finish; an earlier iteration's end may come first. The iteration due now may be started for that.
     """
-    function = _any
-    if all(engine.scheduler == VLLM_V1 for engine in fleet.engines):
+    used = {engine.scheduler for engine in fleet.engines}
+    if used == {VLLM_V1}:
         function = _vllm_v1
-    fleet_type = numba.typeof(struct(fields_of(fleet)._replace(advance=0)))
+    else:
+        function = _mixed if used & {RANKED, STATIC, MULTI_BIN} else _any
+    fleet_type = type_of(fields_of(fleet))
     return address_of(function, fleet_type, types.int64, types.float64[::1])
 
 
@@ -38,6 +39,11 @@ def _vllm_v1(fleet: Fleet, replica_id: int, next_s: np.ndarray) -> None:
 @routine
 def _any(fleet: Fleet, replica_id: int, next_s: np.ndarray) -> None:
     _next_change(fleet, replica_id, next_s, schedulers.horizon)
+
+
+@routine
+def _mixed(fleet: Fleet, replica_id: int, next_s: np.ndarray) -> None:
+    _next_change(fleet, replica_id, next_s, schedulers.horizon_of_any)
 
 
 @kernel

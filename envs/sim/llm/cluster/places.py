@@ -3,22 +3,25 @@
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.llm.asking import forget_request, note_gone
 from servegym.envs.sim.llm.batch import cache_blocks, count_out, evict, known_tokens, leave_running
 from servegym.envs.sim.llm.cluster.plan import ENCODE
 from servegym.envs.sim.llm.cluster.state import LINK, ON_REPLICA, ROUTER, Cluster
-from servegym.envs.sim.llm.engine import FCFS
-from servegym.envs.sim.llm.fleet import advance, submit
-from servegym.envs.sim.llm.queues import append_waiting, insert_waiting, remove_waiting
+from servegym.envs.sim.llm.engine import FCFS, RANKED
+from servegym.envs.sim.llm.fleet import advance, submit_at
+from servegym.envs.sim.llm.queues import append_waiting, insert_in_order, remove_waiting
 from servegym.envs.sim.llm.state import (
     BROUGHT,
     DECODING,
     ENDED,
     NOBODY,
+    PAUSED,
     PREFILLING,
     SWAPPED,
     WAITING,
     Fleet,
 )
+from servegym.envs.sim.llm.swapping import leave_swapped
 
 
 @kernel
@@ -94,7 +97,7 @@ def enqueue(cluster: Cluster, replica_id: int, request_id: int) -> None:
         fleet.replicas[replica_id].prompt_tokens += request.prompt_tokens
     else:
         request.state = WAITING
-        submit(fleet, replica_id, request_id)
+        submit_at(fleet, replica_id, request_id, cluster.control[0].now_s)
 
 
 @routine
@@ -104,11 +107,12 @@ def enqueue_brought(cluster: Cluster, replica_id: int, request_id: int) -> None:
     cluster.journeys[request_id].place = ON_REPLICA
     touch(cluster, replica_id)
     wake(cluster, replica_id)
+    forget_request(fleet, request_id)
     fleet.requests[request_id].state = BROUGHT
     if fleet.engines[fleet.replicas[replica_id].group].order == FCFS:
         append_waiting(fleet, replica_id, request_id)
     else:
-        insert_waiting(fleet, replica_id, request_id)
+        insert_in_order(fleet, replica_id, request_id, cluster.control[0].now_s)
     count_in(fleet, replica_id, request_id)
 
 
@@ -173,28 +177,18 @@ def _leave_encoder(cluster: Cluster, replica_id: int, request_id: int) -> None:
 def _leave_engine(fleet: Fleet, replica_id: int, request_id: int) -> None:
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
-    if request.state == PREFILLING or request.state == DECODING:
+    computed, was_served = 0, request.state == DECODING
+    if request.state == PREFILLING or request.state == DECODING or request.state == PAUSED:
         if fleet.engines[replica.group].prefix_caching:
             evict(fleet, replica_id, 0)
-        leave_running(fleet, replica_id, request_id)
+        computed = leave_running(fleet, replica_id, request_id)
     elif request.state == SWAPPED:
-        _leave_swapped(fleet, replica_id, request_id)
+        computed = request.computed
+        leave_swapped(fleet, replica_id, request_id)
     else:
         remove_waiting(fleet, replica_id, request_id)
         if request.state == WAITING:
             replica.waiting_tokens -= known_tokens(fleet, request_id)
+    if fleet.engines[replica.group].scheduler == RANKED:
+        note_gone(fleet, replica_id, request_id, computed, was_served)
     count_out(fleet, replica_id, request_id)
-
-
-@routine
-def _leave_swapped(fleet: Fleet, replica_id: int, request_id: int) -> None:
-    replica = fleet.replicas[replica_id]
-    before, other = NOBODY, replica.swapped_first
-    while other != request_id:
-        before, other = other, fleet.requests[other].next
-    if before == NOBODY:
-        replica.swapped_first = fleet.requests[request_id].next
-    else:
-        fleet.requests[before].next = fleet.requests[request_id].next
-    replica.num_swapped -= 1
-    replica.swap_used_blocks -= fleet.requests[request_id].blocks

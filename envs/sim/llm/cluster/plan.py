@@ -142,10 +142,6 @@ class FleetPlan:
                     f"replicas[{number}].engine.scheduler = {member.engine.scheduler}: prefill and decode "
                     "roles and migration need vllm_v1"
                 )
-            if member.engine.order == "rank":
-                raise InputError(
-                    f"replicas[{number}].engine.order = rank: must be fcfs or priority in a fleet"
-                )
 
     def _check_schedule(self) -> None:
         count = len(self.replicas)

@@ -22,6 +22,7 @@ from servegym.envs.sim.llm.cluster.state import (
 )
 from servegym.envs.sim.llm.log import Log
 from servegym.envs.sim.llm.prefix_state import load_contents, shared_block_keys
+from servegym.envs.sim.llm.ranking_state import RankingState
 from servegym.envs.sim.llm.setup import ReplicaSpec, load_requests, new_fleet
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 from servegym.envs.sim.llm.view import REPLICA_FEATURES
@@ -33,10 +34,12 @@ _NOBODY_IN_CONTROL = ("router_first", "arriving_first", "cursor", "before_cursor
 _FIRST_LOOKS = 16
 
 
-def new_cluster(workload: Workload, plan: FleetPlan, log: Log | None = None) -> Cluster:
+def new_cluster(
+    workload: Workload, plan: FleetPlan, log: Log | None = None, ranking: RankingState | None = None
+) -> Cluster:
     """A fleet before the first event; `log` is where it records. InputError where a request fits nowhere."""
     fits = plan.fits(workload)
-    fleet = _fleet_with(workload, plan, log)
+    fleet = _fleet_with(workload, plan, log, ranking)
     count = workload.num_requests
     cluster = struct(
         Cluster(
@@ -81,7 +84,7 @@ def with_more_room(cluster: Cluster) -> Cluster:
     return struct(fields._replace(events=events, look_s=look_s, looks=looks))
 
 
-def _fleet_with(workload: Workload, plan: FleetPlan, log: Log | None) -> Fleet:
+def _fleet_with(workload: Workload, plan: FleetPlan, log: Log | None, ranking: RankingState | None) -> Fleet:
     """Replicas by the numbers of the plan; an encode replica has an engine that nobody is sent to."""
     engines = [
         ReplicaSpec(m.engine, m.cost) for m in plan.replicas if m.role != "encode" and m.engine and m.cost
@@ -91,7 +94,7 @@ def _fleet_with(workload: Workload, plan: FleetPlan, log: Log | None) -> Fleet:
     sizes = [spec.engine.block_size for spec in specs if spec.engine.prefix_caching]
     count = workload.num_requests
     keys, offsets = shared_block_keys(workload, sizes[0]) if sizes else (np.zeros(0, np.int64), None)
-    fleet = new_fleet(specs, count, num_block_keys=len(keys), log=log)
+    fleet = new_fleet(specs, count, num_block_keys=len(keys), log=log, ranking=ranking)
     load_requests(fleet, np.arange(count, dtype=np.int32), workload)
     if offsets is not None:
         load_contents(fleet.cache, 0, 0, 0, keys, offsets, _parents(workload).astype(np.int32))

@@ -27,6 +27,8 @@ from servegym.envs.sim.llm.cluster.state import CANCELLED, FINISHED, OVER, Clust
 from servegym.envs.sim.llm.identities import identities_of, write_identity
 from servegym.envs.sim.llm.log import IterationLog, counting_log, no_log, recording_log
 from servegym.envs.sim.llm.needs import refuse_unmet_needs
+from servegym.envs.sim.llm.ranking import Ranking, check_ranking
+from servegym.envs.sim.llm.ranking_call import RankingCall
 from servegym.envs.sim.llm.rebalancer import STAY, ChooseMovesPointer
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
 from servegym.envs.sim.llm.simulate import Results
@@ -39,27 +41,44 @@ def simulate_fleet(
     router: Router,
     plan: FleetPlan,
     *,
+    ranking: Ranking | None = None,
     seed: int = 0,
     log: bool = False,
     debug: bool = False,
 ) -> Results:
     """Simulates a workload on any fleet until nothing can happen any more.
 
-    A compiled router (and rebalancer) runs without the interpreter; any other callable is called at every
-    decision. `log` records every iteration, as in `simulate`; those that a failure cut short and image
-    encoding are not among them. `debug` checks the invariants of docs/simulator.md at every decision (slow).
+    A compiled router (and rebalancer, and ranking) runs without the interpreter; any other callable is called
+    at every decision. `ranking` says who goes first on each replica, whose engine must be one that asks it.
+    `log` records every iteration, as in `simulate`; those that a failure cut short and image encoding are not
+    among them. `debug` checks the invariants of docs/simulator.md at every decision (slow).
     Raises InputError where a request fits into no replica it could be sent to, where the router needs what is
     not there or picks a replica that is not available, and where the rebalancer names one that is none.
     """
     members = plan.replicas
     refuse_unmet_needs(
-        router.name, router.needs, workload, [m.engine for m in members], {m.role for m in members}
+        f"router {router.name}",
+        router.needs,
+        workload,
+        [m.engine for m in members],
+        {m.role for m in members},
     )
+    for member in members:
+        if member.engine is not None and member.role != "encode":
+            check_ranking(member.engine, ranking)
+    if ranking is not None:
+        engines, roles = [m.engine for m in members], {m.role for m in members}
+        refuse_unmet_needs(f"scheduler {ranking.name}", ranking.needs, workload, engines, roles)
     logs = [counting_log()] if log else [no_log()]
     for one in logs:
-        cluster = _run_out(
-            new_cluster(workload, plan, one), identities_of(workload), router, plan, seed, debug
-        )
+        call = RankingCall(ranking)
+        state = call.new_state(len(members), workload)
+        cluster = new_cluster(workload, plan, one, state)
+        try:
+            cluster = _run_out(cluster, identities_of(workload), router, plan, seed, debug)
+        except Exception:
+            call.raise_error()
+            raise
         if log and len(logs) == 1:
             logs.append(recording_log(one))
     results = results_of(cluster)

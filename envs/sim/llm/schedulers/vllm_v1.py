@@ -1,5 +1,7 @@
 """vLLM 0.33's V1 engine: one token budget, running requests first, chunked prefill."""
 
+import math
+
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import (
     admit,
@@ -76,15 +78,22 @@ def _admit_waiting(fleet, replica_id, budget, threshold, free):
     engine = fleet.engines[replica.group]
     size = engine.block_size
     seats = engine.max_num_seqs - replica.reserved_seats
+    free -= engine.watermark_blocks
+    if engine.reserved_output_share > 0.0 and replica.num_waiting > 0:
+        free -= _set_aside(fleet, replica_id)
     while budget > 0 and replica.num_waiting > 0 and replica.num_running < seats:
         request_id = replica.waiting_first
         known = known_tokens(fleet, request_id)
+        target = 0
+        if engine.reserved_output_share > 0.0:
+            target = _target_blocks(fleet, replica_id, request_id, known)
         if fleet.requests[request_id].state == BROUGHT:
-            if blocks_for(known, size) > free:
+            blocks = max(target, blocks_for(known, size))
+            if blocks > free:
                 return
             admit_brought(fleet, replica_id, request_id)
             budget -= 1
-            free -= blocks_for(known, size)
+            free -= blocks
             continue
         hits, free_hits = 0, 0
         if engine.prefix_caching:
@@ -92,7 +101,7 @@ def _admit_waiting(fleet, replica_id, budget, threshold, free):
             hits, free_hits = lookup(fleet.cache, replica_id, request_id, (known - 1) // size)
         chunk = _chunk(known - hits * size, budget, threshold)
         blocks = blocks_for(hits * size + chunk, size)
-        needed = blocks_for(known, size) if engine.reserve_full_prompt else blocks
+        needed = max(target, blocks_for(known, size) if engine.reserve_full_prompt else blocks)
         if needed - hits + free_hits > free:
             return
         if engine.prefix_caching:
@@ -101,7 +110,37 @@ def _admit_waiting(fleet, replica_id, budget, threshold, free):
             admit(fleet, replica_id, request_id, blocks)
         give_chunk(fleet, replica_id, request_id, chunk)
         budget -= chunk
-        free -= blocks - hits + free_hits
+        free -= max(target, blocks) - hits + free_hits
+
+
+@kernel
+def _target_blocks(fleet, replica_id, request_id, known):
+    """What admission aims at for a request with so many known tokens, where blocks are set aside."""
+    engine = fleet.engines[fleet.replicas[replica_id].group]
+    request = fleet.requests[request_id]
+    most = 1 if fleet.replicas[replica_id].hands_over else request.max_output_tokens
+    reserved = request.prompt_tokens + math.ceil(engine.reserved_output_share * (most - 1))
+    return blocks_for(max(known, reserved), engine.block_size)
+
+
+@routine
+def _set_aside(fleet: Fleet, replica_id: int) -> int:
+    """Blocks that running requests are to have beyond those that they hold after this iteration."""
+    replica = fleet.replicas[replica_id]
+    size = fleet.engines[replica.group].block_size
+    blocks = 0
+    request_id = replica.running_first
+    while request_id != NOBODY:
+        request = fleet.requests[request_id]
+        if request.state == DECODING:
+            known = computed_tokens(fleet, replica_id, request_id) + 1
+            held = blocks_for(known, size)
+        else:
+            known = known_tokens(fleet, request_id)
+            held = request.blocks
+        blocks += max(0, _target_blocks(fleet, replica_id, request_id, known) - held)
+        request_id = request.next
+    return blocks
 
 
 @kernel
@@ -119,15 +158,20 @@ def horizon(fleet: Fleet, replica_id: int) -> int:
         size = engine.block_size
         budget = engine.max_num_batched_tokens - replica.num_decodes
         known = known_tokens(fleet, replica.waiting_first)
-        hits, free_hits = 0, 0
+        hits, free_hits, target = 0, 0, 0
+        if engine.reserved_output_share > 0.0:
+            target = _target_blocks(fleet, replica_id, replica.waiting_first, known)
         brought = fleet.requests[replica.waiting_first].state == BROUGHT
         if engine.prefix_caching and not brought:
             evict(fleet, replica_id, 1)
             hits, free_hits = lookup(fleet.cache, replica_id, replica.waiting_first, (known - 1) // size)
         if not engine.reserve_full_prompt and not brought:
             known = hits * size + _chunk(known - hits * size, budget, _chunk_threshold(fleet, replica_id))
-        blocks = blocks_for(known, size) - hits + free_hits
-        if budget > 0 and blocks <= free_after_decodes(fleet, replica_id):
+        blocks = max(target, blocks_for(known, size)) - hits + free_hits
+        free = free_after_decodes(fleet, replica_id) - engine.watermark_blocks
+        if engine.reserved_output_share > 0.0:
+            free -= _set_aside(fleet, replica_id)
+        if budget > 0 and blocks <= free:
             return 0
     until_completion = (fleet.due[replica_id, 0] >> REQUEST_BITS) - replica.iteration
     return iterations_with_blocks(fleet, replica_id, until_completion, 0)

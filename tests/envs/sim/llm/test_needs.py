@@ -16,6 +16,7 @@ from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.sim.llm.stream import simulate_stream
 from servegym.envs.sim.llm.view import PREFIX, REPLICA_FEATURES, REQUEST_FEATURES, SESSION
 from servegym.envs.workloads import Workload
+from servegym.envs.workloads.slo import SloClass
 from tests.envs.sim.llm.test_against_reference import dyadic_cost
 
 ENGINE = Engine(32, 4, 100, 4)
@@ -49,7 +50,16 @@ def test_each_need_is_refused_and_met(need: str) -> None:
         with pytest.raises(InputError) as error:
             run()
         assert str(error.value) == f"router mine needs {what}: the scenario has none ({key})"
-    rich = three(predicted_output_tokens=[3, 3, 3], parent=[-1, 0, -1], think_s=[0.0, 0.0, 0.0], **PREFIXES)
+    rich = three(
+        predicted_output_tokens=[3, 3, 3],
+        parent=[-1, 0, -1],
+        think_s=[0.0, 0.0, 0.0],
+        priority=[0, 1, 0],
+        tenant=[0, 1, 0],
+        slo_class=[0, 0, 0],
+        slo_classes=(SloClass("chat", 1.0, 0.1),),
+        **PREFIXES,
+    )
     refuse_unmet_needs("mine", {need}, rich, [None, CACHING], ["prefill", "decode"])
 
 
