@@ -38,6 +38,10 @@ COMMANDS = {
         "place scenario=disaggregated_4p4d gpus=8",
     ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
+    "predictor": Command(
+        "train a predictor of output lengths, compare it with simple ones",
+        "predictor scenario=mooncake_conv_8xh100 loss=listmle",
+    ),
     "profile": Command("measure operators and decoder layers on this GPU", "profile out=runs/profile"),
     "calibrate": Command(
         "fit a cost model to kernel timings", "calibrate data=runs/profile out=runs/roofline.json"

@@ -13,8 +13,12 @@ from omegaconf import MISSING
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario.fleet_config import FleetConfig
+from servegym.envs.workloads.learned_predictor import LearnedPredictor
 from servegym.envs.workloads.predictors import PREDICTORS
 from servegym.envs.workloads.readers import READERS
+
+_PREDICTORS = {**PREDICTORS, "learned": LearnedPredictor.load}
+"""By name, what takes their parameters."""
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
@@ -102,7 +106,7 @@ class WorkloadConfig:
     rate_rps: float = MISSING  # mean requests per second
     test_s: float = 1200.0  # seconds at the end of the trace kept for testing
     keep: float = 0.9
-    predictor: str | None = None  # of output lengths, one of PREDICTORS; null: none
+    predictor: str | None = None  # of output lengths, `learned` or one of PREDICTORS; null: none
     predictor_parameters: dict[str, Any] = field(default_factory=dict)
     prediction_error: float | None = None  # instead: mean relative error of the predictor `noisy`
     prediction_refinement: float | None = None  # predictions get better by this while tokens come; null: stay
@@ -131,10 +135,10 @@ class WorkloadConfig:
             "null, or at least 0 and below 2",
         )
         require(
-            self.predictor is None or self.predictor in PREDICTORS,
+            self.predictor is None or self.predictor in _PREDICTORS,
             "scenario.workload.predictor",
             self.predictor,
-            "null, or one of " + ", ".join(PREDICTORS),
+            "null, or one of " + ", ".join(_PREDICTORS),
         )
         require(
             error is None or self.predictor is None,
@@ -161,7 +165,7 @@ class WorkloadConfig:
         given = self.predictor_parameters
         known: list[str] = []
         if self.predictor is not None:
-            parameters = list(inspect.signature(PREDICTORS[self.predictor]).parameters.values())
+            parameters = list(inspect.signature(_PREDICTORS[self.predictor]).parameters.values())
             own = [one for one in parameters if one.name not in ("output_tokens", "rng")]
             known = [one.name for one in own]
             for one in own:

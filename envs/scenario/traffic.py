@@ -21,9 +21,11 @@ from servegym.envs.workloads import (
     read_trace,
     split,
 )
+from servegym.envs.workloads.learned_predictor import LearnedPredictor
 from servegym.envs.workloads.stretches import Stretches
 
 _TEST = 2**32 - 1  # spawn key of test traffic, beyond any number of training episodes
+_TRAIN = 2**32 - 2  # of the whole training part
 
 
 def _trace_path(config: WorkloadConfig) -> Path | None:
@@ -99,6 +101,7 @@ class Traffic:
             self.source = f"generator fitted to {config.fitted}"
             self.held_out = None
             self._fitted = load_fitted(config.fitted)
+        self._predictor = self._learned_predictor() if config.predictor == "learned" else None
 
     def train_workload(self, seed: np.random.SeedSequence) -> Workload:
         """One training episode of `episode.requests` requests, its first arrival at 0."""
@@ -116,18 +119,25 @@ class Traffic:
 
     def test_workload(self, seed: int) -> Workload:
         """The test part, thinned (or generated) with this seed. InputError where thinning leaves nothing."""
-        seeds = np.random.SeedSequence(seed, spawn_key=(_TEST,))
+        return self._whole_part(self._test, np.random.SeedSequence(seed, spawn_key=(_TEST,)))
+
+    def training_part(self, seed: int) -> Workload:
+        """The whole training part, thinned as `test_workload` is (or as many requests generated)."""
+        return self._whole_part(self._train, np.random.SeedSequence(seed, spawn_key=(_TRAIN,)))
+
+    def _whole_part(self, part: Workload | None, seeds: np.random.SeedSequence) -> Workload:
         traffic_seed, prediction_seed, client_seed, session_seed = seeds.spawn(4)
-        if self._test is None:
+        if part is None:
             workload = self._generate(self._num_generated_for_test(), 1.0, traffic_seed)
         else:
             rng = np.random.default_rng(traffic_seed)
-            workload = self._test.thin(self.config.keep, rng).scale_rate(self._compression)
+            workload = part.thin(self.config.keep, rng).scale_rate(self._compression)
             if workload.num_requests == 0:
+                which = "test" if part is self._test else "training"
                 raise InputError(
                     f"scenario.workload.keep = {self.config.keep}: leaves none of the "
-                    f"{self._test.num_requests} test requests with seed {seed}, must leave at least one "
-                    "(a larger keep or test_s does)"
+                    f"{part.num_requests} {which} requests with seed {seeds.entropy}, must leave at least "
+                    f"one (a larger keep{' or test_s' if part is self._test else ''} does)"
                 )
         workload = with_clients(workload, self.config.clients, client_seed)
         workload = with_sessions(workload, self.config.clients, self._fits, session_seed)
@@ -176,7 +186,24 @@ class Traffic:
         stretch = self._stretches.draw(self.episode.requests, self.config.keep, rng)
         return stretch.from_first_arrival(self._compression * rate_factor)
 
+    def _learned_predictor(self) -> LearnedPredictor:
+        """InputError where it was trained on what this traffic holds out."""
+        path = self.config.predictor_parameters["path"]
+        predictor = LearnedPredictor.load(path)
+        seen, own = predictor.trained_on, self.held_out
+        if seen is None or own is None or seen["trace"] != own["trace"]:
+            return predictor
+        if seen["test_s"] < own["test_s"]:
+            raise InputError(
+                f"scenario.workload.predictor_parameters.path = {path}: was trained on all but the last "
+                f"{seen['test_s']:g} s of {own['trace']}, must not have seen the last {own['test_s']:g} s"
+            )
+        return predictor
+
     def _with_predictions(self, workload: Workload, seed: np.random.SeedSequence) -> Workload:
+        if self._predictor is not None:
+            predictions = self._predictor.predict(workload)
+            return workload.with_predictions(predictions, self.config.prediction_refinement)
         name, parameters = self.config.predictor, self.config.predictor_parameters
         if self.config.prediction_error is not None:
             name, parameters = "noisy", {"mean_relative_error": self.config.prediction_error}

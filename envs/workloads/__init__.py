@@ -3,6 +3,7 @@
 from servegym.envs.workloads.data import find_data
 from servegym.envs.workloads.fitted_workload import FittedWorkload, load_fitted
 from servegym.envs.workloads.generators import generate
+from servegym.envs.workloads.learned_predictor import LearnedPredictor
 from servegym.envs.workloads.length_tables import LengthTable, read_lengths
 from servegym.envs.workloads.lengths import ConstantLengths, GeometricLengths, JointLengths, Lengths
 from servegym.envs.workloads.mooncake import read_mooncake
@@ -20,6 +21,7 @@ __all__ = [
     "FittedWorkload",
     "GeometricLengths",
     "JointLengths",
+    "LearnedPredictor",
     "LengthTable",
     "Lengths",
     "SloClass",
