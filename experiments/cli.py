@@ -40,7 +40,7 @@ COMMANDS = {
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
     "predictor": Command(
         "train a predictor of output lengths, compare it with simple ones",
-        "predictor scenario=mooncake_conv_8xh100 loss=listmle",
+        "predictor scenario=azure_conv_8xh100 loss=listmle",
     ),
     "profile": Command("measure operators and decoder layers on this GPU", "profile out=runs/profile"),
     "calibrate": Command(

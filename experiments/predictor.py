@@ -64,7 +64,7 @@ def predictor(config: DictConfig) -> dict[str, Any]:
         return train_predictor(training, settings.loss, settings.seed, settings.epochs, **more)
 
     learned = trained(trained_on=trained_on)
-    predictions = {
+    predictions: dict[str, npt.NDArray[Any]] = {
         "median": np.full(test.num_requests, np.median(training.output_tokens)),
         "prompt only": trained(groups=("prompt",)).predict(test),
         "learned": learned.predict(test),

@@ -6,6 +6,7 @@ composition. Values out of range raise InputError when they are read.
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from servegym.envs.workloads.learned_predictor import LearnedPredictor
 from servegym.envs.workloads.predictors import PREDICTORS
 from servegym.envs.workloads.readers import READERS
 
-_PREDICTORS = {**PREDICTORS, "learned": LearnedPredictor.load}
+_PREDICTORS: dict[str, Callable[..., Any]] = {**PREDICTORS, "learned": LearnedPredictor.load}
 """By name, what takes their parameters."""
 
 

@@ -40,7 +40,7 @@ class FeatureScale:
         count = np.maximum(known.sum(axis=0), 1)
         mean = np.where(known, features, 0.0).sum(axis=0) / count
         deviation = np.sqrt((np.where(known, features - mean, 0.0) ** 2).sum(axis=0) / count)
-        return cls(mean, np.where(deviation > 1e-9, deviation, 1.0), used)
+        return cls(mean, np.where(deviation > 1e-9, deviation, 1.0), np.asarray(used))
 
     def inputs(self, features: Floats) -> Floats:
         """(N, 2 F)."""
@@ -85,7 +85,7 @@ class LearnedPredictor:
 
     def write(self, file: BinaryIO) -> None:
         """Writes what `load` reads."""
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{kind}_{k}": array
             for k, layer in enumerate(self.layers)
             for kind, array in zip(("weights", "biases"), layer, strict=True)

@@ -29,6 +29,7 @@ REDUCTIONS = {
     "bench": (*SHORT_BENCH, *FEW_REQUESTS),
     "evaluate": ("seeds=3",),
     "place": ("seeds=1", "gpus=2", "tensor_parallel=[1]"),
+    "predictor": ("scenario.workload.test_s=200", "epochs=1"),  # 20 s of generated requests are too few
     "profile": SMALL_PROFILE,
     "calibrate": ("model=batch",),  # a CPU has no roofline
     "validate": ("device=a100_sxm", "software=vllm", "folds=2"),

@@ -1,5 +1,7 @@
 """Predictors trained on made-up requests whose lengths are a known function of features, and noise."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from servegym.agents.length_predictor import quality, train_predictor
 from servegym.agents.length_predictor.training import build_network
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import LearnedPredictor, Workload
-from servegym.envs.workloads.length_features import FEATURES, length_features
+from servegym.envs.workloads.length_features import FEATURES, GROUPS, length_features
 
 
 def log_normal(rng, num_requests):
@@ -31,14 +33,17 @@ def made_up(seed, noise=log_normal, num_requests=4000):
     return Workload("made up", arrivals, prompts, lengths, priority=priority), np.exp(expected)
 
 
+@functools.cache
+def trained(loss, *groups):
+    """On 4,000 requests with log-normal noise; no groups: all."""
+    return train_predictor(made_up(0)[0], loss, 0, groups=groups or tuple(GROUPS))
+
+
 @pytest.mark.parametrize("loss", ["l1", "mse", "listmle"])
 def test_a_predictor_comes_close_to_what_is_possible(loss):
-    predictor = train_predictor(made_up(0)[0], loss, seed=0)
     test, medians = made_up(1)
-    found, possible = (
-        quality(test.output_tokens, predictor.predict(test)),
-        quality(test.output_tokens, medians),
-    )
+    found = quality(test.output_tokens, trained(loss).predict(test))
+    possible = quality(test.output_tokens, medians)
     assert possible.kendall_tau > 0.5
     assert found.kendall_tau > possible.kendall_tau - 0.02
     assert found.mae_tokens < 1.04 * possible.mae_tokens
@@ -57,21 +62,19 @@ def test_an_order_is_learned_better_than_a_mean_where_noise_has_heavy_tails():
 
 
 def test_the_prompt_alone_says_less_and_noise_alone_nothing():
-    training, _ = made_up(0)
     test, _ = made_up(1)
-    both = quality(test.output_tokens, train_predictor(training, "l1", 0).predict(test))
-    prompt = quality(test.output_tokens, train_predictor(training, "l1", 0, groups=("prompt",)).predict(test))
-    gaps = quality(test.output_tokens, train_predictor(training, "l1", 0, groups=("arrival",)).predict(test))
+    both = quality(test.output_tokens, trained("l1").predict(test))
+    prompt = quality(test.output_tokens, trained("l1", "prompt").predict(test))
+    gaps = quality(test.output_tokens, trained("l1", "arrival").predict(test))
     assert both.kendall_tau > prompt.kendall_tau + 0.05 > gaps.kendall_tau + 0.1
     assert abs(gaps.kendall_tau) < 0.05
 
 
 def test_a_workload_without_a_feature_of_training_is_predicted_from_the_rest():
-    training, _ = made_up(0)
     test, _ = made_up(1)
     bare = Workload("bare", test.arrival_s, test.prompt_tokens, test.output_tokens)
-    prompt = quality(test.output_tokens, train_predictor(training, "l1", 0, groups=("prompt",)).predict(test))
-    masked = quality(test.output_tokens, train_predictor(training, "l1", 0).predict(bare))
+    prompt = quality(test.output_tokens, trained("l1", "prompt").predict(test))
+    masked = quality(test.output_tokens, trained("l1").predict(bare))
     assert masked.kendall_tau > prompt.kendall_tau - 0.03
 
 

@@ -84,9 +84,7 @@ def test_a_predictor_of_other_features_is_refused(tmp_path: Path, monkeypatch):
     with (tmp_path / PREDICTOR_FILE).open("wb") as file:
         prompt_predictor().write(file)
     monkeypatch.setattr("servegym.envs.workloads.learned_predictor.FEATURES", (*FEATURES[1:], "mood"))
-    with pytest.raises(
-        InputError, match=r"trained on other features, which differ in log_prompt, mood; must"
-    ):
+    with pytest.raises(InputError, match="other features, which differ in log_prompt, mood; must"):
         LearnedPredictor.load(tmp_path)
 
 
