@@ -1,48 +1,32 @@
-"""Llumnix's dispatching: the freest replica.
+"""Llumnix's dispatching: the replica of the most freeness (llumnix_freeness.py), of equals the lowest number.
 
 Sun et al., "Llumnix: Dynamic Scheduling for Large Language Model Serving", OSDI 2024; read in the authors'
-code. A replica's freeness is what each of its requests could still grow by,
-
-    freeness = (free KV blocks - watermark - blocks that those waiting need) / (running + waiting requests)
-
-infinite where there are none. With `defrag` only the first waiting request is counted: rows do not tell its
-length, so the mean of what is queued stands for it. Not here: the headroom that Llumnix keeps beside urgent
-requests, since rows do not tell where those are. Rescheduling, its other half, is in llumnix.py. Ties go to
-the lowest number.
+code. Urgent requests are dispatched like others: they come first in the queues of engines with `order:
+priority`, and others are kept away from where they are. Rescheduling and scaling, its other half, are in
+llumnix.py.
 """
+
+from typing import Annotated
 
 import numpy as np
 
+from servegym.agents.heuristics.llumnix_freeness import freeness
+from servegym.agents.parameters import PositiveInt, below
 from servegym.agents.published import Evidence, published
-from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
-from servegym.envs.sim.llm.view import (
-    AVAILABLE,
-    KV_TOTAL_BLOCKS,
-    KV_USED_BLOCKS,
-    QUEUED_PREFILL_TOKENS,
-    RUNNING,
-    WAITING,
-)
+from servegym.envs.sim.llm.view import AVAILABLE
 
 
 @compiled_router
 def choose(replicas: Array, request: Array, parameters: Array, memory: Array, random_state: Array) -> int:
-    """The available replica of the most freeness; parameters: defrag (0 or 1), watermark, block size."""
-    defrag, watermark, block_size = parameters[0], parameters[1], parameters[2]
+    """The available replica of the most freeness; parameters: those of freeness."""
     best, most = -1, -np.inf
     for replica in range(replicas.shape[0]):
         if replicas[replica, AVAILABLE] == 0:
             continue
-        row = replicas[replica]
-        queued = row[QUEUED_PREFILL_TOKENS]
-        if defrag > 0:
-            queued /= max(1.0, row[WAITING])
-        free = row[KV_TOTAL_BLOCKS] - row[KV_USED_BLOCKS] - np.floor(watermark * row[KV_TOTAL_BLOCKS])
-        requests = row[RUNNING] + row[WAITING]
-        freeness = (free - np.ceil(queued / block_size)) / requests if requests > 0 else np.inf
-        if freeness > most:
-            best, most = replica, freeness
+        free = freeness(replicas[replica], parameters)
+        if free > most:
+            best, most = replica, free
     return best
 
 
@@ -52,10 +36,12 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
     evidence=Evidence.CODE,
     complexity="O(R)",
 )
-def llumnix_dispatch(defrag: bool = True, watermark: float = 0.01, block_size: int = 16) -> Router:
-    """`watermark`: share of KV blocks kept free, from 0 to below 1; `block_size`: the engines', 1 or more."""
-    if not 0 <= watermark < 1:
-        raise InputError(f"router.watermark = {watermark}: must be at least 0 and below 1")
-    if block_size < 1:
-        raise InputError(f"router.block_size = {block_size}: must be at least 1")
-    return Router("llumnix_dispatch", choose, np.array([defrag, watermark, block_size], np.float64))
+def llumnix_dispatch(
+    defrag: bool = True,
+    watermark: Annotated[float, below(0, 1)] = 0.01,
+    block_size: PositiveInt = 16,
+    urgent_load_tokens: PositiveInt = 1600,
+) -> Router:
+    """`watermark`: share of KV blocks kept free; `block_size`: the engines'."""
+    parameters = np.array([defrag, watermark, block_size, urgent_load_tokens], np.float64)
+    return Router("llumnix_dispatch", choose, parameters, reads_router_columns=True)

@@ -5,23 +5,29 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.envs.routing.observation import Observation
 from servegym.envs.sim.llm.router import Router, random_state
-from servegym.envs.sim.llm.view import REQUEST_FEATURES, ROUTER_REQUEST_FEATURES
+from servegym.envs.sim.llm.view import (
+    REPLICA_FEATURES,
+    REQUEST_FEATURES,
+    ROUTER_REPLICA_FEATURES,
+    ROUTER_REQUEST_FEATURES,
+)
 
 UNKNOWN = -1.0
-"""Who a request is, by an observation."""
+"""In place of what an observation does not have: who a request is, and columns of routers."""
 
 
 class HeuristicPolicy:
     """Runs a router's `choose` on the observations of K episodes.
 
-    InputError for a router that tells sessions or prefixes apart, which observations do not name.
+    InputError for a router that reads what observations do not have: sessions, prefixes, columns of routers.
     """
 
     def __init__(self, router: Router) -> None:
-        if router.reads_identities:
+        if router.reads_beyond_observations:
             raise InputError(
-                f"router {router.name}: needs {', '.join(sorted(router.needs))}: must not read identities of "
-                "requests, which observations do not have; simulate and evaluate give them"
+                f"router {router.name}: needs {', '.join(sorted(router.needs)) or 'columns of routers'}: "
+                "must not read identities of requests or columns which observations do not have; simulate and "
+                "evaluate give them"
             )
         self.name = router.name
         self.router = router
@@ -35,7 +41,9 @@ class HeuristicPolicy:
 
     def act(self, observation: Observation) -> np.ndarray:
         """int64 (K,): the router's choice in each episode."""
-        replicas = observation["replicas"].astype(np.float64)
+        seen = observation["replicas"]
+        replicas = np.full((*seen.shape[:2], ROUTER_REPLICA_FEATURES), UNKNOWN)
+        replicas[:, :, :REPLICA_FEATURES] = seen
         request = np.full((len(replicas), ROUTER_REQUEST_FEATURES), UNKNOWN)
         request[:, :REQUEST_FEATURES] = observation["request"]
         router = self.router

@@ -34,7 +34,13 @@ from servegym.envs.sim.llm.cluster.simulate import results_of
 from servegym.envs.sim.llm.cluster.state import Cluster
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.state import NOBODY
-from servegym.envs.sim.llm.view import AVAILABLE, PREFIX_HIT_TOKENS, REPLICA_FEATURES, REQUEST_FEATURES
+from servegym.envs.sim.llm.view import (
+    AVAILABLE,
+    PREFIX_HIT_TOKENS,
+    REPLICA_FEATURES,
+    REQUEST_FEATURES,
+    ROUTER_REPLICA_FEATURES,
+)
 from servegym.envs.workloads import Workload
 
 EPISODE = np.dtype(
@@ -58,7 +64,7 @@ class State(NamedTuple):
     """What compiled code works on; arrays with a leading axis K are those of `FleetRoutingEpisodes`.
 
     open_requests: int32 (K, N). status: int64 (K,), why each fleet has stopped, or RUNNING. rows: float64 (R,
-    REPLICA_FEATURES) and request_row: float64 (REQUEST_FEATURES,), for the observation being written.
+    ROUTER_REPLICA_FEATURES) and request_row: float64 (REQUEST_FEATURES,), for the observation being written.
     """
 
     clusters: MutableSequence[Cluster]
@@ -160,7 +166,7 @@ class FleetRoutingEpisodes:
                 rewards=self.rewards,
                 finished=self.finished,
                 status=self._status,
-                rows=np.zeros((self.num_replicas, REPLICA_FEATURES)),
+                rows=np.zeros((self.num_replicas, ROUTER_REPLICA_FEATURES)),
                 request_row=np.zeros(REQUEST_FEATURES),
                 ttft_weight=float(objective.ttft_weight),
                 latency_weight=float(objective.latency_weight),
@@ -240,7 +246,7 @@ def _observe(state: State, episode_id: int, cluster: Cluster, episode: np.record
         write_rows(cluster, cluster.control[0].cursor, True, rows, request)
     for replica_id in range(rows.shape[0]):
         touch(cluster, replica_id)  # of old state it was not looked at
-        for column in range(rows.shape[1]):
+        for column in range(REPLICA_FEATURES):
             state.replicas[episode_id, replica_id, column] = rows[replica_id, column]
     for column in range(request.size):
         state.request[episode_id, column] = request[column]

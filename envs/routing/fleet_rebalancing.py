@@ -5,9 +5,9 @@ import numpy as np
 from servegym.costmodels.native.jit import jit
 from servegym.envs.sim.llm.cluster.rebalancing import rebalance, write_rows_to_rebalance
 from servegym.envs.sim.llm.cluster.state import Cluster
-from servegym.envs.sim.llm.rebalancer import Rebalancer
+from servegym.envs.sim.llm.rebalancer import KEEP, Rebalancer
 from servegym.envs.sim.llm.router import random_state
-from servegym.envs.sim.llm.view import REPLICA_FEATURES
+from servegym.envs.sim.llm.view import ROUTER_REPLICA_FEATURES
 
 
 class EpisodeRebalancers:
@@ -17,8 +17,9 @@ class EpisodeRebalancers:
         self._rule = rule
         self._memory = np.zeros((num_episodes, rule.memory_size))
         self._random = np.zeros((num_episodes, 1), np.uint64)
-        self._rows = np.zeros((num_replicas, REPLICA_FEATURES))
+        self._rows = np.zeros((num_replicas, ROUTER_REPLICA_FEATURES))
         self._moves = np.zeros((num_replicas, 2), np.int64)
+        self._orders = np.zeros(num_replicas, np.int64)
 
     def begin(self, episode_id: int) -> None:
         """Forgets everything about an episode."""
@@ -26,13 +27,14 @@ class EpisodeRebalancers:
         self._random[episode_id] = random_state(np.random.SeedSequence(0).spawn(1)[0])
 
     def rebalance(self, episode_id: int, cluster: Cluster) -> None:
-        """Lets requests migrate as the rule says. InputError where it names a replica that does not exist."""
-        rule, moves = self._rule, self._moves
+        """Does what the rule says. InputError for a move of no replica and for an unknown order."""
+        rule, moves, orders = self._rule, self._moves, self._orders
+        orders[:] = KEEP
         _write(cluster, self._rows)
         memory, random = self._memory[episode_id], self._random[episode_id]
-        count = rule.choose(self._rows, rule.parameters, memory, random, moves)
-        if not _rebalance(cluster, moves, count):
-            raise rule.refusal(moves, count)
+        count = rule.choose(self._rows, rule.parameters, memory, random, moves, orders)
+        if not _rebalance(cluster, moves, count, orders):
+            raise rule.refusal(moves, count, orders)
 
 
 @jit
@@ -41,5 +43,5 @@ def _write(cluster: Cluster, rows: np.ndarray) -> None:
 
 
 @jit
-def _rebalance(cluster: Cluster, moves: np.ndarray, count: int) -> bool:
-    return rebalance(cluster, moves, count)
+def _rebalance(cluster: Cluster, moves: np.ndarray, count: int, orders: np.ndarray) -> bool:
+    return rebalance(cluster, moves, count, orders)

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from tests.reference.fleet import Fleet
     from tests.reference.request import Request
 
+ACTIVE, STARTING, LEAVING, OFF = range(4)
+
 
 def fail(fleet: "Fleet", number: int, now_s: float) -> None:
     """Everything on the replica, on the way to it or from it goes back to the router, or is lost."""
@@ -44,15 +46,34 @@ def scale(fleet: "Fleet", wanted: int, now_s: float) -> None:
     """So many replicas are to be active, or about to be."""
     planned = [r for r in fleet.replicas if r.state != "leaving"]
     for replica in planned[wanted:]:
-        replica.state = "leaving"
+        stop(replica)
     others = [r for r in fleet.replicas if r.state == "leaving"]
     for replica in others[: max(0, wanted - len(planned))]:
-        if not _is_empty(fleet, replica):
-            replica.state = "active"  # draining: it goes on
-            continue
+        start(fleet, replica, now_s)
+
+
+def start(fleet: "Fleet", replica: Any, now_s: float) -> None:
+    """An inactive replica starts, one that drains goes on."""
+    now = standing(fleet, replica)
+    if now == LEAVING:
+        replica.state = "active"
+    elif now == OFF:
         replica.state = "starting"
         replica.starts += 1
         fleet.at(now_s + fleet.settings.startup_s, _started(replica, replica.starts))
+
+
+def stop(replica: Any) -> None:
+    """It takes no more requests."""
+    if replica.state in ("active", "starting"):
+        replica.state = "leaving"
+
+
+def standing(fleet: "Fleet", replica: Any) -> int:
+    """The column of "What a router sees"."""
+    if replica.state == "leaving":
+        return OFF if _is_empty(fleet, replica) else LEAVING
+    return STARTING if replica.state == "starting" else ACTIVE
 
 
 def _started(replica: Any, start: int) -> Any:

@@ -64,4 +64,8 @@ class Encoder(Member):
         known = sum(r.known for r in self.present())
         running = int(self.in_flight is not None)
         ends_s = self.end_s if self.in_flight else -math.inf
-        return Glance(running, len(self.waiting), 0, known, 0, 0, 0, ends_s, 0.0, 0.0, (), None)
+        urgent = sum(r.urgent for r in self.present())
+        first = self.waiting[0].known if self.waiting else 0
+        return Glance(
+            running, len(self.waiting), 0, known, 0, 0, 0, ends_s, 0.0, 0.0, urgent, first, (), None
+        )

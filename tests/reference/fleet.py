@@ -191,7 +191,14 @@ class Fleet:
         seen_s, glances = self.glances(request.caused_s, now_s)
         view = np.array(
             [
-                glance.row(seen_s, available, replica.glance().hit_tokens(request), speed)
+                glance.row(
+                    seen_s,
+                    available,
+                    replica.glance().hit_tokens(request),
+                    speed,
+                    availability.standing(self, replica),
+                    replica.role,
+                )
                 for glance, available, replica, speed in zip(
                     glances, allowed, self.replicas, self.speeds, strict=True
                 )

@@ -1,24 +1,33 @@
-"""Rebalancing by replica ("Migration"): a rule names pairs of replicas, and who moves follows from that."""
+"""Rebalancing by replica: a rule orders replicas about and names pairs, and who moves follows from that."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.reference import availability
 from tests.reference.request import Request
 
 if TYPE_CHECKING:
     from tests.reference.fleet import Fleet
 
-ChooseMoves = Callable[[NDArray[np.float64]], Iterable[tuple[int, int]]]
+ChooseMoves = Callable[[NDArray[np.float64]], tuple[Iterable[tuple[int, int]], Sequence[int]]]
+
+START, STOP = 1, 2  # orders; 0: go on
 
 
 def by_replicas(choose_moves: ChooseMoves) -> "Callable[[float, Fleet], Iterator[tuple[Request, int]]]":
-    """A `rebalance` of `choose_moves(rows (R, 13)) -> pairs of replicas (source, target)`."""
+    """A `rebalance` of `choose_moves(rows (R, 17)) -> pairs (source, target), orders (R,)`."""
 
     def rebalance(now_s: float, fleet: "Fleet") -> "Iterator[tuple[Request, int]]":
-        for source, target in choose_moves(rows_of(fleet, now_s)):
+        moves, orders = choose_moves(rows_of(fleet, now_s))
+        for replica, order in zip(fleet.replicas, orders, strict=True):
+            if order == START:
+                availability.start(fleet, replica, now_s)
+            elif order == STOP:
+                availability.stop(replica)
+        for source, target in moves:
             request = next_to_leave(fleet, source)
             if request is not None:
                 yield request, target
@@ -31,7 +40,14 @@ def rows_of(fleet: "Fleet", now_s: float) -> NDArray[np.float64]:
     seen_s, glances = fleet.glances(-np.inf, now_s)
     return np.array(
         [
-            glance.row(seen_s, replica.available and replica.role in ("mixed", "decode"), 0, speed)
+            glance.row(
+                seen_s,
+                replica.available and replica.role in ("mixed", "decode"),
+                0,
+                speed,
+                availability.standing(fleet, replica),
+                replica.role,
+            )
             for glance, replica, speed in zip(glances, fleet.replicas, fleet.speeds, strict=True)
         ],
         dtype=np.float64,
@@ -39,10 +55,15 @@ def rows_of(fleet: "Fleet", now_s: float) -> NDArray[np.float64]:
 
 
 def next_to_leave(fleet: "Fleet", number: int) -> Request | None:
-    """The least urgent, then the shortest, then the first of those decoding and not migrating yet."""
+    """The least urgent, then the shortest, then the first of those decoding and not migrating yet.
+
+    Urgent ones only leave a replica that is not available.
+    """
     replica = fleet.replicas[number]
     if replica.role == "encode":
         return None
     moving = [migration.request for migration in fleet.migrations]
     candidates = [r for r in replica.running if r.decoding and r not in moving]
+    if replica.available:
+        candidates = [r for r in candidates if not r.urgent]
     return min(candidates, key=lambda r: (-r.priority, r.known), default=None)

@@ -27,6 +27,7 @@ class Request:
     tenant: int = 0
     ttft_slo_s: float = math.inf
     tpot_slo_s: float = math.inf
+    urgent: bool = False  # of priority 0 or less, where the workload has priorities
     cancel_after_s: float = math.inf
     image_tokens: int = 0
     parent: "Request | None" = None
@@ -160,6 +161,7 @@ def requests_of(workload: Any) -> list[Request]:
             prediction_refinement=getattr(workload, "prediction_refinement", None),
             priority=int(column("priority", 0)[i]),
             tenant=int(column("tenant", 0)[i]),
+            urgent=bool(column("priority", 1)[i] <= 0),
             cancel_after_s=float(column("cancel_after_s", math.inf)[i]),
             image_tokens=int(column("image_tokens", 0)[i]),
             parent=requests[parents[i]] if parents[i] >= 0 else None,

@@ -53,7 +53,7 @@ def simulate_fleet(
 ) -> FleetResult:
     """Serve a workload to its end, asserting the invariants (`check`: also at every instant).
 
-    `workload` is anything with the columns of `Workload`; `choose(replicas (R, 13), request (6,)) ->
+    `workload` is anything with the columns of `Workload`; `choose(replicas (R, 17), request (6,)) ->
     replica` is called whenever a request is routed; `ranking` is for all engines that need
     one; `settings` are those of `FleetSettings`. Raises `InputError` for a workload, a setting or a choice
     that the specification does not allow.

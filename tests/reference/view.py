@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.reference.engine import Engine
 from tests.reference.request import Request
+from tests.reference.settings import ROLES
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,14 @@ class Glance:
     iteration_ends_s: float  # -inf: none in flight
     predicted_remaining_tokens: float
     kv_released_per_iteration: float
+    urgent: int
+    first_waiting_tokens: int
     cached: Collection[Hashable]
     engine: Engine | None
 
-    def row(self, now_s: float, available: bool, hit_tokens: int, speed: float) -> list[float]:
+    def row(
+        self, now_s: float, available: bool, hit_tokens: int, speed: float, standing: int, role: str
+    ) -> list[float]:
         """The columns of "What a router sees", in order, as of `now_s`; the arguments are of now."""
         return [
             float(available),
@@ -42,6 +47,10 @@ class Glance:
             self.kv_released_per_iteration,
             hit_tokens,
             speed,
+            self.urgent,
+            self.first_waiting_tokens,
+            standing,
+            ROLES.index(role),
         ]
 
     def hit_tokens(self, request: Request) -> int:
@@ -76,6 +85,8 @@ def glance_at(replica: Any) -> Glance:
             0.0, sum(r.predicted_remaining(r in replica.running) for r in present)
         ),
         kv_released_per_iteration=released / len(replica.log) if replica.log else 0.0,
+        urgent=sum(r.urgent for r in present),
+        first_waiting_tokens=replica.waiting[0].known if replica.waiting else 0,
         cached=frozenset(replica.pool.cached),
         engine=replica.engine,
     )

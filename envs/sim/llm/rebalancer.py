@@ -1,10 +1,11 @@
-"""Rebalancers as the simulator sees them: which replica is to give a decoding request to which other.
+"""Rebalancers as the simulator sees them: who gives a decoding request to whom, who starts, who stops.
 
-    choose(replicas, parameters, memory, random_state, moves) -> number of moves
+    choose(replicas, parameters, memory, random_state, moves, orders) -> number of moves
 
-replicas: float64 (R, REPLICA_FEATURES) as in view.py; of no request in particular, so AVAILABLE is 1 where a
-request may migrate to and PREFIX_HIT_TOKENS is 0. parameters, memory and random_state: as of a router.
+replicas: float64 (R, ROUTER_REPLICA_FEATURES) as in view.py; of no request in particular, so AVAILABLE is 1
+where a request may migrate to and PREFIX_HIT_TOKENS is 0. parameters, memory, random_state: as of a router.
 moves: int64 (R, 2), to be filled with pairs (source, target) of replicas, in the order of their turns.
+orders: int64 (R,), what each replica is to do, before the moves; KEEP (go on) where the rule writes nothing.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,16 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.native.jit import jit_for
 from servegym.envs.sim.llm.router import Array
 
+KEEP, START, STOP = range(3)
+"""Orders. START: an inactive replica starts, a draining one goes on. STOP: one drains, then is inactive."""
+
 CHOOSE_MOVES = types.int64(
-    types.float64[:, ::1], types.float64[::1], types.float64[::1], types.uint64[::1], types.int64[:, ::1]
+    types.float64[:, ::1],
+    types.float64[::1],
+    types.float64[::1],
+    types.uint64[::1],
+    types.int64[:, ::1],
+    types.int64[::1],
 )
 """Signature of `choose`."""
 
@@ -31,7 +40,7 @@ compiled_rebalancer = jit_for(CHOOSE_MOVES)
 
 @dataclass(frozen=True)
 class Rebalancer:
-    """A rule that moves running requests, with its constants.
+    """A rule that moves running requests and orders replicas about, with its constants.
 
     choose: compiled with `compiled_rebalancer`, or any Python callable of the same arguments (slower).
     parameters: float64 (P,) constants passed to it. memory_size: numbers it keeps during a run.
@@ -47,8 +56,14 @@ class Rebalancer:
         """Whether the simulator can call it without the interpreter."""
         return hasattr(self.choose, "py_func")
 
-    def refusal(self, moves: np.ndarray, count: int) -> InputError:
-        """What to raise where the first `count` of `moves` are not pairs of replicas, or too many."""
+    def refusal(self, moves: np.ndarray, count: int, orders: np.ndarray) -> InputError:
+        """What to raise for an unknown order, for moves of no replica, or for too many."""
+        unknown = np.flatnonzero((orders < KEEP) | (orders > STOP))
+        if len(unknown):
+            return InputError(
+                f"rebalancer {self.name!r}: gave replica {unknown[0]} the order {orders[unknown[0]]}: must be "
+                f"from {KEEP} to {STOP}"
+            )
         return InputError(
             f"rebalancer {self.name!r}: gave {count} moves, {moves[: max(0, count)].tolist()}: must be "
             f"at most {len(moves)} pairs of replicas from 0 to {len(moves) - 1}"
@@ -57,7 +72,7 @@ class Rebalancer:
 
 @compiled_rebalancer
 def _choose_nothing(
-    replicas: Array, parameters: Array, memory: Array, random_state: Array, moves: Array
+    replicas: Array, parameters: Array, memory: Array, random_state: Array, moves: Array, orders: Array
 ) -> int:
     return 0
 

@@ -2,7 +2,7 @@
 
     choose(replicas, request, parameters, memory, random_state) -> replica
 
-replicas: float64 (R, REPLICA_FEATURES) and request: float64 (ROUTER_REQUEST_FEATURES,), see view.py.
+replicas: float64 (R, ROUTER_REPLICA_FEATURES) and request: float64 (ROUTER_REQUEST_FEATURES,), see view.py.
 parameters: float64, the router's constants. memory: float64, its own state, zero when an episode starts.
 random_state: uint64 (1,), for `next_uniform`. The replica it returns must have AVAILABLE = 1.
 """
@@ -41,6 +41,7 @@ class Router:
     parameters: float64 (P,) constants passed to it. memory_size: numbers it keeps during an episode, and
     memory_per_replica for each replica.
     looks: whether it reads the replicas' rows; without, the simulator need not bring them up to date.
+    reads_router_columns: whether it reads those of LOAD_COLUMNS or STANDING_COLUMNS of the rows.
     needs: what the scenario must have for it, names in `NEEDS`. Raises InputError for other names.
     """
 
@@ -50,6 +51,7 @@ class Router:
     memory_size: int = 0
     memory_per_replica: int = 0
     looks: bool = True
+    reads_router_columns: bool = False
     needs: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -63,9 +65,9 @@ class Router:
         return hasattr(self.choose, "py_func")
 
     @property
-    def reads_identities(self) -> bool:
-        """Whether it tells sessions or prefixes apart, which it cannot do by observations."""
-        return bool(self.needs & READ_IDENTITIES)
+    def reads_beyond_observations(self) -> bool:
+        """Whether it reads what environments do not show: sessions, prefixes, or columns of routers only."""
+        return self.reads_router_columns or bool(self.needs & READ_IDENTITIES)
 
     def new_memory(self, num_replicas: int) -> np.ndarray:
         """float64 zeros: its memory when an episode starts."""

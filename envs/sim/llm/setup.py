@@ -24,7 +24,16 @@ from servegym.envs.sim.llm.prefix_state import (
 )
 from servegym.envs.sim.llm.ranking import check_ranking
 from servegym.envs.sim.llm.ranking_state import RANKS_BATCH, RankingState, no_ranking
-from servegym.envs.sim.llm.state import FIRST_TOKEN_RATIO, NOBODY, REPLICA, REQUEST, WAITING, Fleet
+from servegym.envs.sim.llm.state import (
+    FIRST_TOKEN_RATIO,
+    NOBODY,
+    NONE_URGENT,
+    REPLICA,
+    REQUEST,
+    URGENT_PRIORITY,
+    WAITING,
+    Fleet,
+)
 from servegym.envs.workloads import Workload
 
 REFERENCE_TOKENS = 256
@@ -109,6 +118,7 @@ def new_fleet(
             speed=_speeds(cost, first_chunk_s, tokens),
             lookup=struct(lookup or LookupAttention(np.zeros((0, 0)), np.zeros((0, 0)))),
             refinement=np.zeros(1),
+            urgent_priority=np.full(1, NONE_URGENT),
             log=struct(log or no_log()),
             cache=new_prefix_cache(
                 np.tile(
@@ -206,11 +216,12 @@ def load_requests(
 ) -> None:
     """Writes a part of n requests that have not been routed yet into the slots `request_ids`, int32 (n,).
 
-    All that are loaded must agree in `prediction_refinement`.
+    All that are loaded must agree in `prediction_refinement` and in whether they have priorities.
 
     keys: float64 (N,), their places in queues ordered by rank; by priority without them.
     """
     fleet.refinement[0] = workload.prediction_refinement or 0.0
+    fleet.urgent_priority[0] = NONE_URGENT if workload.priority is None else URGENT_PRIORITY
     nothing = np.zeros(0, np.int32)
     predicted, limits, priority = (
         nothing if column is None else column[part]

@@ -27,9 +27,10 @@ from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
 from servegym.envs.sim.llm.state import Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
-    REPLICA_FEATURES,
+    ROUTER_REPLICA_FEATURES,
     ROUTER_REQUEST_FEATURES,
     write_hit_tokens,
+    write_load_columns,
     write_replica_row,
     write_request_row,
 )
@@ -227,7 +228,7 @@ def route_function(fleet: Fleet, router: Router) -> Callable[..., None]:
 
 def _route(fleet, request_ids, identities, previous_s, choose, parameters, memory, random, looks, debug):
     num_replicas = fleet.replicas.shape[0]
-    rows = np.zeros((num_replicas, REPLICA_FEATURES))
+    rows = np.zeros((num_replicas, ROUTER_REPLICA_FEATURES))
     rows[:, AVAILABLE] = 1.0
     request_row = np.zeros(ROUTER_REQUEST_FEATURES)
     for i in range(request_ids.size):
@@ -237,6 +238,7 @@ def _route(fleet, request_ids, identities, previous_s, choose, parameters, memor
             for replica_id in range(num_replicas):
                 look(fleet, replica_id, now_s)
                 write_replica_row(fleet, replica_id, now_s, rows[replica_id])
+                write_load_columns(fleet, replica_id, rows[replica_id])
                 write_hit_tokens(fleet, replica_id, request_id, rows[replica_id])
         write_request_row(fleet, request_id, now_s - previous_s, request_row)
         write_identity(identities, i, request_row)

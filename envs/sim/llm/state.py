@@ -123,6 +123,12 @@ REQUEST = np.dtype(
 HELD = -1
 """`chunk` of a decode that sits the iteration in flight out."""
 
+URGENT_PRIORITY = 0
+"""Requests with this priority number or a smaller one are urgent, where the workload gives priorities."""
+
+NONE_URGENT = -(1 << 31) - 1
+"""`Fleet.urgent_priority` of requests without priorities."""
+
 WAITING, PREFILLING, DECODING, FINISHING, SWAPPED, ENDED, BROUGHT, SENT, PAUSED = range(9)
 """Where a request stands; WAITING also before it arrives, FINISHING within the end of an iteration.
 
@@ -147,6 +153,7 @@ class Fleet(NamedTuple):
     ranking: who says who goes first, where somebody does, and what it remembers.
     advance: address of the function that takes a replica forward in time, see fleet.py.
     refinement: float64 (1,), `Workload.prediction_refinement` of the requests loaded, 0 for none.
+    urgent_priority: int64 (1,), the largest priority number of those loaded that is urgent, or NONE_URGENT.
     log: the log of iterations; with it, or with `lookup`, every iteration is carried out by itself.
     """
 
@@ -162,6 +169,7 @@ class Fleet(NamedTuple):
     speed: np.ndarray
     lookup: LookupAttention
     refinement: np.ndarray
+    urgent_priority: np.ndarray
     log: Log
     cache: PrefixCache
     ranking: RankingState

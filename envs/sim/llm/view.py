@@ -5,12 +5,12 @@ Columns, units and the instant they refer to are specified in docs/simulator.md.
 
 import numpy as np
 
-from servegym.costmodels.native.jit import kernel
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import evict, known_tokens
 from servegym.envs.sim.llm.memory import kv_used_blocks
 from servegym.envs.sim.llm.predictions import predicted_remaining_tokens
 from servegym.envs.sim.llm.prefix_cache import lookup
-from servegym.envs.sim.llm.state import NOBODY, Fleet
+from servegym.envs.sim.llm.state import NOBODY, NONE_URGENT, Fleet
 
 REPLICA_COLUMNS = (
     ("available", "0 or 1"),
@@ -29,6 +29,10 @@ REPLICA_COLUMNS = (
 )
 """Name and unit of each number a router sees of a replica, in order."""
 
+LOAD_COLUMNS = (("urgent", "requests"), ("first_waiting_tokens", "tokens"))
+STANDING_COLUMNS = (("standing", "1"), ("role", "1"))
+"""And of those that only routers and rebalancers get, after them: of the load, and of the fleet."""
+
 REQUEST_COLUMNS = (
     ("prompt_tokens", "tokens"),
     ("predicted_output_tokens", "tokens"),
@@ -41,6 +45,7 @@ IDENTITY_COLUMNS = (("session", "1"), ("prefix", "1"))
 """And of those that only routers get, after them."""
 
 REPLICA_FEATURES = len(REPLICA_COLUMNS)
+ROUTER_REPLICA_FEATURES = REPLICA_FEATURES + len(LOAD_COLUMNS) + len(STANDING_COLUMNS)
 REQUEST_FEATURES = len(REQUEST_COLUMNS)
 ROUTER_REQUEST_FEATURES = REQUEST_FEATURES + len(IDENTITY_COLUMNS)
 
@@ -58,7 +63,11 @@ ROUTER_REQUEST_FEATURES = REQUEST_FEATURES + len(IDENTITY_COLUMNS)
     KV_RELEASED_PER_ITERATION,
     PREFIX_HIT_TOKENS,
     SPEED,
-) = range(REPLICA_FEATURES)
+    URGENT,
+    FIRST_WAITING_TOKENS,
+    STANDING,
+    ROLE,
+) = range(ROUTER_REPLICA_FEATURES)
 
 PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S, PRIORITY, SESSION, PREFIX = range(ROUTER_REQUEST_FEATURES)
 
@@ -74,7 +83,8 @@ def queued_prefill_tokens(replica: np.record) -> int:
 def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarray) -> None:
     """Fills `row` (REPLICA_FEATURES,) with replica `replica_id`, already advanced to `now_s`.
 
-    PREFIX_HIT_TOKENS, which depends on the request, is written by `write_hit_tokens`.
+    PREFIX_HIT_TOKENS, which depends on the request, is written by `write_hit_tokens`, what only routers get
+    by `write_load_columns`.
     """
     replica = fleet.replicas[replica_id]
     row[AVAILABLE] = 1.0
@@ -92,6 +102,35 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
         replica.released_tokens / replica.num_iterations if replica.num_iterations > 0 else 0.0
     )
     row[SPEED] = fleet.speed[replica.group]
+
+
+@routine
+def write_load_columns(fleet: Fleet, replica_id: int, row: np.ndarray) -> None:
+    """Fills what of `row` (ROUTER_REPLICA_FEATURES,) only routers get of a replica's load."""
+    replica = fleet.replicas[replica_id]
+    waits = replica.num_waiting > 0
+    row[FIRST_WAITING_TOKENS] = known_tokens(fleet, replica.waiting_first) if waits else 0
+    row[URGENT] = 0.0
+    if fleet.urgent_priority[0] == NONE_URGENT:
+        return
+    request_id = replica.running_first
+    while request_id != NOBODY:
+        row[URGENT] += is_urgent(fleet, request_id)
+        request_id = fleet.requests[request_id].next
+    request_id = replica.waiting_first
+    for _ in range(replica.num_waiting):
+        row[URGENT] += is_urgent(fleet, request_id)
+        request_id = fleet.requests[request_id].next
+    request_id = replica.swapped_first
+    for _ in range(replica.num_swapped):
+        row[URGENT] += is_urgent(fleet, request_id)
+        request_id = fleet.requests[request_id].next
+
+
+@kernel
+def is_urgent(fleet: Fleet, request_id: int) -> bool:
+    """Whether it has the most urgent priority of those that scenarios give."""
+    return bool(fleet.requests[request_id].priority <= fleet.urgent_priority[0])
 
 
 @kernel

@@ -6,18 +6,23 @@ import numpy.typing as npt
 from servegym.envs.sim.llm.router import Router, random_state
 from servegym.envs.sim.llm.view import (
     IDENTITY_COLUMNS,
+    LOAD_COLUMNS,
     REPLICA_COLUMNS,
     REQUEST_COLUMNS,
+    ROUTER_REPLICA_FEATURES,
     ROUTER_REQUEST_FEATURES,
+    STANDING_COLUMNS,
 )
 
-REPLICA_COLUMN = {name: column for column, (name, _) in enumerate(REPLICA_COLUMNS)}
+REPLICA_COLUMN = {
+    name: column for column, (name, _) in enumerate(REPLICA_COLUMNS + LOAD_COLUMNS + STANDING_COLUMNS)
+}
 REQUEST_COLUMN = {name: column for column, (name, _) in enumerate(REQUEST_COLUMNS + IDENTITY_COLUMNS)}
 
 
 def rows_of(num_replicas: int, **columns: npt.ArrayLike) -> np.ndarray:
     """Available replicas of speed 1 with 100 KV blocks, but for the columns given by name."""
-    rows = np.zeros((num_replicas, len(REPLICA_COLUMNS)))
+    rows = np.zeros((num_replicas, ROUTER_REPLICA_FEATURES))
     columns = {"available": [1], "kv_total_blocks": [100], "speed": [1], **columns}
     for name, values in columns.items():
         rows[:, REPLICA_COLUMN[name]] = values

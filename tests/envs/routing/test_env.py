@@ -168,7 +168,12 @@ def test_unknown_scenario_and_split_list_the_known_ones() -> None:
         RoutingEnv(SMALL, split="valid")
 
 
-@pytest.mark.parametrize("name", [name for name in ROUTERS if not make_router(name).needs])
+BY_OBSERVATION = [
+    name for name in ROUTERS if not (make_router(name).needs or make_router(name).reads_beyond_observations)
+]
+
+
+@pytest.mark.parametrize("name", BY_OBSERVATION)
 def test_policies_decide_as_the_simulator_does(name: str) -> None:
     """A heuristic over the environment's observations decides as in the compiled simulation."""
     env = RoutingEnv(SMALL, split="test")

@@ -165,7 +165,7 @@ def test_llumnix_moves_requests_as_in_the_simulator() -> None:
 
 
 def test_rebalancer_that_names_no_replica_is_refused() -> None:
-    def choose(rows, parameters, memory, random_state, moves) -> int:
+    def choose(rows, parameters, memory, random_state, moves, orders) -> int:
         moves[0] = 0, 5
         return 1
 

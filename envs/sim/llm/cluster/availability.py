@@ -16,6 +16,7 @@ from servegym.envs.sim.llm.cluster.state import (
     LEAVING,
     LINK,
     LOST,
+    OFF,
     ON_REPLICA,
     STARTED,
     STARTING,
@@ -171,21 +172,45 @@ def scale(cluster: Cluster, wanted: int) -> None:
     members = cluster.members
     planned = 0
     for replica_id in range(members.shape[0]):
-        if members[replica_id].plan != LEAVING:
+        if members[replica_id].plan < LEAVING:
             planned += 1
             if planned > wanted:
-                members[replica_id].plan = LEAVING
+                stop(cluster, replica_id)
     for replica_id in range(members.shape[0]):
-        member = members[replica_id]
-        if planned < wanted and member.plan == LEAVING:
+        if planned < wanted and members[replica_id].plan >= LEAVING:
             planned += 1
-            if not _is_empty(cluster, replica_id):
-                member.plan = ACTIVE  # draining: it goes on
-                continue
-            member.plan = STARTING
-            member.starts += 1
-            now_s = cluster.control[0].now_s
-            schedule(cluster, now_s + cluster.startup_s, STARTED, replica_id, member.starts)
+            start(cluster, replica_id)
+
+
+@routine
+def start(cluster: Cluster, replica_id: int) -> None:
+    """An inactive replica starts, and one that drains goes on; others do nothing."""
+    member = cluster.members[replica_id]
+    now = standing(cluster, replica_id)
+    if now == LEAVING:
+        member.plan = ACTIVE
+    elif now == OFF:
+        member.plan = STARTING
+        member.starts += 1
+        started_s = cluster.control[0].now_s + cluster.startup_s
+        schedule(cluster, started_s, STARTED, replica_id, member.starts)
+
+
+@routine
+def stop(cluster: Cluster, replica_id: int) -> None:
+    """A replica takes no more requests."""
+    if cluster.members[replica_id].plan < LEAVING:
+        cluster.members[replica_id].plan = LEAVING
+
+
+@routine
+def standing(cluster: Cluster, replica_id: int) -> int:
+    """ACTIVE, STARTING, LEAVING where it still has work, or OFF."""
+    member = cluster.members[replica_id]
+    if member.plan == LEAVING and _is_empty(cluster, replica_id):
+        member.plan = OFF
+    plan: int = member.plan
+    return plan
 
 
 @routine
@@ -201,6 +226,9 @@ def started(cluster: Cluster, replica_id: int, start: int) -> None:
 def _is_empty(cluster: Cluster, replica_id: int) -> bool:
     """Nobody is on the replica, on the way to it or from it."""
     touch(cluster, replica_id)
+    replica = cluster.fleet.replicas[replica_id]
+    if replica.num_unfinished + replica.num_waiting + replica.in_flight > 0:
+        return False
     for request_id in range(cluster.journeys.shape[0]):
         if _is_concerned(cluster, replica_id, request_id):
             return False

@@ -8,7 +8,7 @@ import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import known_tokens
-from servegym.envs.sim.llm.cluster.availability import is_available
+from servegym.envs.sim.llm.cluster.availability import is_available, standing
 from servegym.envs.sim.llm.cluster.places import touch
 from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE, MIXED, PREFILL
 from servegym.envs.sim.llm.cluster.state import Cluster
@@ -18,8 +18,13 @@ from servegym.envs.sim.llm.view import (
     KV_TOTAL_BLOCKS,
     KV_USED_BLOCKS,
     PREFIX_HIT_TOKENS,
+    ROLE,
     SPEED,
+    STANDING,
+    URGENT,
+    is_urgent,
     write_hit_tokens,
+    write_load_columns,
     write_replica_row,
     write_request_row,
 )
@@ -53,7 +58,7 @@ def can_be_routed(cluster: Cluster, request_id: int) -> bool:
 def write_rows(
     cluster: Cluster, request_id: int, looks: bool, rows: np.ndarray, request_row: np.ndarray
 ) -> None:
-    """Fills rows (R, REPLICA_FEATURES) and, up to its identity, request_row for the request being routed.
+    """Fills rows (R, ROUTER_REPLICA_FEATURES) and, up to its identity, the row of the request being routed.
 
     Without `looks` only AVAILABLE is written of the replicas, and nobody is brought up to date.
     """
@@ -71,7 +76,10 @@ def write_rows(
 
 @routine
 def write_rows_of(cluster: Cluster, seen_s: float, rows: np.ndarray) -> None:
-    """Fills rows (R, REPLICA_FEATURES) as they were at an instant that was looked at, or are now."""
+    """Fills rows (R, ROUTER_REPLICA_FEATURES) as they were at an instant that was looked at, or are now.
+
+    SPEED, STANDING and ROLE are always those of now.
+    """
     if seen_s < cluster.control[0].now_s:
         place = _look_at(cluster, seen_s)
         for replica_id in range(rows.shape[0]):
@@ -79,6 +87,12 @@ def write_rows_of(cluster: Cluster, seen_s: float, rows: np.ndarray) -> None:
                 rows[replica_id, column] = cluster.looks[place, replica_id, column]
     else:
         _write_rows_now(cluster, rows)
+    for replica_id in range(rows.shape[0]):
+        member = cluster.members[replica_id]
+        group = cluster.fleet.replicas[replica_id].group
+        rows[replica_id, SPEED] = 1.0 if member.role == ENCODE else cluster.fleet.speed[group]
+        rows[replica_id, STANDING] = standing(cluster, replica_id)
+        rows[replica_id, ROLE] = member.role
 
 
 @routine
@@ -86,10 +100,13 @@ def _write_rows_now(cluster: Cluster, rows: np.ndarray) -> None:
     for replica_id in range(rows.shape[0]):
         touch(cluster, replica_id)
         write_replica_row(cluster.fleet, replica_id, cluster.control[0].now_s, rows[replica_id])
-        if cluster.members[replica_id].role == ENCODE:
+        write_load_columns(cluster.fleet, replica_id, rows[replica_id])
+        member = cluster.members[replica_id]
+        if member.role == ENCODE:
             rows[replica_id, KV_USED_BLOCKS] = 0.0
             rows[replica_id, KV_TOTAL_BLOCKS] = 0.0
-            rows[replica_id, SPEED] = 1.0
+            if member.serving != NOBODY:
+                rows[replica_id, URGENT] += is_urgent(cluster.fleet, member.serving)
 
 
 @routine

@@ -3,15 +3,16 @@
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
-from servegym.envs.sim.llm.cluster.availability import is_available
+from servegym.envs.sim.llm.cluster.availability import is_available, start, stop
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.looks import write_rows_of
 from servegym.envs.sim.llm.cluster.migration import decoded_tokens, is_migrating, start_migration
 from servegym.envs.sim.llm.cluster.places import touch
 from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE, MIXED
 from servegym.envs.sim.llm.cluster.state import LOOK, LOOK_TO_REBALANCE, REBALANCE, Cluster
+from servegym.envs.sim.llm.rebalancer import KEEP, START, STOP
 from servegym.envs.sim.llm.state import DECODING, NOBODY
-from servegym.envs.sim.llm.view import AVAILABLE, PREFIX_HIT_TOKENS
+from servegym.envs.sim.llm.view import AVAILABLE, PREFIX_HIT_TOKENS, is_urgent
 
 
 @routine
@@ -24,14 +25,16 @@ def schedule_rebalancing(cluster: Cluster) -> None:
 
 @routine
 def schedule_look_to_rebalance(cluster: Cluster, turn: int) -> None:
-    """The state of an instant will be seen when the rebalancer is asked for the `turn`-th time."""
-    look_s = turn * cluster.rebalance_s - cluster.state_delay_s
-    schedule(cluster, look_s, LOOK_TO_REBALANCE, turn, 0)
+    """What will be seen at the rebalancer's `turn`, and when a replica has started that it starts then."""
+    turn_s = turn * cluster.rebalance_s
+    schedule(cluster, turn_s - cluster.state_delay_s, LOOK_TO_REBALANCE, turn, 0)
+    if cluster.startup_s > 0.0:
+        schedule(cluster, turn_s + cluster.startup_s - cluster.state_delay_s, LOOK, 0, 0)
 
 
 @routine
 def write_rows_to_rebalance(cluster: Cluster, rows: np.ndarray) -> None:
-    """Fills rows (R, REPLICA_FEATURES), live or stale, for the rebalancer."""
+    """Fills rows (R, ROUTER_REPLICA_FEATURES), live or stale, for the rebalancer."""
     write_rows_of(cluster, cluster.control[0].now_s - cluster.state_delay_s, rows)
     for replica_id in range(rows.shape[0]):
         rows[replica_id, AVAILABLE] = 1.0 if _may_migrate_to(cluster, replica_id) else 0.0
@@ -45,8 +48,11 @@ def _may_migrate_to(cluster: Cluster, replica_id: int) -> bool:
 
 
 @routine
-def rebalance(cluster: Cluster, moves: np.ndarray, count: int) -> bool:
-    """Starts the first `count` moves (source, target); False, and none, where one is of no replica."""
+def rebalance(cluster: Cluster, moves: np.ndarray, count: int, orders: np.ndarray) -> bool:
+    """Carries out orders (R,), then the first `count` moves (source, target).
+
+    False, and nothing is done, where an order is unknown or a move is of no replica.
+    """
     replicas = cluster.members.shape[0]
     control = cluster.control[0]
     control.num_moves = count
@@ -55,6 +61,14 @@ def rebalance(cluster: Cluster, moves: np.ndarray, count: int) -> bool:
     for i in range(count):
         if min(moves[i, 0], moves[i, 1]) < 0 or max(moves[i, 0], moves[i, 1]) >= replicas:
             return False
+    for replica_id in range(replicas):
+        if orders[replica_id] < KEEP or orders[replica_id] > STOP:
+            return False
+    for replica_id in range(replicas):
+        if orders[replica_id] == START:
+            start(cluster, replica_id)
+        elif orders[replica_id] == STOP:
+            stop(cluster, replica_id)
     for i in range(count):
         _move_one(cluster, moves[i, 0], moves[i, 1])
     control.rebalancings += 1
@@ -84,13 +98,18 @@ def _move_one(cluster: Cluster, source_id: int, target_id: int) -> None:
 
 @routine
 def _next_to_leave(cluster: Cluster, replica_id: int) -> int:
-    """The least urgent decode not migrating yet; of equals the one with the fewest tokens, the first."""
+    """The least urgent decode not migrating yet; of equals the one with the fewest tokens, the first.
+
+    Urgent ones only leave a replica that is not available.
+    """
     fleet = cluster.fleet
+    urgent_may = not is_available(cluster, replica_id)
     best, fewest = NOBODY, 0
     request_id = fleet.replicas[replica_id].running_first
     while request_id != NOBODY:
         request = fleet.requests[request_id]
-        if request.state == DECODING and not is_migrating(cluster, request_id):
+        may = urgent_may or not is_urgent(fleet, request_id)
+        if may and request.state == DECODING and not is_migrating(cluster, request_id):
             tokens = decoded_tokens(fleet, replica_id, request_id)
             priority = fleet.requests[best].priority if best != NOBODY else request.priority
             better = request.priority > priority or (request.priority == priority and tokens < fewest)

@@ -25,7 +25,7 @@ from servegym.envs.sim.llm.prefix_state import load_contents, shared_block_keys
 from servegym.envs.sim.llm.ranking_state import RankingState
 from servegym.envs.sim.llm.setup import ReplicaSpec, load_requests, new_fleet
 from servegym.envs.sim.llm.state import NOBODY, Fleet
-from servegym.envs.sim.llm.view import REPLICA_FEATURES
+from servegym.envs.sim.llm.view import ROUTER_REPLICA_FEATURES
 from servegym.envs.workloads import Workload
 
 _LINKS = ("link_latency_s", "link_bytes_per_s", "kv_bytes_per_block")
@@ -55,7 +55,7 @@ def new_cluster(
                 np.recarray
             ),
             look_s=np.zeros(_FIRST_LOOKS),
-            looks=np.zeros((_FIRST_LOOKS, len(plan.replicas), REPLICA_FEATURES)),
+            looks=np.zeros((_FIRST_LOOKS, len(plan.replicas), ROUTER_REPLICA_FEATURES)),
             scratch=np.zeros(count, np.int32),
             next_change=next_change_function(fleet),
             dispatch_latency_s=float(plan.dispatch_latency_s),

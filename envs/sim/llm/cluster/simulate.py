@@ -29,10 +29,10 @@ from servegym.envs.sim.llm.log import IterationLog, counting_log, no_log, record
 from servegym.envs.sim.llm.needs import refuse_unmet_needs
 from servegym.envs.sim.llm.ranking import Ranking, check_ranking
 from servegym.envs.sim.llm.ranking_call import RankingCall
-from servegym.envs.sim.llm.rebalancer import STAY, ChooseMovesPointer
+from servegym.envs.sim.llm.rebalancer import KEEP, STAY, ChooseMovesPointer
 from servegym.envs.sim.llm.router import ChoosePointer, Router, random_state
 from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, ROUTER_REQUEST_FEATURES
+from servegym.envs.sim.llm.view import AVAILABLE, ROUTER_REPLICA_FEATURES, ROUTER_REQUEST_FEATURES
 from servegym.envs.workloads import Workload
 
 
@@ -94,9 +94,10 @@ def _run_out(
     memory, random = router.new_memory(len(plan.replicas)), random_state(seeds)
     rule_memory, rule_random = np.zeros(rule.memory_size), random_state(seeds.spawn(1)[0])
     moves = np.zeros((len(plan.replicas), 2), np.int64)
+    orders = np.zeros(len(plan.replicas), np.int64)
     compiled = router.is_compiled and rule.is_compiled
     serve = _serve_of_type(numba.typeof(cluster)) if compiled else _serve
-    rows = np.zeros((len(plan.replicas), REPLICA_FEATURES))
+    rows = np.zeros((len(plan.replicas), ROUTER_REPLICA_FEATURES))
     request_row = np.zeros(ROUTER_REQUEST_FEATURES)
     while True:
         status = serve(
@@ -112,6 +113,7 @@ def _run_out(
             rule_memory,
             rule_random,
             moves,
+            orders,
             debug,
             rows,
             request_row,
@@ -121,7 +123,7 @@ def _run_out(
         if status == NO_ROOM:
             cluster = with_more_room(cluster)
         elif status == REBALANCING:
-            raise rule.refusal(moves, int(cluster.control[0].num_moves))
+            raise rule.refusal(moves, int(cluster.control[0].num_moves), orders)
         else:
             raise InputError(
                 f"router {router.name!r}: chose a replica for request {cluster.control[0].cursor} that is "
@@ -164,6 +166,7 @@ def _serve(
     rule_memory,
     rule_random,
     moves,
+    orders,
     debug,
     rows,
     request_row,
@@ -178,8 +181,9 @@ def _serve(
             check_cluster(cluster)
         if status == REBALANCING:
             _write_to_rebalance(cluster, rows)
-            count = choose_moves(rows, rule_parameters, rule_memory, rule_random, moves)
-            if not _rebalance(cluster, moves, count):
+            orders[:] = KEEP
+            count = choose_moves(rows, rule_parameters, rule_memory, rule_random, moves, orders)
+            if not _rebalance(cluster, moves, count, orders):
                 return REBALANCING
             continue
         if status != DECISION:
@@ -216,8 +220,8 @@ def _write_to_rebalance(cluster: Cluster, rows: np.ndarray) -> None:
 
 
 @jit
-def _rebalance(cluster: Cluster, moves: np.ndarray, count: int) -> bool:
-    return rebalance(cluster, moves, count)
+def _rebalance(cluster: Cluster, moves: np.ndarray, count: int, orders: np.ndarray) -> bool:
+    return rebalance(cluster, moves, count, orders)
 
 
 @functools.cache
@@ -236,6 +240,7 @@ def _serve_of_type(cluster_type: types.Type) -> Callable[..., int]:
         floats,
         random,
         types.int64[:, ::1],
+        types.int64[::1],
         types.boolean,
         rows,
         floats,

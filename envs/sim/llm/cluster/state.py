@@ -6,13 +6,16 @@ import numpy as np
 
 from servegym.envs.sim.llm.state import Fleet
 
-ACTIVE, STARTING, LEAVING = range(3)
-"""A replica's place in the scaling plan. LEAVING: draining while it has work, then inactive."""
+ACTIVE, STARTING, LEAVING, OFF = range(4)
+"""Where a replica stands (STANDING of a row). LEAVING: draining while it has work, then inactive.
+
+It is OFF when it has been seen empty since: the two differ in that only.
+"""
 
 MEMBER = np.dtype(
     [
         ("role", np.int64),  # see plan.py
-        ("plan", np.int64),  # ACTIVE, STARTING or LEAVING
+        ("plan", np.int64),  # where it stands: ACTIVE, ...
         ("starts", np.int64),  # how often it was started
         ("failed", np.int64),
         ("stale", np.int64),  # 1: it was looked at or changed since `Cluster.next_s` was found
@@ -143,7 +146,7 @@ class Cluster(NamedTuple):
     journeys: JOURNEY (N,). migrations: MIGRATION (N,), or (0,) where there are none.
     next_s: float64 (R,), when a replica next has news for the loop. fits: bool (R, N).
     open_loop: int32, requests that arrive by themselves, in order. events: EVENT, a heap.
-    look_s: float64 (H,) and looks: float64 (H, R, REPLICA_FEATURES), a ring of rows as they were.
+    look_s: float64 (H,) and looks: float64 (H, R, ROUTER_REPLICA_FEATURES), a ring of rows as they were.
     scratch: int32 (N,). next_change: address of the function that finds `next_s`, see next_change.py.
     The others are the settings of `FleetPlan` and of its migration.
     """

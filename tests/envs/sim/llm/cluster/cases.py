@@ -7,7 +7,7 @@ import numpy as np
 
 from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member, Migration
 from servegym.envs.sim.llm.engine import Engine
-from servegym.envs.sim.llm.rebalancer import STAY, Rebalancer
+from servegym.envs.sim.llm.rebalancer import KEEP, START, STAY, STOP, Rebalancer
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING
 from servegym.envs.workloads import Workload
 from tests.envs.sim.llm.test_against_reference import (
@@ -20,6 +20,7 @@ from tests.reference import llm as reference
 from tests.reference import settings as reference_settings
 from tests.reference.rebalancing import by_replicas
 
+LAST_STOP = 40  # turn up to which a rule that draws stops replicas
 TICK_S = 0.25  # all times are multiples of it where events are to coincide
 
 
@@ -31,6 +32,7 @@ class FleetCase:
     plan: FleetPlan
     draws: list[float]
     move_seed: int
+    order_shares: list[float]  # of KEEP, START and STOP
 
     def choose(self):
         """A router that takes one of the available replicas by the next number."""
@@ -46,18 +48,22 @@ class FleetCase:
         """A rebalancer that draws replicas, mostly such as make sense, and notes what it sees."""
         rng = np.random.default_rng(self.move_seed)
 
-        def choose_moves(rows: np.ndarray) -> list[tuple[int, int]]:
+        def choose_moves(rows: np.ndarray) -> tuple[list[tuple[int, int]], list[int]]:
             seen.append(rows.copy())
             everybody = range(len(rows))
             busy = np.flatnonzero(rows[:, RUNNING]).tolist() or everybody
             ready = np.flatnonzero(rows[:, AVAILABLE]).tolist() or everybody
-            return [
+            moves = [
                 (
                     int(rng.choice(busy if rng.random() < 0.9 else everybody)),
                     int(rng.choice(ready if rng.random() < 0.9 else everybody)),
                 )
                 for _ in range(rng.integers(len(rows) + 1))
             ]
+            orders = rng.choice([KEEP, START, STOP], len(rows), p=self.order_shares)
+            if len(seen) > LAST_STOP:  # else some might wait for ever
+                orders[orders == STOP] = START
+            return moves, orders.tolist()
 
         return choose_moves
 
@@ -67,8 +73,8 @@ class FleetCase:
             return self.plan
         choose_moves = self.choose_moves(seen)
 
-        def choose(rows, parameters, memory, random_state, moves):
-            chosen = choose_moves(rows)
+        def choose(rows, parameters, memory, random_state, moves, orders):
+            chosen, orders[:] = choose_moves(rows)
             moves[: len(chosen)] = np.reshape(chosen, (-1, 2))
             return len(chosen)
 
@@ -170,8 +176,9 @@ def random_fleet(seed: int, features: frozenset[str]) -> FleetCase:
             for time_s in np.sort(times(0, horizon, size))
         ]
         plan["startup_s"] = float(times(0, 8, 1)[0])
-        if split:  # KV that waits for ever to be sent would keep others from running
-            plan["scaling"].append(((horizon + 1) * TICK_S, len(members)))
+    controlled = "control" in features and rng.random() < 0.8
+    if (split and "scaling" in plan) or controlled:  # KV that waits for ever to be sent keeps others waiting
+        plan["scaling"] = [*plan.get("scaling", ()), ((horizon + 1) * TICK_S, len(members))]
     if "stale" in features and rng.random() < 0.6:
         plan["state_delay_s"] = float(times(1, 12, 1)[0])
     if "image_tokens" in columns:
@@ -181,7 +188,10 @@ def random_fleet(seed: int, features: frozenset[str]) -> FleetCase:
             STAY, float(times(1, 12, 1)[0]), int(rng.choice([0, 1, 16])), int(rng.integers(0, 4))
         )
     workload = Workload("random", np.cumsum(gaps), prompts, outputs, **columns)
-    return FleetCase(workload, FleetPlan(members, **plan), list(rng.random(20 * count + 100)), seed)
+    draws = list(rng.random(20 * count + 100))
+    return FleetCase(
+        workload, FleetPlan(members, **plan), draws, seed, [0.7, 0.2, 0.1] if controlled else [1, 0, 0]
+    )
 
 
 def _random_sessions(rng: np.random.Generator, prompts: np.ndarray, outputs: np.ndarray, exact: bool) -> dict:

@@ -18,6 +18,7 @@ STEPS = {
     "roles": {"dispatch", "sessions", "cancel", "failures", "scaling", "stale", "roles"},
     "migration": {"dispatch", "sessions", "cancel", "failures", "scaling", "stale", "roles", "migration"},
 }
+STEPS["control"] = STEPS["migration"] | {"control"}
 TIMES = ("scheduled_s", "first_token_s", "finish_s", "cancelled_s")
 COUNTS = ("replica", "preemptions", "retries", "migrations", "hit_tokens")
 
@@ -62,7 +63,7 @@ def test_equal_on_random_fleets(features: str, seed: int) -> None:
     check_equal(random_fleet(seed, frozenset(STEPS[features])))
 
 
-@pytest.mark.parametrize("features", ["roles", "migration"])
+@pytest.mark.parametrize("features", ["roles", "control"])
 @given(seed=st.integers(0, 2**63 - 1))
 @settings(max_examples=2000, deadline=None)
 @pytest.mark.slow

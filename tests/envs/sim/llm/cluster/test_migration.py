@@ -11,9 +11,9 @@ from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.sim.llm.cluster.plan import FleetPlan, Member, Migration
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.engine import Engine
-from servegym.envs.sim.llm.rebalancer import STAY, Rebalancer, compiled_rebalancer
+from servegym.envs.sim.llm.rebalancer import KEEP, START, STAY, STOP, Rebalancer, compiled_rebalancer
 from servegym.envs.sim.llm.router import Router, next_uniform
-from servegym.envs.sim.llm.view import RUNNING
+from servegym.envs.sim.llm.view import AVAILABLE, RUNNING, STANDING
 from servegym.envs.workloads import Workload
 
 ENGINE = Engine(max_num_batched_tokens=16, max_num_seqs=4, num_kv_blocks=20, block_size=4)
@@ -25,7 +25,7 @@ FIRST = Router("first", lambda *_: 0)
 def move_once(source: int, target: int) -> Rebalancer:
     """A rule that names one pair, the first time that it is asked."""
 
-    def choose(replicas, parameters, memory, random_state, moves):
+    def choose(replicas, parameters, memory, random_state, moves, orders):
         moves[0] = source, target
         memory[0] += 1
         return int(memory[0] == 1)
@@ -83,6 +83,56 @@ def test_request_decodes_while_its_kv_goes_over_and_stops_for_the_last_blocks() 
     np.testing.assert_allclose(results.finish_s, 20.25)
 
 
+def test_unknown_order_is_refused() -> None:
+    def choose(replicas, parameters, memory, random_state, moves, orders):
+        orders[1] = 9
+        return 0
+
+    plan = FleetPlan([MEMBER] * 2, migration=Migration(Rebalancer("mine", choose), 1.5))
+    with pytest.raises(
+        InputError, match="rebalancer 'mine': gave replica 1 the order 9: must be from 0 to 2"
+    ):
+        simulate_fleet(Workload("one", [0.0], [12], [20]), FIRST, plan)
+
+
+def test_urgent_requests_only_leave_replicas_that_are_not_available() -> None:
+    """One request with priority 0: its replica drains from 1.5 s on, and only then it goes."""
+
+    def stop(replicas, parameters, memory, random_state, moves, orders):
+        orders[0] = STOP
+        return move_once(0, 1).choose(replicas, parameters, memory, random_state, moves, orders)
+
+    for rule, migrations in ((move_once(0, 1), 0), (Rebalancer("stop", stop, memory_size=1), 1)):
+        plan = FleetPlan([MEMBER] * 2, migration=Migration(rule, 1.5))
+        workload = Workload("one", [0.0], [12], [20], priority=[0])
+        results = simulate_fleet(workload, FIRST, plan, debug=True)
+        assert results.migrations.tolist() == [migrations], rule.name
+
+
+def test_rule_starts_and_stops_replicas() -> None:
+    """Replica 1 stops at 2 s with a request (4 iterations from 1 s), starts again at 4 and 12 s."""
+    turns: list[list[int]] = []
+
+    def choose(replicas, parameters, memory, random_state, moves, orders):
+        turns.append(replicas[:, STANDING].astype(int).tolist())
+        orders[1] = {1: STOP, 2: START, 4: STOP, 6: START}.get(len(turns), KEEP)
+        return 0
+
+    seen: list[list[float]] = []
+
+    def route(replicas, *_):
+        seen.append(replicas[:, AVAILABLE].tolist())
+        return int(np.flatnonzero(replicas[:, AVAILABLE])[-1])
+
+    plan = FleetPlan([MEMBER] * 2, migration=Migration(Rebalancer("mine", choose), 2.0), startup_s=1.5)
+    arrivals = [1.0, 3.0, 5.0, 9.0, 13.0, 14.0]
+    workload = Workload("six", arrivals, [4] * 6, [4] * 6)
+    results = simulate_fleet(workload, Router("last", route), plan, debug=True)
+    assert seen == [[1, 1], [1, 0], [1, 1], [1, 0], [1, 0], [1, 1]]
+    assert results.replica.tolist() == [1, 0, 1, 0, 0, 1]
+    assert turns[:7] == [[0, 0], [0, 2], [0, 0], [0, 0], [0, 3], [0, 3], [0, 0]]
+
+
 def test_least_urgent_then_shortest_then_first_admitted_leaves() -> None:
     """All four decode at 1.5 s."""
     plan = FleetPlan([MEMBER] * 2, migration=Migration(move_once(0, 1), 1.5))
@@ -103,7 +153,7 @@ def test_request_preempted_and_back_meanwhile_is_not_migrated() -> None:
 
 
 @compiled_rebalancer
-def draw(replicas, parameters, memory, random_state, moves):
+def draw(replicas, parameters, memory, random_state, moves, orders):
     """Moves from the busiest replica to one drawn."""
     count = replicas.shape[0]
     moves[0, 0] = np.argmax(replicas[:, RUNNING])
