@@ -6,8 +6,8 @@ the authors' code (scale_scheduler.py, policy `avg_load`). The average is
     (blocks left on all replicas) / (requests on all replicas)
 
 of those that take requests. Below `up_below` one more starts. Where it would be above `down_above` without
-one of them, that one stops, down to `least`. It is the one with the fewest running requests, as the paper has it
-(the code takes the last one); it drains, and the rebalancer moves its requests away. Our reading: while one
+one of them, that one stops, down to `least`. It is the one with the fewest running requests, as the paper has
+it (the code takes the last one); it drains, and the rebalancer moves its requests away. Our reading: while one
 starts nothing else happens, and one that still drains goes on before another starts.
 """
 

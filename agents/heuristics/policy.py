@@ -26,8 +26,8 @@ class HeuristicPolicy:
         if router.reads_beyond_observations:
             raise InputError(
                 f"router {router.name}: needs {', '.join(sorted(router.needs)) or 'columns of routers'}: "
-                "must not read identities of requests or columns which observations do not have; simulate and "
-                "evaluate give them"
+                "must not read identities of requests or columns which observations do not have; simulate "
+                "and evaluate give them"
             )
         self.name = router.name
         self.router = router

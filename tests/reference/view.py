@@ -86,7 +86,15 @@ def glance_at(replica: Any) -> Glance:
         ),
         kv_released_per_iteration=released / len(replica.log) if replica.log else 0.0,
         urgent=sum(r.urgent for r in present),
-        first_waiting_tokens=replica.waiting[0].known if replica.waiting else 0,
+        first_waiting_tokens=_first_waiting_tokens(replica),
         cached=frozenset(replica.pool.cached),
         engine=replica.engine,
     )
+
+
+def _first_waiting_tokens(replica: Any) -> int:
+    if not replica.waiting:
+        return 0
+    if replica.engine.scheduler in ("vllm_v1", "vllm_v0", "sarathi", "orca", "lightllm"):
+        return int(replica.waiting[0].known)
+    return int(min(replica.waiting, key=lambda r: (r.arrival_s, r.index)).known)

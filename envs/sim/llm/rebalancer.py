@@ -60,9 +60,10 @@ class Rebalancer:
         """What to raise for an unknown order, for moves of no replica, or for too many."""
         unknown = np.flatnonzero((orders < KEEP) | (orders > STOP))
         if len(unknown):
+            number = unknown[0]
             return InputError(
-                f"rebalancer {self.name!r}: gave replica {unknown[0]} the order {orders[unknown[0]]}: must be "
-                f"from {KEEP} to {STOP}"
+                f"rebalancer {self.name!r}: gave replica {number} the order {orders[number]}: must be from {KEEP} "
+                f"to {STOP}"
             )
         return InputError(
             f"rebalancer {self.name!r}: gave {count} moves, {moves[: max(0, count)].tolist()}: must be "

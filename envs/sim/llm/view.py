@@ -7,9 +7,11 @@ import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.batch import evict, known_tokens
+from servegym.envs.sim.llm.engine import LIGHTLLM, ORCA, SARATHI, VLLM_V0, VLLM_V1
 from servegym.envs.sim.llm.memory import kv_used_blocks
 from servegym.envs.sim.llm.predictions import predicted_remaining_tokens
 from servegym.envs.sim.llm.prefix_cache import lookup
+from servegym.envs.sim.llm.search_tree import arrived_before
 from servegym.envs.sim.llm.state import NOBODY, NONE_URGENT, Fleet
 
 REPLICA_COLUMNS = (
@@ -108,8 +110,9 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
 def write_load_columns(fleet: Fleet, replica_id: int, row: np.ndarray) -> None:
     """Fills what of `row` (ROUTER_REPLICA_FEATURES,) only routers get of a replica's load."""
     replica = fleet.replicas[replica_id]
-    waits = replica.num_waiting > 0
-    row[FIRST_WAITING_TOKENS] = known_tokens(fleet, replica.waiting_first) if waits else 0
+    row[FIRST_WAITING_TOKENS] = 0.0
+    if replica.num_waiting > 0:
+        row[FIRST_WAITING_TOKENS] = known_tokens(fleet, _first_waiting(fleet, replica_id))
     row[URGENT] = 0.0
     if fleet.urgent_priority[0] == NONE_URGENT:
         return
@@ -125,6 +128,21 @@ def write_load_columns(fleet: Fleet, replica_id: int, row: np.ndarray) -> None:
     for _ in range(replica.num_swapped):
         row[URGENT] += is_urgent(fleet, request_id)
         request_id = fleet.requests[request_id].next
+
+
+@routine
+def _first_waiting(fleet: Fleet, replica_id: int) -> int:
+    """The head of a waiting queue, or who arrived first where the scheduler does not go by the queue."""
+    replica = fleet.replicas[replica_id]
+    first = replica.waiting_first
+    if fleet.engines[replica.group].scheduler in (VLLM_V1, VLLM_V0, SARATHI, ORCA, LIGHTLLM):
+        return first
+    request_id = first
+    for _ in range(replica.num_waiting):
+        if arrived_before(fleet, request_id, first):
+            first = request_id
+        request_id = fleet.requests[request_id].next
+    return first
 
 
 @kernel

@@ -15,6 +15,7 @@ from servegym.envs.sim.llm.cluster.state import Cluster
 from servegym.envs.sim.llm.state import NOBODY
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
+    FIRST_WAITING_TOKENS,
     KV_TOTAL_BLOCKS,
     KV_USED_BLOCKS,
     PREFIX_HIT_TOKENS,
@@ -105,6 +106,9 @@ def _write_rows_now(cluster: Cluster, rows: np.ndarray) -> None:
         if member.role == ENCODE:
             rows[replica_id, KV_USED_BLOCKS] = 0.0
             rows[replica_id, KV_TOTAL_BLOCKS] = 0.0
+            if cluster.fleet.replicas[replica_id].num_waiting > 0:
+                first = cluster.fleet.replicas[replica_id].waiting_first
+                rows[replica_id, FIRST_WAITING_TOKENS] = known_tokens(cluster.fleet, first)
             if member.serving != NOBODY:
                 rows[replica_id, URGENT] += is_urgent(cluster.fleet, member.serving)
 
