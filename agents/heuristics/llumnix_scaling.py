@@ -7,8 +7,8 @@ the authors' code (scale_scheduler.py, policy `avg_load`). The average is
 
 of those that take requests. Below `up_below` one more starts. Where it would be above `down_above` without
 one of them, that one stops, down to `least`. It is the one with the fewest running requests, as the paper has
-it (the code takes the last one); it drains, and the rebalancer moves its requests away. Our reading: while one
-starts nothing else happens, and one that still drains goes on before another starts.
+it (the code takes the last one); it drains, and the rebalancer moves its requests away. Our reading: while
+one starts nothing else happens, and one that still drains goes on before another starts.
 """
 
 import numpy as np

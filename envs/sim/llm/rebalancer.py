@@ -62,8 +62,8 @@ class Rebalancer:
         if len(unknown):
             number = unknown[0]
             return InputError(
-                f"rebalancer {self.name!r}: gave replica {number} the order {orders[number]}: must be from {KEEP} "
-                f"to {STOP}"
+                f"rebalancer {self.name!r}: gave replica {number} the order {orders[number]}: must be from "
+                f"{KEEP} to {STOP}"
             )
         return InputError(
             f"rebalancer {self.name!r}: gave {count} moves, {moves[: max(0, count)].tolist()}: must be "
