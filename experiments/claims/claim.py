@@ -2,13 +2,14 @@
 
 The rule is stated with every figure, before anything is measured. Ours is the interquartile mean over seeds.
 
-- `ratio`: how many times; 1 is no effect. Reproduced within a factor (1.5 unless the claim says otherwise) of
-  what is published, or of the range that is published.
-- `change`: a relative change, 0 is no effect, -0.36 is 36 % less. Reproduced within that factor as well.
+- `ratio`: how many times. Its effect is what it is above or below 1.
+- `change`: a relative change, -0.36 is 36 % less. Its effect is itself.
 - `at_most`: a bound. Reproduced where ours keeps it.
 
-A ratio or change that is not within the factor has the direction only, if the 95 % interval over the seeds
-lies on the published side of no effect; else it is not reproduced. A claim is as good as its worst figure.
+A ratio or change is reproduced if its effect is within a factor (1.5 unless the figure says another) of
+what is published, or of the range that is published; it has the direction only if it is not, but the 95 %
+interval over the seeds lies on the published side of no effect; else it is not reproduced. A claim is as
+good as its worst figure.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,11 +51,10 @@ class Figure:
         if self.kind == "at_most":
             return Verdict.REPRODUCED if ours.iqm <= self.high else Verdict.NOT_REPRODUCED
         no_effect = 1.0 if self.kind == "ratio" else 0.0
-        upwards = self.low > no_effect
-        if not (ours.low > no_effect if upwards else ours.high < no_effect):
+        low, high = sorted((self.low - no_effect, self.high - no_effect), key=abs)
+        if not (ours.low > no_effect if low > 0 else ours.high < no_effect):
             return Verdict.NOT_REPRODUCED
-        nearest, farthest = sorted((abs(self.low), abs(self.high)))
-        within = nearest / self.factor <= abs(ours.iqm) <= farthest * self.factor
+        within = abs(low) / self.factor <= abs(ours.iqm - no_effect) <= abs(high) * self.factor
         return Verdict.REPRODUCED if within else Verdict.DIRECTION_ONLY
 
 
