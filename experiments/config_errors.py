@@ -40,6 +40,9 @@ def explain(error: Exception) -> str:
         return _unknown_choice(group, choice, [option for option in error.options if option != "schema"])
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_lines(error.message)[-1]})"
+    nothing = re.match(r"Could not override '(.+)'\. No match in the defaults list", str(error))
+    if nothing:
+        return f"{nothing[1]}: must not be chosen here, this command has none"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
         overridden = re.match(r"Could not override '(.+)'\.", str(error))

@@ -1,17 +1,21 @@
 """From a composed configuration to the objects a command works with, or to one line about what is wrong."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
 import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_rebalancer, make_router
+from servegym.agents.schedulers import SCHEDULERS, make_scheduler
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
+from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.cluster.plan import Migration
+from servegym.envs.sim.llm.ranking import Ranking
 from servegym.envs.sim.llm.router import Router
 from servegym.experiments.config_errors import explain, no_value
 
@@ -47,11 +51,22 @@ def load_config(path: Path, schema: type[Schema]) -> Schema:
     return settings
 
 
+def _predicted_outputs(scenario: Scenario) -> np.ndarray:
+    """Of the requests of a training episode, tokens."""
+    episode = scenario.traffic.train_workload(np.random.SeedSequence(0))
+    if episode.predicted_output_tokens is None:
+        raise InputError(
+            "scheduler needs predicted output lengths: the scenario has none (scenario.workload.predictor)"
+        )
+    return episode.predicted_output_tokens
+
+
 FROM_SCENARIO: dict[str, Callable[[Scenario], object]] = {
     "clock": lambda scenario: scenario.clock,
     "roles": lambda scenario: scenario.roles,
+    "predicted_outputs": _predicted_outputs,
 }
-"""Parameters of routers that no YAML gives: they are the scenario's."""
+"""Parameters of routers and schedulers that no YAML gives: they are the scenario's."""
 
 
 def build_router(parameters: dict[str, object], scenario: Scenario) -> Router:
@@ -59,16 +74,45 @@ def build_router(parameters: dict[str, object], scenario: Scenario) -> Router:
 
     What a router must know of the fleet, `FROM_SCENARIO`, is added.
     """
+    name, rest = _completed("router", ROUTERS, parameters, scenario)
+    return make_router(name, **rest)
+
+
+def build_scheduler(parameters: dict[str, object], scenario: Scenario) -> Ranking:
+    """The scheduler from its YAML, as a router."""
+    name, rest = _completed("scheduler", SCHEDULERS, parameters, scenario)
+    return make_scheduler(name, **rest)
+
+
+def build_scenario(
+    config: ScenarioConfig,
+    rebalancer: dict[str, object] | None = None,
+    scheduler: dict[str, object] | None = None,
+) -> Scenario:
+    """The scenario with a rebalancer and a scheduler from their YAML (None: nobody moves; the engine's)."""
+    migration = build_migration(rebalancer)
+    scenario = Scenario(config, migration)
+    if scheduler is None:
+        return scenario
+    return Scenario(config, migration, build_scheduler(scheduler, scenario))
+
+
+def _completed(
+    family: str,
+    makers: Mapping[str, Callable[..., Any]],
+    parameters: dict[str, object],
+    scenario: Scenario,
+) -> tuple[str, dict[str, object]]:
+    """Name and parameters of a policy, checked against their types, with those of `FROM_SCENARIO`."""
     rest = dict(parameters)
     name = str(rest.pop("name"))
-    known = get_type_hints(ROUTERS[name]) if name in ROUTERS else {}
+    known = get_type_hints(makers[name]) if name in makers else {}
     for key, value in rest.items():
         if key in FROM_SCENARIO and key in known:
-            raise InputError(f"router.{key} = {value}: is the scenario's, must not be given")
+            raise InputError(f"{family}.{key} = {value}: is the scenario's, must not be given")
         if key in known and not _is_a(value, known[key]):
-            raise InputError(f"router.{key} = {value}: must be {_wanted(known[key])}")
-    rest |= {key: of(scenario) for key, of in FROM_SCENARIO.items() if key in known}
-    return make_router(name, **rest)
+            raise InputError(f"{family}.{key} = {value}: must be {_wanted(known[key])}")
+    return name, rest | {key: of(scenario) for key, of in FROM_SCENARIO.items() if key in known}
 
 
 def build_migration(parameters: dict[str, object] | None) -> Migration | None:

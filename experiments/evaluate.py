@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
-from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.claims.papers import PAPERS
 from servegym.experiments.claims.report import show as show_claims
 from servegym.experiments.claims.suite import OUT, run_claims
-from servegym.experiments.configs import build_migration, read_config
+from servegym.experiments.configs import build_scenario, read_config
 from servegym.experiments.evaluation.comparison import Evaluation, Rows
 from servegym.experiments.evaluation.contenders import contender, kind_of, scenario_of_run
 from servegym.experiments.evaluation.plots import PLOTS, draw_plots
@@ -52,9 +51,9 @@ class EvaluateConfig:
 def evaluate(config: DictConfig) -> dict[str, Any]:
     """Runs every policy on the same test workloads and writes tables, plots and a report to `out`.
 
-    Returns scenario, workload_source, seeds, baseline, of each policy each metric's iqm, low and high, the
-    comparisons, and the paths `report` and `out`. InputError for anything that cannot be evaluated,
-    before the first simulation. With `suite`: what `run_claims` returns.
+    Returns scenario, workload_source, seeds, baseline, of each policy its scheduler (None: the engine's own)
+    and each metric's iqm, low and high, the comparisons, and the paths `report` and `out`. InputError for
+    anything that cannot be evaluated, before the first simulation. With `suite`: what `run_claims` returns.
     """
     if OmegaConf.is_missing(config, "scenario"):
         config = config.copy()
@@ -65,7 +64,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     seeds = _seeds(settings.seeds)
     kinds = _kinds(settings)
     runs = [name for name, kind in kinds.items() if kind == "run"]
-    scenario = Scenario(_scenario(settings, runs), build_migration(settings.rebalancer))
+    scenario = build_scenario(_scenario(settings, runs), settings.rebalancer)
     out = _out(settings, runs, scenario.name)
     contenders = [contender(name, kind, scenario) for name, kind in kinds.items()]
     workloads = [scenario.traffic.test_workload(seed) for seed in seeds]
@@ -91,6 +90,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     return {
         "scenario": scenario.name,
         "workload_source": scenario.traffic.source,
+        "scheduler": {each.name: each.scheduler for each in contenders},
         **evaluation.findings(),
         "report": str(out / "report.html"),
         "out": str(out),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 import servegym.envs  # noqa: F401  (registers the environments)
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
+from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario.compose import list_group
 from servegym.experiments.configs import FROM_SCENARIO
@@ -17,6 +18,7 @@ from servegym.experiments.hydra_app import to_json
 USE = {
     "scenarios": "scenario=NAME",
     "routers": "router=NAME router.PARAMETER=VALUE",
+    "schedulers": "scheduler=NAME scheduler.PARAMETER=VALUE",
     "rebalancers": "rebalancer=NAME rebalancer.PARAMETER=VALUE",
     "agents": "agent=NAME",
     "workloads": "workload@scenario.workload=NAME",
@@ -49,11 +51,12 @@ def run_list(words: list[str], as_json: bool) -> int:
 
 
 def choices() -> dict[str, Any]:
-    """Names by kind; each router and rebalancer with the defaults of its parameters."""
+    """Names by kind; each router, scheduler and rebalancer with the defaults of its parameters."""
     environments = sorted(name for name in gym.registry if name.startswith("servegym/"))
     return {
         "scenarios": list_group("scenario"),
         "routers": {name: _defaults(make) for name, make in ROUTERS.items()},
+        "schedulers": {name: _defaults(make) for name, make in SCHEDULERS.items()},
         "rebalancers": {name: _defaults(make) for name, make in REBALANCERS.items()},
         "agents": list_group("agent"),
         "workloads": list_group("workload"),

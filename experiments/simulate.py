@@ -1,4 +1,4 @@
-"""`servegym simulate`: one router on one workload, every request's times written down."""
+"""`servegym simulate`: a router, and perhaps a scheduler, on one workload; every request's times written."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +20,7 @@ from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.workloads import Workload
-from servegym.experiments.configs import build_migration, build_router, read_config
+from servegym.experiments.configs import build_router, build_scenario, read_config
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
 
@@ -34,6 +34,7 @@ class SimulateConfig:
     scenario: ScenarioConfig = MISSING
     router: Any = MISSING
     rebalancer: Any = None
+    scheduler: Any = None
     split: str = "test"
     seed: int = 0
     out: str = MISSING
@@ -59,6 +60,7 @@ def simulate(config: DictConfig) -> dict[str, Any]:
         "split": settings.split,
         "router": settings.router,
         "rebalancer": settings.rebalancer,
+        "scheduler": settings.scheduler,
         "num_replicas": scenario.num_replicas,
         "seed": settings.seed,
         "metrics": summarise(results, scenario.slo_limits(workload)),
@@ -70,7 +72,7 @@ def simulate(config: DictConfig) -> dict[str, Any]:
 
 def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Workload, Results]:
     """Does what the settings say but writing; `log` records the iterations as well."""
-    scenario = Scenario(settings.scenario, build_migration(settings.rebalancer))
+    scenario = build_scenario(settings.scenario, settings.rebalancer, settings.scheduler)
     router = build_router(settings.router, scenario)
     stream = EpisodeStream(scenario, settings.split)
     stream.restart(settings.seed)
@@ -80,7 +82,8 @@ def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Workl
 
 def show(answer: dict[str, Any]) -> None:
     """Prints the metrics as a table."""
-    table = Table(title=f"{answer['router']['name']} on {answer['scenario']}, seed {answer['seed']}")
+    policy = "+".join(answer[key]["name"] for key in ("router", "scheduler") if answer[key])
+    table = Table(title=f"{policy} on {answer['scenario']}, seed {answer['seed']}")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in answer["metrics"].items():

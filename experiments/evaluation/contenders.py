@@ -1,4 +1,4 @@
-"""What can be evaluated: a router by its name, or a trained policy by its folder."""
+"""What can be evaluated: a router by its name, also with a scheduler, or a trained policy by its folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from servegym.agents.evaluation import route
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.policy import Policy
+from servegym.agents.schedulers import SCHEDULERS
 from servegym.agents.serving.schema import FILES
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
@@ -21,27 +22,34 @@ from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
 from servegym.envs.workloads import Workload
-from servegym.experiments.configs import build_router
+from servegym.experiments.configs import build_router, build_scheduler
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One policy: its name as the user wrote it, what it is, and how it routes one workload per seed."""
+    """One policy: its name as the user wrote it, what it is, and how it routes one workload per seed.
+
+    scheduler: its name; None: the engine's own.
+    """
 
     name: str
     description: str
     route: Callable[[Sequence[Workload], Sequence[int]], list[Results]]
+    scheduler: str | None = None
 
 
 def kind_of(name: str) -> str:
-    """What a policy is: "router", "artifact" or "run". InputError where it is neither router nor folder."""
-    if name in ROUTERS:
+    """What a policy is: "router" (also with a scheduler), "artifact" or "run"; InputError for others."""
+    router, plus, scheduler = name.partition("+")
+    if router in ROUTERS and plus and scheduler not in SCHEDULERS:
+        raise InputError(f"policies: {name}: what follows the + must be one of {', '.join(SCHEDULERS)}")
+    if router in ROUTERS:
         return "router"
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(
-            f"policies: {name}: must be one of {', '.join(ROUTERS)}, or the folder of a training run or of "
-            "an exported policy"
+            f"policies: {name}: must be one of {', '.join(ROUTERS)}, ROUTER+SCHEDULER, or the folder of a "
+            "training run or of an exported policy"
         )
     return "artifact" if any((folder / part).is_file() for part in FILES) else "run"
 
@@ -80,15 +88,28 @@ def contender(name: str, kind: str, scenario: Scenario) -> Contender:
 
 def configured_router(name: str, scenario: Scenario) -> Router:
     """A router with the parameters of `conf/router/<name>.yaml`, which may refer to the scenario."""
-    text = (files(CONFIG_MODULE) / "router" / f"{name}.yaml").read_text()
-    config = OmegaConf.create({"scenario": asdict(scenario.config), "router": OmegaConf.create(text)})
-    parameters = OmegaConf.to_container(config.router, resolve=True)
+    return build_router(_parameters("router", name, scenario), scenario)
+
+
+def with_scheduler(name: str, scenario: Scenario) -> Scenario:
+    """The scenario under the scheduler of `conf/scheduler/<name>.yaml`, which may refer to the scenario."""
+    parameters = _parameters("scheduler", name, scenario)
+    return Scenario(scenario.config, scenario.plan.migration, build_scheduler(parameters, scenario))
+
+
+def _parameters(group: str, name: str, scenario: Scenario) -> dict[str, object]:
+    text = (files(CONFIG_MODULE) / group / f"{name}.yaml").read_text()
+    config = OmegaConf.create({"scenario": asdict(scenario.config), group: OmegaConf.create(text)})
+    parameters = OmegaConf.to_container(config[group], resolve=True)
     assert isinstance(parameters, dict)
-    return build_router({str(key): value for key, value in parameters.items()}, scenario)
+    return {str(key): value for key, value in parameters.items()}
 
 
 def _heuristic(name: str, scenario: Scenario) -> Contender:
-    router = configured_router(name, scenario)
+    router_name, _, scheduler = name.partition("+")
+    if scheduler:
+        scenario = with_scheduler(scheduler, scenario)
+    router = configured_router(router_name, scenario)
     scenario.check_router(router)
 
     def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
@@ -97,7 +118,7 @@ def _heuristic(name: str, scenario: Scenario) -> Contender:
             for workload, seed in zip(workloads, seeds, strict=True)
         ]
 
-    return Contender(name, "published", run)
+    return Contender(name, "published", run, scheduler or None)
 
 
 def _side_by_side(name: str, description: str, policy: Policy, scenario: Scenario) -> Contender:
