@@ -88,6 +88,7 @@ bench: $(INSTALLED)
 	$(BIN)/servegym bench simulator
 	$(BIN)/servegym bench env
 	$(BIN)/servegym bench stream
+	$(BIN)/servegym bench policies
 	$(BIN)/servegym bench peers
 
 # Compiled code is invisible to coverage, so what is compiled is run once more in plain Python.

@@ -26,6 +26,7 @@ from servegym.experiments.benchmarks.environments import (
 )
 from servegym.experiments.benchmarks.first_call import environment_first_call, simulator_first_call
 from servegym.experiments.benchmarks.peers import measure_mocker, mocker_version
+from servegym.experiments.benchmarks.policies import measure_policies
 from servegym.experiments.benchmarks.stream import measure_stream
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
@@ -48,6 +49,7 @@ COUNTS = (
     "stream_requests",
     "stream_replicas",
     "peer_requests",
+    "policy_requests",
 )
 """Keys whose values must be at least 1."""
 
@@ -69,6 +71,7 @@ class BenchConfig:
     stream_replicas: int = MISSING
     peer_requests: int = MISSING
     peer_replicas: list[int] = MISSING
+    policy_requests: int = MISSING
     first_call: bool = True
 
     def __post_init__(self) -> None:
@@ -171,6 +174,16 @@ def _show_peers(answer: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def _show_policies(answer: dict[str, Any], console: Console) -> None:
+    for family in ("routers", "schedulers"):
+        table = Table(family, "scenario", "requests/s", "target", title="One core, results recorded")
+        for found in answer[family]:
+            rate = found["requests_per_s"]
+            told = "no trace" if rate is None else f"{rate:,.0f}"
+            table.add_row(found["name"], found["scenario"], told, f"{found['target']:,.0f}")
+        console.print(table)
+
+
 def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     """Requests per second by number of replicas, at the same load for each replica."""
     round_robin = {
@@ -249,11 +262,20 @@ def bench_peers(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     return {"dynamo_mocker": found, "dynamo_mocker_version": mocker_version()}
 
 
+def bench_policies(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
+    """Requests per second under every router and every scheduler."""
+    lengths = scenario.traffic.test_workload(0)
+    rate_rps = settings.rate_rps_per_replica * scenario.num_replicas
+    workload = repeated(lengths, settings.policy_requests, rate_rps)
+    return {**measure_policies(scenario, workload, settings.passes), "requests": settings.policy_requests}
+
+
 BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {
     "simulator": bench_simulator,
     "env": bench_env,
     "stream": bench_stream,
     "peers": bench_peers,
+    "policies": bench_policies,
 }
 """What can be measured."""
 
@@ -262,6 +284,7 @@ TABLES: dict[str, Callable[[dict[str, Any], Console], None]] = {
     "env": _show_env,
     "stream": _show_stream,
     "peers": _show_peers,
+    "policies": _show_policies,
 }
 """How it is shown."""
 
