@@ -1,5 +1,6 @@
 """Every YAML file under conf/ is composed, instantiated and stepped."""
 
+import inspect
 import re
 from dataclasses import asdict
 from importlib.resources import files
@@ -13,6 +14,7 @@ import yaml
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_router
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
+from servegym.agents.schedulers import SCHEDULERS, make_scheduler
 from servegym.costmodels.errors import InputError
 from servegym.envs.metrics import summarise
 from servegym.envs.routing.env import RoutingEnv
@@ -20,6 +22,7 @@ from servegym.envs.scenario import load_scenario
 from servegym.envs.scenario.compose import compose_scenario, list_group
 from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.experiments.cli import COMMANDS
+from servegym.experiments.configs import FROM_SCENARIO
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 from tests.experiments.commands import FEW_REQUESTS, SHORT_TRAINING, SMALL_SCENARIO, answer_of, error_of
 
@@ -34,6 +37,14 @@ SCENARIO_WITH = {
     "sessions": ("scenario=sessions_8xh100", "scenario.workload.rate_rps=20", *FEW_REQUESTS),
 }
 """For routers that need something that generated requests can have."""
+
+GIVES = {
+    "predictions": "scenario.workload.predictor=exact",
+    "priorities": "scenario.workload.clients.priority_shares=[0.5,0.5]",
+    "slo_classes": "scenario.workload.clients.slo_classes=[{name:a,share:1.0,ttft_s:1.0,tpot_s:0.1}]",
+    "tenants": "scenario.workload.clients.tenant_shares=[0.5,0.5]",
+}
+"""What a scheduler may need of the workload, and the key that gives it."""
 
 FEW = ("scenario.episode.requests=8", "scenario.workload.test_s=20")
 
@@ -65,7 +76,7 @@ def play(*overrides: str, scenario: str = "generated_8xh100") -> RoutingEnv:
 
 def test_no_file_is_left_out() -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert groups == {"scenario", "router", "rebalancer", "agent", *PARTS}
+    assert groups == {"scenario", "router", "scheduler", "rebalancer", "agent", *PARTS}
     assert list_group("rebalancer") == list(REBALANCERS)  # run by tests/experiments/test_rebalancer.py
     # The commands' own files are run by the tests of the commands.
     assert {path.stem for path in CONF.glob("*.yaml")} == {"hydra_quiet", *COMMANDS} - {"list"}
@@ -119,6 +130,29 @@ def test_router(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> 
 
 def test_there_is_a_file_for_every_router() -> None:
     assert list_group("router") == sorted(ROUTERS)
+
+
+@pytest.mark.parametrize("name", list_group("scheduler"))
+def test_scheduler(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> None:
+    words = [*SMALL_SCENARIO, *(GIVES[need] for need in make_scheduler(name).needs)]
+    answer = answer_of(capsys, "simulate", *words, f"scheduler={name}")
+    assert answer["scheduler"]["name"] == name
+    assert set(answer["scheduler"]) == set(yaml_of("scheduler", name))
+    assert answer["metrics"]["num_finished"] == answer["metrics"]["num_requests"] > 50
+
+
+def test_there_is_a_file_for_every_scheduler() -> None:
+    """With the defaults of the code, but for what refers to the scenario."""
+    assert list_group("scheduler") == sorted(SCHEDULERS)
+    for name, make in SCHEDULERS.items():
+        given = {key: value for key, value in yaml_of("scheduler", name).items() if key != "name"}
+        parameters = inspect.signature(make).parameters
+        defaults = {key: each.default for key, each in parameters.items() if key not in FROM_SCENARIO}
+        assert given.keys() == defaults.keys()
+        for key, value in given.items():
+            assert (
+                str(value).startswith("${") or value == defaults[key] or (value == [] == list(defaults[key]))
+            )
 
 
 @pytest.mark.parametrize("name", list_group("agent"))

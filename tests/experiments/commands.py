@@ -36,6 +36,7 @@ SHORT_BENCH = (
     "num_envs=4",
     "processes=1",
     "first_call=false",
+    "policy_requests=100",
 )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from servegym.agents.heuristics import ROUTERS
+from servegym.agents.schedulers import SCHEDULERS
 from servegym.envs.workloads import Workload
 from servegym.experiments.bench import repeated
 from servegym.experiments.benchmarks.peers import mocker_version, write_mooncake
@@ -124,3 +126,14 @@ def test_processes_side_by_side(capsys: pytest.CaptureFixture[str], folder: Path
     answer = answer_of(capsys, "bench", "env", *SHORT_BENCH, *FEW_REQUESTS, "processes=2")
     assert answer["processes"] == 2
     assert answer["processes_ratio"] > 0
+
+
+def test_every_router_and_scheduler_is_measured(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    answer = answer_of(capsys, "bench", "policies", *SHORT_BENCH, *FEW_REQUESTS)
+    found = {each["name"]: each for family in ("routers", "schedulers") for each in answer[family]}
+    assert set(found) == {*ROUTERS, *SCHEDULERS}
+    for name, each in found.items():
+        absent = name == "consistent_hashing"  # Mooncake's trace, which is not at hand here
+        assert (each["requests_per_s"] is None) if absent else each["requests_per_s"] > 0
+    assert [found[name]["target"] for name in ("jsq", "sjf", "srpt")] == [1e6, 3e5, 5e4]
+    assert found["splitwise"]["scenario"] == "disaggregated_4p4d"

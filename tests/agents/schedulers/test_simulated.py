@@ -29,7 +29,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 
 def workload_of(num: int, rate_rps: float, seed: int = 0) -> Workload:
-    """Poisson arrivals, outputs of 1 to 400 tokens most of which are short, known in advance; all that one can ask."""
+    """Poisson arrivals; outputs of 1 to 400 tokens, most of them short, predicted exactly."""
     rng = np.random.default_rng(seed)
     outputs = np.clip(rng.lognormal(3.0, 1.2, num), 1, 400).astype(int)
     return Workload(
@@ -134,8 +134,12 @@ def test_larry_is_between_first_come_and_shortest_prompt() -> None:
 
 
 def test_headroom_saves_preemptions() -> None:
-    none, some = (int(run(make_scheduler("larry", headroom=share)).preemptions.sum()) for share in (0.0, 0.2))
-    assert some < none
+    engine = replace(ENGINE, num_kv_blocks=80)
+    none, some = (
+        int(run(make_scheduler("larry", headroom=share), engine=engine).preemptions.sum())
+        for share in (0.0, 0.2)
+    )
+    assert some < 0.8 * none
 
 
 def test_reserving_all_output_never_preempts_and_reserving_none_fills_the_cache() -> None:
@@ -148,7 +152,7 @@ def test_reserving_all_output_never_preempts_and_reserving_none_fills_the_cache(
 
 
 def test_bins_raise_the_rate_of_static_batches() -> None:
-    """All requests are there: the fewer iterations wait for the longest of a batch, the sooner the last is done."""
+    """All are there at once: the less a batch waits for its longest, the sooner the last is done."""
     at_once = replace(OVERLOAD, arrival_s=np.zeros(OVERLOAD.num_requests))
     engine = replace(ENGINE, max_num_batched_tokens=2048, num_kv_blocks=600)
     ends = [
@@ -187,12 +191,17 @@ def test_guards_bound_the_wait_of_a_long_request() -> None:
 
 
 def test_fastserve_serves_the_short_sooner_without_predictions() -> None:
+    """Where nobody is so late that starvation brings everyone to the front."""
+    short = OVERLOAD.output_tokens < np.median(OVERLOAD.output_tokens)
+    means = []
+    for starvation_s in (60.0, 0.1):
+        given = PARAMETERS["fastserve"] | {"starvation_s": starvation_s}
+        results = run(make_scheduler("fastserve", **given))
+        means.append(float(np.mean((results.finish_s - results.arrival_s)[short])))
     fcfs = run(None)
-    results = run(make_scheduler("fastserve", **PARAMETERS["fastserve"]))
-    short = OVERLOAD.output_tokens < np.quantile(OVERLOAD.output_tokens, 0.5)
-    assert np.mean((results.finish_s - results.arrival_s)[short]) < 0.5 * np.mean(
-        (fcfs.finish_s - fcfs.arrival_s)[short]
-    )
+    means.append(float(np.mean((fcfs.finish_s - fcfs.arrival_s)[short])))
+    assert means[0] < 0.5 * means[2]
+    assert means[0] < means[1]
 
 
 def test_vtc_protects_a_light_tenant_and_shares_between_heavy_ones() -> None:
