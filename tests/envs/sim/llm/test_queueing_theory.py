@@ -7,12 +7,13 @@ half a step in the mean, which is far below the tolerance of 1 %.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from servegym.agents.heuristics import make_router
+from servegym.agents.schedulers import make_scheduler
 from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router, compiled_router
@@ -106,6 +107,36 @@ def test_littles_law() -> None:
     found = counter.parameters[0] / len(results.arrival_s)
     rate_rps = len(results.arrival_s) / results.arrival_s[-1]
     assert found == pytest.approx(rate_rps * mean_latency_s(results), rel=0.01)
+
+
+def test_m_m_1_shortest_remaining_first() -> None:
+    """SRPT, which no policy beats on one server: its mean latency by Schrage and Miller (1966)."""
+    load = 0.7
+    ranking = make_scheduler("srpt")
+    engine = ranking.applied_to(Engine(1000, 1, 10**7))
+    workload = generate("poisson", load, 1.0, 400_000, GEOMETRIC, np.random.SeedSequence(1))
+    results = simulate(
+        replace(workload, predicted_output_tokens=workload.output_tokens),
+        make_router("round_robin"),
+        num_replicas=1,
+        engine=engine,
+        cost=linear_iteration_cost(max_num_batched_tokens=1000, max_num_seqs=1, overhead_s=STEP_S),
+        ranking=ranking,
+    )
+    assert mean_latency_s(results) == pytest.approx(_srpt_latency(load), rel=0.01)
+
+
+def _srpt_latency(load: float) -> float:
+    """Of services that are exponential with mean 1, by the trapezoidal rule."""
+    size_s, step_s = np.linspace(0.0, 30.0, 300_001, retstep=True)
+    density = np.exp(-size_s)
+
+    def up_to(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([[0.0], np.cumsum((values[1:] + values[:-1]) / 2)]) * step_s
+
+    idle = 1 - load * up_to(size_s * density)  # of those up to a size alone
+    waiting = load * (up_to(size_s**2 * density) + size_s**2 * density) / (2 * idle**2)
+    return float(up_to((waiting + up_to(1 / idle)) * density)[-1])
 
 
 def test_power_of_d_choices_in_a_large_fleet() -> None:
