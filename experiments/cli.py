@@ -37,6 +37,9 @@ COMMANDS = {
         "which replicas to make of a number of GPUs, for the most goodput",
         "place scenario=disaggregated_4p4d gpus=8",
     ),
+    "bounds": Command(
+        "what no policy can beat, and how near routers come", "bounds scenario=azure_conv_8xh100"
+    ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
     "predictor": Command(
         "train a predictor of output lengths, compare it with simple ones",
