@@ -97,9 +97,9 @@ def price_steps(times: LeastTimes, steps: Steps, members: float, replicas: Seque
     """Prices that no batch undercuts, from one linear program a weight.
 
     `sum of prices <= (members * number of steps + replica) * time of the batch`, for any steps in it.
-    There is one answer for each `replica` weight (ascending); each price is at least the one before, so that of steps
-    priced by several of them all cost at least what the first would say. `members` is 1 where the time of
-    those in the batch counts (latency), 0 for work alone.
+    There is one answer for each `replica` weight (ascending), and no price in it is below the one before, so
+    that steps priced by several answers cost in all what the first of them says or more. `members` is 1 where
+    the time of those in the batch counts (latency), 0 for work alone.
 
     They are the optimum of a linear program, the greatest total of the workload (`steps`) under one
     constraint a batch, found by adding the batches that the last solution undercuts the most. Whatever the
@@ -134,7 +134,9 @@ def price_steps(times: LeastTimes, steps: Steps, members: float, replicas: Seque
                 break
             batches = np.concatenate([batches, tightest])
         before = before + min(1.0, share) * (solution - before)
-        all_prices.append(Prices(*map(float, before), float((members + replica) * times.s_per_pair)))
+        decode, kv_token, prefill_token, chunk = before.tolist()
+        pair = (members + replica) * times.s_per_pair
+        all_prices.append(Prices(decode, kv_token, prefill_token, chunk, pair))
     return all_prices
 
 

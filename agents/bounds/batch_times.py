@@ -15,7 +15,7 @@ class LeastTimes(NamedTuple):
 
     Let `T(batch)` be the time of an iteration and `t(steps)` what these tables give, by the same formula,
     for steps that are part of it. Every table is the least of the cost's over all larger indices, so
-    `T(batch) >= t(steps)` for any steps in the batch, whether or not the cost is monotone itself; where it is,
+    `T(batch) >= t(steps)` for any steps in the batch, whether or not the cost is monotone; where it is,
     `t(batch) = T(batch)` but for prefill attention. With T = max_num_batched_tokens, M = max_num_seqs:
     """
 
@@ -83,4 +83,5 @@ def attention_seconds(table: Floats, knots: Floats, num_decodes: int, kv_tokens:
     segment = segment_of(knots, kv_tokens)
     start_s = table[num_decodes, segment]
     slope = (table[num_decodes, segment + 1] - start_s) / (knots[segment + 1] - knots[segment])
-    return start_s + slope * (kv_tokens - knots[segment])
+    attention_s: float = start_s + slope * (kv_tokens - knots[segment])
+    return attention_s

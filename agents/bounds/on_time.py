@@ -105,4 +105,4 @@ def _most_lost(
         best[t] = best[t - 1]
         for s in range(t):
             best[t] = max(best[t], best[s] + lost[s, t])
-    return best[-1]
+    return int(best[-1])

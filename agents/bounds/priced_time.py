@@ -33,10 +33,10 @@ def least_total_latency(
 
         sum of latencies >= sum of latencies + sum_k integral over k of m(t) dt - R * integral of m(t) dt.
 
-    Now share the second term out among the requests: of an iteration k with time T, in which m is at least
-    w, each member gets what the price of its step at w exceeds T by, or nothing. That is no more than there is
-    to share: the members who get something, b of them, have prices of at most `(b + w) T` together. As prices
-    rise with m, a request in the system from a to F where m is at least w has
+    Now share the second term out among the requests: of an iteration with time T, in which m is at least
+    w, each member gets what the price of its step at w exceeds T by, or nothing. That is no more than there
+    is: those who get something, b of them, have prices of at most `(b + w) T` together. As prices rise with
+    m, a request in the system from a to F where m is at least w has
 
         latency + shares >= max(F - a, alone_s, prices at w),
 

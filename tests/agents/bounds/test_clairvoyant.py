@@ -20,6 +20,8 @@ from servegym.envs.workloads import Workload
 from tests.envs.sim.llm.test_against_reference import random_case
 from tests.experiments.commands import FEW_REQUESTS
 
+pytestmark = pytest.mark.compiled
+
 ROUNDING = 1e-9
 UNLIMITED = SloLimits(np.inf, np.inf)
 
@@ -71,7 +73,6 @@ def test_no_random_case_of_many_beats_them() -> None:
         check_random_case(seed)
 
 
-@pytest.mark.compiled
 @pytest.mark.parametrize("scheduler", ["vllm_v1", "sarathi", "vllm_v0", "orca", "lightllm", "sglang"])
 def test_no_router_beats_them(scheduler: str) -> None:
     """On a model's real clock, at loads from light to far too much."""
