@@ -1,12 +1,14 @@
 """Rankings in the fast simulator: equal to the reference, compiled or not, refused where they do not fit."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm import ranking as columns
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.ranking import Ranking, compiled_ranking
@@ -161,3 +163,161 @@ def check_equal(case: Case, ranking: Ranking | None) -> int:
 def test_equal_on_random_cases(seed: int) -> None:
     """Results, preemptions and everything a router sees, invariants checked."""
     check_equal(*ranked_case(seed))
+
+
+def test_random_cases_exercise_the_schedulers() -> None:
+    """A fair share of the cases above preempt, and with each scheduler some wait."""
+    preempted = [check_equal(*ranked_case(seed, "ranked")) > 0 for seed in range(40)]
+    assert np.mean(preempted) > 0.2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_equal_compiled_or_not(seed: int) -> None:
+    """The same function as machine code and as plain Python gives the same results, to the bit."""
+    case, ranking = ranked_case(seed, "ranked" if seed % 2 else "vllm_v1")
+    if ranking is None:
+        ranking = drawn_ranking(np.random.default_rng(seed), "queue")
+        case = replace(case, engine=replace(case.engine, order="rank"))
+    function = getattr(drawn_rank, "py_func", drawn_rank)
+    plain = replace(ranking, rank=lambda *arguments: function(*arguments))
+    assert not plain.is_compiled
+    results, views = run_fast(case, ranking)
+    others, other_views = run_fast(case, plain)
+    for name in (*TIMES, "preemptions"):
+        np.testing.assert_array_equal(getattr(results, name), getattr(others, name))
+    np.testing.assert_array_equal(views, other_views)
+
+
+def three(**given: Any) -> Workload:
+    return Workload("three", [0.0, 0.0, 0.0], [4, 8, 12], [6, 3, 9], **given)
+
+
+def run_three(ranking: Ranking, engine: Engine | None = None, **given: Any) -> Results:
+    """Three requests that come at once to a replica with one seat."""
+    engine = engine or ranking.applied_to(Engine(64, 1, 64, 4))
+    router = Router("one", lambda *_: 0, looks=False)
+    return simulate(
+        three(**given),
+        router,
+        num_replicas=1,
+        engine=engine,
+        cost=dyadic_cost(engine),
+        ranking=ranking,
+        debug=True,
+    )
+
+
+def _longest_first(requests, replica, parameters, memory, keys):
+    keys[:] = -requests[:, columns.PROMPT_TOKENS]
+
+
+@pytest.mark.parametrize("ranks", ["queue", "batch"])
+def test_a_python_function_orders_requests(ranks: str) -> None:
+    """The longest prompt is served first, one after another."""
+    results = run_three(Ranking("longest", _longest_first, ranks))
+    assert results.finish_s[2] < results.finish_s[1] < results.finish_s[0]
+
+
+@pytest.mark.parametrize("ranks", ["queue", "batch"])
+def test_an_exception_in_python_reaches_the_caller(ranks: str) -> None:
+    """The one that the ranking has raised, whatever it is."""
+
+    def rank(requests, replica, parameters, memory, keys):
+        raise LookupError("nobody knows")
+
+    with pytest.raises(LookupError, match="nobody knows"):
+        run_three(Ranking("failing", rank, ranks))
+
+
+@pytest.mark.parametrize("ranks", ["queue", "batch"])
+def test_keys_that_are_no_numbers_are_refused(ranks: str) -> None:
+    """Keys that were not written are none."""
+    with pytest.raises(InputError, match="every key must be written, and not be NaN"):
+        run_three(Ranking("silent", lambda *_: None, ranks))
+
+
+def test_those_gone_are_shown_once_more() -> None:
+    """With all their tokens, as served, with their memory; and everybody is shown in each iteration asked."""
+    gone: list[tuple[float, ...]] = []
+
+    def rank(requests, replica, parameters, memory, keys):
+        left = requests[:, columns.PLACE] == columns.GONE
+        shown = (columns.GENERATED_TOKENS, columns.COMPUTED_TOKENS, columns.SERVED, columns.MEMORY)
+        gone.extend(map(tuple, requests[left][:, shown].tolist()))
+        keys[:] = requests[:, columns.ARRIVAL_S]
+        requests[~left, columns.MEMORY] += 1.0
+
+    run_three(Ranking("watching", rank, every_iteration=True))
+    # each is asked about before its 6 and 3 iterations, and while it waits; nobody is left to see the last go
+    assert gone == [(6.0, 9.0, 1.0, 6.0), (3.0, 10.0, 1.0, 9.0)]
+
+
+def test_paused_requests_keep_their_blocks() -> None:
+    """Least attained service takes turns: nobody is preempted, and blocks of all three are in use."""
+    blocks: list[float] = []
+
+    def rank(requests, replica, parameters, memory, keys):
+        keys[:] = requests[:, columns.GENERATED_TOKENS]
+        blocks.append(replica[columns.TOTAL_BLOCKS] - replica[columns.FREE_BLOCKS])
+
+    results = run_three(Ranking("least attained", rank, every_iteration=True))
+    assert results.preemptions.sum() == 0
+    assert max(blocks) >= 1 + 2 + 3  # those of the prompts alone
+
+
+@pytest.mark.parametrize(
+    ("ranks", "rules", "message"),
+    [
+        ("queue", {"scheduler": "ranked"}, 'engine.scheduler = ranked: needs a ranking with ranks = "batch"'),
+        ("batch", {"order": "rank"}, 'engine.order = rank: needs a ranking with ranks = "queue"'),
+    ],
+)
+def test_engines_that_need_another_ranking_are_refused(
+    ranks: str, rules: dict[str, Any], message: str
+) -> None:
+    """And those that need one where there is none."""
+    engine = Engine(64, 1, 64, 4, **rules)
+    with pytest.raises(InputError, match=message):
+        run_three(Ranking("mine", _longest_first, ranks), engine)
+    with pytest.raises(InputError, match=message):
+        simulate(
+            three(), Router("one", lambda *_: 0), num_replicas=1, engine=engine, cost=dyadic_cost(engine)
+        )
+
+
+@pytest.mark.parametrize("need", ["predictions", "priorities", "slo_classes", "tenants"])
+def test_needs_are_refused(need: str) -> None:
+    with pytest.raises(InputError, match="scheduler mine needs "):
+        run_three(Ranking("mine", _longest_first, needs=frozenset({need})))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"reserved_output_share": 1.5}, "reserved_output_share = 1.5: must be from 0 to 1"),
+        ({"reserved_output_share": 0.5, "prefix_caching": True}, "must be 0 with prefix_caching"),
+        (
+            {"reserved_output_share": 0.5, "scheduler": "orca", "max_model_len": 9},
+            "only with scheduler vllm_v1",
+        ),
+        ({"swap_ahead_blocks": 3, "scheduler": "ranked"}, "must be 0 without preemption swap"),
+        ({"swap_ahead_blocks": -1, "scheduler": "ranked"}, "must be at least 0"),
+        ({"scheduler": "multi_bin"}, "must be rank"),
+        ({"scheduler": "ranked", "order": "priority"}, "must be fcfs"),
+        ({"scheduler": "static", "watermark": 0.1}, "only with scheduler sarathi or vllm_v0 or vllm_v1 or"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(rules: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Engine(64, 1, 64, 4, **rules)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_blocks_set_aside_keep_from_preempting(share: float) -> None:
+    """With all of every output limit set aside nobody is preempted, with none of it many are."""
+    engine = Engine(256, 32, 60, 4, reserved_output_share=share)
+    rng = np.random.default_rng(0)
+    workload = Workload("bunch", np.sort(rng.random(60)), rng.integers(1, 30, 60), rng.integers(1, 60, 60))
+    case = Case(workload, engine, dyadic_cost(engine), 1, [0] * 60)
+    preempted = check_equal(case, None)
+    assert (preempted > 20) if share == 0.0 else (preempted == 0 if share == 1.0 else preempted < 60)

@@ -7,6 +7,7 @@ import numpy as np
 
 from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member, Migration
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.ranking import Ranking
 from servegym.envs.sim.llm.rebalancer import KEEP, START, STAY, STOP, Rebalancer
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING
 from servegym.envs.workloads import Workload
@@ -33,6 +34,7 @@ class FleetCase:
     draws: list[float]
     move_seed: int
     order_shares: list[float]  # of KEEP, START and STOP
+    ranking: Ranking | None = None
 
     def choose(self):
         """A router that takes one of the available replicas by the next number."""

@@ -36,8 +36,11 @@ def check_equal(case: FleetCase):
         abouts.append(request.copy())
         return choose(replicas)
 
-    fast = simulate_fleet(case.workload, Router("drawn", watch), case.fast_plan(seen), debug=True)
-    slow = simulate_reference(case.workload, case.choose(), **case.reference_plan(seen_slowly), check=False)
+    fast = simulate_fleet(
+        case.workload, Router("drawn", watch), case.fast_plan(seen), ranking=case.ranking, debug=True
+    )
+    plan = case.reference_plan(seen_slowly)
+    slow = simulate_reference(case.workload, case.choose(), **plan, ranking=case.ranking, check=False)
     for name in TIMES:
         np.testing.assert_allclose(
             getattr(fast, name), getattr(slow, name), rtol=1e-9, atol=1e-12, err_msg=name
