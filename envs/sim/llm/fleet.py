@@ -61,7 +61,7 @@ def look(fleet: Fleet, replica_id: int, now_s: float) -> None:
     advance(fleet, replica_id, now_s)
 
 
-PLAIN: dict[str, float] = {
+PLAIN: dict[str, Any] = {
     "scheduler": VLLM_V1,
     "order": FCFS,
     "block_size": 16,
@@ -80,10 +80,9 @@ PLAIN: dict[str, float] = {
 def with_advance(fields: Fleet) -> Fleet:
     """A fleet that can be advanced; which schedulers are compiled for it depends on its engines."""
     used = {engine.scheduler for engine in fields.engines}
+    function = _advance_mixed if used & {RANKED, STATIC, MULTI_BIN} else _advance_any
     if len(used) == 1:
-        function = _ADVANCE_ONLY.get(*used, _advance_any)
-    else:
-        function = _advance_mixed if used & {RANKED, STATIC, MULTI_BIN} else _advance_any
+        function = _ADVANCE_ONLY.get(min(used), function)
     fleet_type = type_of(fields)
     if fields.ranking.ranks == RANKS_QUEUE:
         key = address_of(write_key, fleet_type, types.int64, types.int64, types.float64)
