@@ -36,6 +36,8 @@ def test_shares_of_priorities_and_classes() -> None:
     found = np.bincount(drawn(priority_shares=shares).priority, minlength=4) / COUNT
     np.testing.assert_allclose(found, shares, atol=0.015)
     assert found[1] == 0
+    found = np.bincount(drawn(tenant_shares=shares).tenant, minlength=4) / COUNT
+    np.testing.assert_allclose(found, shares, atol=0.015)
     classes = [SloClassConfig("chat", 0.75, 0.5, 0.05), SloClassConfig("batch", 0.25)]
     workload = drawn(slo_classes=classes)
     assert np.mean(workload.slo_class == 0) == pytest.approx(0.75, abs=0.015)
@@ -55,7 +57,8 @@ def test_images_come_on_top_of_the_prompt() -> None:
 
 def test_each_column_has_its_own_stream_and_seed() -> None:
     alone = drawn(cancel_share=0.3)
-    together = drawn(cancel_share=0.3, priority_shares=[0.5, 0.5], image_share=0.5)
+    together = drawn(cancel_share=0.3, priority_shares=[0.5, 0.5], tenant_shares=[0.5, 0.5], image_share=0.5)
+    assert not np.array_equal(together.priority, together.tenant)
     np.testing.assert_array_equal(alone.cancel_after_s, together.cancel_after_s)
     assert not np.array_equal(together.priority, together.image_tokens > 0)
     assert not np.array_equal(alone.cancel_after_s, drawn(1, cancel_share=0.3).cancel_after_s)
@@ -106,6 +109,7 @@ def test_limits_are_those_of_the_class_or_of_the_objective() -> None:
         ({"image_share": -0.1}, r"clients.image_share = -0.1: must be in \[0, 1\]"),
         ({"mean_patience_s": 0.0}, "clients.mean_patience_s = 0.0: must be positive and finite"),
         ({"image_tokens": 0}, "clients.image_tokens = 0: must be at least 1"),
+        ({"tenant_shares": [0.5, 0.6]}, r"clients.tenant_shares = \[0.5, 0.6\]: must be shares of"),
         ({"priority_shares": [0.5, 0.6]}, r"clients.priority_shares = \[0.5, 0.6\]: must be shares of"),
         ({"priority_shares": [1.5, -0.5]}, r"clients.priority_shares = \[1.5, -0.5\]: must be shares of"),
         ({"slo_classes": [SloClassConfig("a", 0.5)]}, r"clients.slo_classes = \[0.5\]: must be shares of"),

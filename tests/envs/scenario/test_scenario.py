@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -9,11 +10,12 @@ from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.cost import decode_seconds
 from servegym.envs.metrics import ttft_s
-from servegym.envs.scenario import load_scenario
-from servegym.envs.scenario.compose import list_group
+from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.scenario.compose import compose_scenario, list_group
 from servegym.envs.scenario.config import EngineConfig
 from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.engine import SCHEDULERS, Engine
+from servegym.envs.sim.llm.ranking import ARRIVAL_S, Ranking
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload, read_csv
 
@@ -141,7 +143,12 @@ def test_the_real_trace_is_replayed_where_it_is(real_data) -> None:
         ("scenario.engine.scheduler=trt", "scenario.engine.scheduler = trt: must be one of vllm_v1, sarathi"),
         ("scenario.engine.order=rank", "scenario.engine.order = rank: must be fcfs or priority"),
         ("scenario.engine.block_size=0", "engine.block_size = 0"),
-        ("scenario.engine.watermark=0.1", "scenario.engine.watermark = 0.1: only with scheduler sarathi or"),
+        ("scenario.engine.watermark=1", "scenario.engine.watermark = 1.0: must be at least 0 and below 1"),
+        ("scenario.engine.scheduler=ranked", "scenario.engine.scheduler = ranked: must be another: it comes"),
+        (
+            "scenario.engine.reserved_output_share=2",
+            "scenario.engine.reserved_output_share = 2.0: must be from",
+        ),
         ("scenario.engine.swap_s_per_block=-1", "scenario.engine.swap_blocks = 0, swap_s_per_block = -1.0"),
         ("scenario.engine.max_model_len=-1", "scenario.engine.max_model_len = -1: must be at least 0"),
         ("scenario.objective.ttft_weight=-1", "objective.ttft_weight = -1.0: must be at least 0"),
@@ -236,3 +243,40 @@ def test_mooncakes_prompts_hit_the_prefix_cache(real_data) -> None:
     assert 0.02 < with_cache.hit_tokens.sum() / workload.prompt_tokens.sum() < 0.5
     assert without.hit_tokens.sum() == 0
     assert ttft_s(with_cache).mean() < ttft_s(without).mean()
+
+
+def _last_first(requests, replica, parameters, memory, keys):
+    keys[:] = -requests[:, ARRIVAL_S]
+
+
+@pytest.mark.parametrize("ranks", ["queue", "batch"])
+def test_a_ranking_serves_a_scenario(ranks: str) -> None:
+    """On the plain fleet and on any other, whose engines ask it; the same requests finish otherwise."""
+    seats = "scenario.engine.max_num_seqs=4"
+    for extra in ((), ("scenario.fleet.dispatch_latency_s=0.01",)):
+        config = compose_scenario("generated_8xh100", (seats, *extra))
+        scenario = Scenario(config, ranking=Ranking("last_first", _last_first, ranks))
+        workload = scenario.traffic.test_workload(0).take(slice(0, 200))
+        router = make_router("round_robin")
+        results = scenario.simulate(workload, router)
+        assert results.finished.all()
+        assert not np.array_equal(results.finish_s, Scenario(config).simulate(workload, router).finish_s)
+        with pytest.raises(InputError, match="needs a ranking"):
+            gym.make("servegym/Routing-v0", scenario=scenario)
+
+
+def test_a_scenario_without_what_a_ranking_needs_is_refused() -> None:
+    ranking = Ranking("mine", _last_first, needs=frozenset({"tenants"}))
+    scenario = Scenario(compose_scenario("generated_8xh100"), ranking=ranking)
+    with pytest.raises(InputError, match="scheduler mine needs tenants: the scenario has none"):
+        scenario.check_ranking()
+    shares = ("scenario.workload.clients.tenant_shares=[0.5,0.5]",)
+    Scenario(compose_scenario("generated_8xh100", shares), ranking=ranking).check_ranking()
+
+
+def test_a_ranking_that_an_engine_cannot_use_is_named() -> None:
+    ranking = Ranking("mine", _last_first)
+    with pytest.raises(InputError, match="scenario.scheduler mine: engine.prefix_caching = True: only with"):
+        Scenario(
+            compose_scenario("generated_8xh100", ("scenario.engine.prefix_caching=true",)), None, ranking
+        )
