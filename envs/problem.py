@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
+from servegym.costmodels.errors import InputError
 from servegym.envs.flat import flatten
 from servegym.envs.metrics import SloLimits, summarise
 from servegym.envs.scenario import Scenario, load_scenario
@@ -84,7 +85,12 @@ class Problem:
 
 
 def episode_streams(scenario: str | Scenario, split: str, count: int) -> list[EpisodeStream]:
-    """Streams of a scenario, or of the one of a name in conf/scenario."""
+    """Streams of a scenario, or of the one of a name in conf/scenario; InputError for one with a ranking."""
     if isinstance(scenario, str):
         scenario = load_scenario(scenario)
+    if scenario.ranking is not None:
+        raise InputError(
+            f"scheduler {scenario.ranking.name}: must be none in an environment, whose engines schedule as "
+            "scenario.engine.scheduler says"
+        )
     return [EpisodeStream(scenario, split) for _ in range(count)]

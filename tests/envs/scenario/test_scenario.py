@@ -261,7 +261,7 @@ def test_a_ranking_serves_a_scenario(ranks: str) -> None:
         results = scenario.simulate(workload, router)
         assert results.finished.all()
         assert not np.array_equal(results.finish_s, Scenario(config).simulate(workload, router).finish_s)
-        with pytest.raises(InputError, match="needs a ranking"):
+        with pytest.raises(InputError, match="scheduler last_first: must be none in an environment"):
             gym.make("servegym/Routing-v0", scenario=scenario)
 
 
@@ -276,7 +276,6 @@ def test_a_scenario_without_what_a_ranking_needs_is_refused() -> None:
 
 def test_a_ranking_that_an_engine_cannot_use_is_named() -> None:
     ranking = Ranking("mine", _last_first)
+    caching = compose_scenario("generated_8xh100", ("scenario.engine.prefix_caching=true",))
     with pytest.raises(InputError, match="scenario.scheduler mine: engine.prefix_caching = True: only with"):
-        Scenario(
-            compose_scenario("generated_8xh100", ("scenario.engine.prefix_caching=true",)), None, ranking
-        )
+        Scenario(caching, ranking=ranking)
