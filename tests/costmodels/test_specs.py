@@ -14,6 +14,8 @@ from servegym.costmodels.specs import GPUS, MODELS, gpu_spec, model_spec
         ("llama_3_1_8b", 8_030_261_248),
         ("llama_2_7b", 6_738_415_616),
         ("llama_3_1_70b", 70_553_706_496),
+        ("mistral_7b", 7_241_732_096),
+        ("yi_34b", 34_388_917_248),
         ("mixtral_8x7b", 46_702_792_704),
     ],
 )
