@@ -91,7 +91,7 @@ def test_simulated_claims(real_data: Callable[[str], Path]) -> None:
     real_data(splitwise.TABLE)
     real_data(splitwise.TRACE)
     wanted = {
-        "Splitwise": {"same_power_and_cost": Verdict.REPRODUCED},
+        "Splitwise": {"same_power_and_cost": Verdict.DIRECTION_ONLY},
         "EPD": {"ttft": Verdict.REPRODUCED},
         "DistServe": {"same_engine_13b": Verdict.NOT_REPRODUCED},
     }
