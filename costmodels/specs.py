@@ -174,9 +174,9 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
         for spec in (  # config.json of each model as published by its makers
             ModelSpec("llama_3_1_8b", 32, 4096, 32, 8, 128, 14336, 128256),
             ModelSpec("llama_2_7b", 32, 4096, 32, 32, 128, 11008, 32000),
+            ModelSpec("llama_3_1_70b", 80, 8192, 64, 8, 128, 28672, 128256),
             ModelSpec("mistral_7b", 32, 4096, 32, 8, 128, 14336, 32000),
             ModelSpec("yi_34b", 60, 7168, 56, 8, 128, 20480, 64000),
-            ModelSpec("llama_3_1_70b", 80, 8192, 64, 8, 128, 28672, 128256),
             ModelSpec("mixtral_8x7b", 32, 4096, 32, 8, 128, 14336, 32000, "bfloat16", 8, 2),
             ModelSpec("qwen3_30b_a3b", 48, 2048, 32, 4, 128, 768, 151936, "bfloat16", 128, 8),
         )
