@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario import Scenario
+from servegym.envs.scenario import Scenario, load_scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
@@ -26,7 +27,7 @@ from servegym.experiments.benchmarks.environments import (
 )
 from servegym.experiments.benchmarks.first_call import environment_first_call, simulator_first_call
 from servegym.experiments.benchmarks.peers import measure_mocker, mocker_version
-from servegym.experiments.benchmarks.policies import measure_policies
+from servegym.experiments.benchmarks.policies import SCENARIO_WITH, measure_policies
 from servegym.experiments.benchmarks.stream import measure_stream
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
@@ -267,7 +268,12 @@ def bench_policies(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     lengths = scenario.traffic.test_workload(0)
     rate_rps = settings.rate_rps_per_replica * scenario.num_replicas
     workload = repeated(lengths, settings.policy_requests, rate_rps)
-    return {**measure_policies(scenario, workload, settings.passes), "requests": settings.policy_requests}
+    others = {}
+    for name in SCENARIO_WITH.values():
+        with suppress(InputError):  # its trace is not here, and no generator stands in for it
+            others[name] = load_scenario(name)
+    found = measure_policies(scenario, others, workload, settings.passes)
+    return {**found, "requests": settings.policy_requests}
 
 
 BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {

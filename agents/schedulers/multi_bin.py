@@ -38,12 +38,15 @@ def rank(requests: Array, replica: Array, parameters: Array, memory: Array, keys
 )
 def multi_bin(
     num_bins: PositiveInt = 4,
+    batch_size: PositiveInt = 32,
+    max_num_batched_tokens: PositiveInt = 65_536,
     edges: Sequence[float] = (),
     predicted_outputs: Sequence[int] = AZURE_CONV_OUTPUTS,
 ) -> Ranking:
-    """`edges`: tokens, num_bins - 1 that ascend; a bin holds what is above one and at most the next.
+    """`batch_size` and the most prompt tokens of a batch are the engine's (ours; long prompts need room).
 
-    Without edges they are quantiles of `predicted_outputs` (tokens). InputError for edges that do not fit.
+    `edges`: tokens, num_bins - 1 that ascend; a bin holds what is above one and at most the next;
+    without edges they are quantiles of `predicted_outputs` (tokens). InputError for edges that do not fit.
     """
     inner = np.array(edges, np.float64)
     if len(edges) == 0:
@@ -57,6 +60,10 @@ def multi_bin(
         rank,
         ranks="queue",
         parameters=inner,
-        engine={"scheduler": "multi_bin"},
+        engine={
+            "scheduler": "multi_bin",
+            "max_num_seqs": batch_size,
+            "max_num_batched_tokens": max_num_batched_tokens,
+        },
         needs=frozenset({"predictions"}),
     )

@@ -1,9 +1,11 @@
 """Hydra's side of scenarios: the schema it checks YAML against, and composing one by name."""
 
+from contextlib import nullcontext
 from importlib.resources import files
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -51,7 +53,10 @@ def compose_scenario(name: str, overrides: tuple[str, ...] = ()) -> ScenarioConf
     known = list_group("scenario")
     if name not in known:
         raise InputError(f"scenario = {name}: must be one of {', '.join(known)}")
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    running = (
+        GlobalHydra.instance().is_initialized()
+    )  # by a command: it has the same module
+    with nullcontext() if running else initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(overrides=[f"+scenario={name}", *overrides])
         except (ConfigCompositionException, OmegaConfBaseException) as error:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,7 @@ import numpy as np
 
 from servegym.agents.heuristics import ROUTERS, make_router
 from servegym.agents.schedulers import SCHEDULERS, make_scheduler
-from servegym.costmodels.errors import InputError
-from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
 from servegym.envs.workloads.slo import SloClass
@@ -30,15 +29,17 @@ TARGETS = {"router": 1e6, "queue": 3e5, "batch": 5e4}
 TENANTS = 8
 
 
-def measure_policies(scenario: Scenario, workload: Workload, passes: int) -> dict[str, list[dict[str, Any]]]:
+def measure_policies(
+    scenario: Scenario, others: Mapping[str, Scenario], workload: Workload, passes: int
+) -> dict[str, list[dict[str, Any]]]:
     """Of each router and each scheduler: `name`, `scenario`, `requests_per_s` of processor time, `target`.
 
     Schedulers serve under round robin, at their defaults. Medians of `passes`, after one that compiles.
-    `requests_per_s` is None where the requests of another scenario are not at hand.
+    others: those named in `SCENARIO_WITH` that are at hand; of a router that needs another the rate is None.
     """
     asked = _asking_for_all(workload)
     return {
-        "routers": [_router(name, scenario, asked, passes) for name in ROUTERS],
+        "routers": [_router(name, scenario, others, asked, passes) for name in ROUTERS],
         "schedulers": [_scheduler(name, scenario, asked, passes) for name in SCHEDULERS],
     }
 
@@ -56,17 +57,18 @@ def _asking_for_all(workload: Workload) -> Workload:
     )
 
 
-def _router(name: str, scenario: Scenario, workload: Workload, passes: int) -> dict[str, Any]:
+def _router(
+    name: str, scenario: Scenario, others: Mapping[str, Scenario], workload: Workload, passes: int
+) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "scenario": scenario.name, "target": TARGETS["router"]}
     needs = make_router(name).needs
     elsewhere = next((SCENARIO_WITH[need] for need in SCENARIO_WITH if need in needs), None)
     if elsewhere is not None:
         found["scenario"] = elsewhere
-        try:
-            scenario = load_scenario(elsewhere)
-        except InputError:  # no trace here, and no generator stands in for it
+        if elsewhere not in others:
             return found | {"requests_per_s": None}
-        workload = scenario.traffic.test_workload(0)
+        scenario = others[elsewhere]
+        workload = scenario.traffic.test_workload(0).take(slice(workload.num_requests))
         if "predictions" in needs:
             workload = workload.with_predictions(workload.output_tokens, None)
         router = configured_router(name, scenario)
@@ -82,20 +84,9 @@ def _router(name: str, scenario: Scenario, workload: Workload, passes: int) -> d
 
 def _scheduler(name: str, scenario: Scenario, workload: Workload, passes: int) -> dict[str, Any]:
     ranking, router = make_scheduler(name), make_router("round_robin")
-    engine = ranking.applied_to(scenario.engine)
-
-    def play() -> None:
-        simulate(
-            workload,
-            router,
-            num_replicas=scenario.num_replicas,
-            engine=engine,
-            cost=scenario.cost,
-            ranking=ranking,
-        )
-
+    served = Scenario(scenario.config, None, ranking)
     found = {"name": name, "scenario": scenario.name, "target": TARGETS[ranking.ranks]}
-    return found | _rate(play, workload, passes)
+    return found | _rate(lambda: served.simulate(workload, router), workload, passes)
 
 
 def _rate(play: Callable[[], object], workload: Workload, passes: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`scheduler=NAME`: engines serve by a ranking in simulations, in evaluations, and where these are replayed."""
+"""`scheduler=NAME`: engines serve by a ranking in simulations, replays and evaluations."""
 
 from pathlib import Path
 
