@@ -53,9 +53,7 @@ def compose_scenario(name: str, overrides: tuple[str, ...] = ()) -> ScenarioConf
     known = list_group("scenario")
     if name not in known:
         raise InputError(f"scenario = {name}: must be one of {', '.join(known)}")
-    running = (
-        GlobalHydra.instance().is_initialized()
-    )  # by a command: it has the same module
+    running = GlobalHydra.instance().is_initialized()  # by a command: it has the same module
     with nullcontext() if running else initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
             config = compose(overrides=[f"+scenario={name}", *overrides])
