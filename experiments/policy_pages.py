@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from servegym.agents.heuristics import ROUTERS
+from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.parameters import allowed_of
 from servegym.agents.published import publication_of
 from servegym.agents.schedulers import SCHEDULERS
@@ -18,7 +18,11 @@ from servegym.costmodels.output_folder import output_folder
 from servegym.envs.sim.llm.needs import NEEDS
 from servegym.experiments.configs import FROM_SCENARIO
 
-FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {"router": ROUTERS, "scheduler": SCHEDULERS}
+FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "router": ROUTERS,
+    "rebalancer": REBALANCERS,
+    "scheduler": SCHEDULERS,
+}
 """What makes each policy, by family (the key of a command that chooses one) and by name."""
 
 INDEX = "README.md"
@@ -62,7 +66,7 @@ def _page(family: str, name: str, make: Callable[..., Any]) -> str:
 
 
 def _needs(make: Callable[..., Any]) -> str:
-    needs = make().needs
+    needs = getattr(make(), "needs", ())
     return "; ".join(f"{what} (`{key}`)" for need, (what, key) in NEEDS.items() if need in needs) or "nothing"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from servegym.agents.heuristics.consistent_hashing import consistent_hashing
 from servegym.agents.heuristics.distserve import distserve
+from servegym.agents.heuristics.epd_role_switching import epd_role_switching
 from servegym.agents.heuristics.jsq import jsq
 from servegym.agents.heuristics.least_outstanding_tokens import least_outstanding_tokens
 from servegym.agents.heuristics.llm_d import llm_d
@@ -70,7 +71,10 @@ def make_router(name: str, **parameters: object) -> Router:
         raise InputError(f"router {name}: {error}") from error
 
 
-REBALANCERS: dict[str, Callable[..., Rebalancer]] = {"llumnix": llumnix_rebalancer}
+REBALANCERS: dict[str, Callable[..., Rebalancer]] = {
+    "epd_role_switching": epd_role_switching,
+    "llumnix": llumnix_rebalancer,
+}
 """What makes each rebalancer, by name."""
 
 

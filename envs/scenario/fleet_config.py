@@ -65,6 +65,7 @@ class FleetConfig:
     on_failure: str = "reroute"  # what becomes of a failed replica's requests: reroute, lost
     scaling: list[ScalingConfig] = field(default_factory=list)
     startup_s: float = 0.0  # until a replica that is added takes requests, at least 0
+    role_switch_s: float | None = None  # that a replica is gone to change its role; null: roles are fixed
 
     @property
     def num_replicas(self) -> int:

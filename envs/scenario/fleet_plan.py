@@ -24,7 +24,14 @@ from servegym.envs.sim.llm.ranking import Ranking
 Made = TypeVar("Made")
 
 MOST_REPLICAS = 4096
-_LATER = ("dispatch_latency_s", "state_delay_s", "encode_overhead_s", "encode_s_per_token", "startup_s")
+_LATER = (
+    "dispatch_latency_s",
+    "state_delay_s",
+    "encode_overhead_s",
+    "encode_s_per_token",
+    "startup_s",
+    "role_switch_s",
+)
 _KEY = "scenario.fleet"
 
 
@@ -91,11 +98,16 @@ class _Pool:
         role = self._get("role", lambda value: value in ROLES, "one of " + ", ".join(ROLES))
         bytes_per_s = self._get("link_bytes_per_s", lambda value: value > 0, "above 0")
         latency_s = self._get("link_latency_s", lambda value: 0 <= value < math.inf, "at least 0 and finite")
+        model = MODELS[self.config.fleet.model]
         if role == "encode":
             require(not self.pool.engine, f"{self.where}.engine", self.pool.engine, "empty with role encode")
-            return Member(role=role)
+            return Member(
+                role=role,
+                link_latency_s=latency_s,
+                link_bytes_per_s=bytes_per_s,
+                kv_bytes_per_block=float(model.kv_bytes_per_token * self.config.engine.block_size),
+            )
         gpu = GPUS[self._get("gpu", lambda value: value in GPUS, "one of " + ", ".join(sorted(GPUS)))]
-        model = MODELS[self.config.fleet.model]
         tensor_parallel = self._get("tensor_parallel", lambda value: value >= 1, "at least 1")
         memory_fraction = self._get("memory_fraction", lambda value: 0 < value <= 1, "in (0, 1]")
         settings, engine_key = self._engine_settings()

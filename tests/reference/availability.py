@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from tests.reference.fleet import Fleet
     from tests.reference.request import Request
 
-ACTIVE, STARTING, LEAVING, OFF = range(4)
+LEAVING, OFF = 2, 3
+STANDING = {"active": 0, "starting": 1, "switching": 4, "changing": 5}
 
 
 def fail(fleet: "Fleet", number: int, now_s: float) -> None:
@@ -72,8 +73,8 @@ def stop(replica: Any) -> None:
 def standing(fleet: "Fleet", replica: Any) -> int:
     """The column of "What a router sees"."""
     if replica.state == "leaving":
-        return OFF if _is_empty(fleet, replica) else LEAVING
-    return STARTING if replica.state == "starting" else ACTIVE
+        return OFF if is_empty(fleet, replica) else LEAVING
+    return STANDING[replica.state]
 
 
 def _started(replica: Any, start: int) -> Any:
@@ -85,7 +86,7 @@ def _started(replica: Any, start: int) -> Any:
     return happen
 
 
-def _is_empty(fleet: "Fleet", replica: Any) -> bool:
+def is_empty(fleet: "Fleet", replica: Any) -> bool:
     """Nothing is on the replica, on the way to it or from it: if it is to leave, it is inactive."""
     coming = any(m.target is replica for m in fleet.migrations)
     return not coming and not _concerned(fleet, replica.number)

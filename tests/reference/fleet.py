@@ -37,12 +37,14 @@ class Fleet:
     choose: Choose
     speeds: list[float]
     settings: FleetSettings
+    make: Callable[[int, str], Any]  # a replica like the first one with an engine, or an encoder
     check: bool = True
     upcoming: list[Request] = field(default_factory=list)  # arrivals whose time is known
     at_router: list[Request] = field(default_factory=list)
     migrations: list[Migration] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     num_events: int = 0
+    put_away: list[Any] = field(default_factory=list)  # replicas and encoders that others stand for now
     last_arrival_s: float = math.nan
     views: list[NDArray[np.float64]] = field(default_factory=list)
     descriptions: list[NDArray[np.float64]] = field(default_factory=list)
@@ -195,7 +197,7 @@ class Fleet:
                     seen_s,
                     available,
                     replica.glance().hit_tokens(request),
-                    speed,
+                    1.0 if replica.role == "encode" else speed,
                     availability.standing(self, replica),
                     replica.role,
                 )
@@ -269,7 +271,8 @@ class Fleet:
         for request, target in self.settings.rebalance(now_s, self):
             migration.start(self, request, target, now_s)
         serving = any(r.present() and (r.in_flight or r.woken) for r in self.replicas)
-        if serving or self.upcoming or self.events:
+        routable = any(self.may_go(r, replica) for r in self.at_router for replica in self.replicas)
+        if serving or routable or self.upcoming or self.events:
             next_s = (turn + 1) * self.settings.rebalance_s
             self.at(next_s, lambda now_s: self.rebalance(turn + 1, now_s))
 

@@ -31,7 +31,8 @@ class Member:
         self.number = number
         self.role = spec.role
         self.link = Link(spec.link_latency_s, spec.link_bytes_per_s, spec.kv_bytes_per_block)
-        self.state = "active"  # or starting, or leaving: draining while it has work, then inactive
+        self.state = "active"  # or starting; leaving: draining, then inactive; switching, changing: its role
+        self.next_role = ""  # while switching and changing
         self.starts = 0  # how often it was started
         self.failed = False
         self.woken = False  # something has happened here since the last attempt to start an iteration

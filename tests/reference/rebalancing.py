@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.reference import availability
+from tests.reference import availability, roles
 from tests.reference.request import Request
+from tests.reference.settings import ROLES
 
 if TYPE_CHECKING:
     from tests.reference.fleet import Fleet
 
 ChooseMoves = Callable[[NDArray[np.float64]], tuple[Iterable[tuple[int, int]], Sequence[int]]]
 
-START, STOP = 1, 2  # orders; 0: go on
+START, STOP, BE_MIXED = 1, 2, 3  # orders; 0: go on; from BE_MIXED on: a role, by its place in ROLES
 
 
 def by_replicas(choose_moves: ChooseMoves) -> "Callable[[float, Fleet], Iterator[tuple[Request, int]]]":
@@ -22,11 +23,14 @@ def by_replicas(choose_moves: ChooseMoves) -> "Callable[[float, Fleet], Iterator
 
     def rebalance(now_s: float, fleet: "Fleet") -> "Iterator[tuple[Request, int]]":
         moves, orders = choose_moves(rows_of(fleet, now_s))
-        for replica, order in zip(fleet.replicas, orders, strict=True):
+        for replica, order in zip(list(fleet.replicas), orders, strict=True):
             if order == START:
                 availability.start(fleet, replica, now_s)
             elif order == STOP:
                 availability.stop(replica)
+            elif order >= BE_MIXED:
+                roles.switch(fleet, replica, ROLES[order - BE_MIXED])
+        roles.begin_changes(fleet, now_s)
         for source, target in moves:
             request = next_to_leave(fleet, source)
             if request is not None:
@@ -44,7 +48,7 @@ def rows_of(fleet: "Fleet", now_s: float) -> NDArray[np.float64]:
                 seen_s,
                 replica.available and replica.role in ("mixed", "decode"),
                 0,
-                speed,
+                1.0 if replica.role == "encode" else speed,
                 availability.standing(fleet, replica),
                 replica.role,
             )

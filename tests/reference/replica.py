@@ -43,6 +43,7 @@ class Replica(Member):
         self.swap_s = 0.0
         self.reserved_seats = 0  # for requests that migrate here
         self.ranker = None if ranking is None else Ranker(ranking)
+        self.roles_change = False
         self.reset_scheduler()
 
     def reset_scheduler(self) -> None:
@@ -72,7 +73,7 @@ class Replica(Member):
     def why_unfit(self, request: Request) -> str:
         """Why this engine can never serve the request, here up to its first token with the role `prefill`."""
         output, limit = request.output_tokens, request.max_output_tokens
-        if self.role == "prefill":
+        if self.role == "prefill" and not self.roles_change:
             output = limit = 1
         return self.engine.why_unfit(request.prompt_tokens, output, limit)
 

@@ -54,6 +54,7 @@ class FleetSettings:
     on_failure: str = "reroute"
     scaling: Sequence[tuple[float, int]] = ()
     startup_s: float = 0.0
+    role_switch_s: float | None = None
     rebalance: Callable[[float, Any], Iterable[tuple[Any, int]]] | None = None
     rebalance_s: float = math.inf
     last_stage_blocks: int = 16

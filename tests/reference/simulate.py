@@ -1,7 +1,7 @@
 """Any fleet serves a workload: what goes in, and what comes out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,11 +65,16 @@ def simulate_fleet(
     check_ranking(ranking, replicas)
     requests = requests_of(workload)
     members = [_member(number, spec, operation, ranking) for number, spec in enumerate(replicas)]
-    fleet = Fleet(requests, members, choose, _speeds(replicas), operation, check)
+
+    def make(number: int, role: str) -> Replica | Encoder:
+        like = next(spec for spec in replicas if spec.role != "encode")
+        return _member(number, replace(like, role=role), operation, ranking)
+
+    fleet = Fleet(requests, members, choose, _speeds(replicas), operation, make, check)
     for request in requests:
         _check_fits(fleet, request)
     fleet.run()
-    engines = [member for member in members if isinstance(member, Replica)]
+    engines = [member for member in members + fleet.put_away if isinstance(member, Replica)]
     check_end(requests, engines)
     return FleetResult(
         replica=np.array([r.replica for r in requests], dtype=np.int64),
@@ -84,8 +89,13 @@ def simulate_fleet(
         outcome=[r.outcome for r in requests],
         views=fleet.views,
         requests=fleet.descriptions,
-        iterations=[getattr(member, "log", []) for member in members],
-        preempted=[getattr(member, "preemption_log", []) for member in members],
+        iterations=[
+            [i for e in engines if e.number == number for i in e.log] for number in range(len(members))
+        ],
+        preempted=[
+            [p for e in engines if e.number == number for p in e.preemption_log]
+            for number in range(len(members))
+        ],
     )
 
 
@@ -94,7 +104,9 @@ def _member(
 ) -> Replica | Encoder:
     if spec.role == "encode":
         return Encoder(number, spec, settings)
-    return Replica(number, spec, lambda request: encode_s(settings, request), ranking)
+    replica = Replica(number, spec, lambda request: encode_s(settings, request), ranking)
+    replica.roles_change = settings.role_switch_s is not None
+    return replica
 
 
 def _check_fits(fleet: Fleet, request: Request) -> None:
@@ -104,6 +116,8 @@ def _check_fits(fleet: Fleet, request: Request) -> None:
         stage: [r for r in engines if fleet.suits(request, stage, r)] for stage in ("prefill", "decode")
     }
     handed_over = any(r.role == "prefill" for r in places["prefill"]) and request.output_tokens > 1
+    if fleet.settings.role_switch_s is not None and any(r.why_unfit(request) for r in engines):
+        raise InputError(f"request {request.index}: it must fit everywhere where roles change")
     if not places["prefill"] or (handed_over and not places["decode"]):
         reasons = [r.why_unfit(request) for r in engines]
         raise InputError(f"request {request.index}: {next(filter(None, reasons), 'no replica decodes')}")

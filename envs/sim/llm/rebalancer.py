@@ -18,8 +18,11 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.native.jit import jit_for
 from servegym.envs.sim.llm.router import Array
 
-KEEP, START, STOP = range(3)
-"""Orders. START: an inactive replica starts, a draining one goes on. STOP: one drains, then is inactive."""
+KEEP, START, STOP, BE_MIXED, BE_PREFILL, BE_DECODE, BE_ENCODE = range(7)
+"""Orders. START: an inactive replica starts, a draining one goes on. STOP: one drains, then is inactive.
+
+BE_...: one drains and takes the role; BE_MIXED + role, by its number in cluster/plan.py.
+"""
 
 CHOOSE_MOVES = types.int64(
     types.float64[:, ::1],
@@ -58,12 +61,12 @@ class Rebalancer:
 
     def refusal(self, moves: np.ndarray, count: int, orders: np.ndarray) -> InputError:
         """What to raise for an unknown order, for moves of no replica, or for too many."""
-        unknown = np.flatnonzero((orders < KEEP) | (orders > STOP))
+        unknown = np.flatnonzero((orders < KEEP) | (orders > BE_ENCODE))
         if len(unknown):
             number = unknown[0]
             return InputError(
                 f"rebalancer {self.name!r}: gave replica {number} the order {orders[number]}: must be from "
-                f"{KEEP} to {STOP}"
+                f"{KEEP} to {BE_ENCODE}"
             )
         return InputError(
             f"rebalancer {self.name!r}: gave {count} moves, {moves[: max(0, count)].tolist()}: must be "

@@ -172,12 +172,12 @@ def scale(cluster: Cluster, wanted: int) -> None:
     members = cluster.members
     planned = 0
     for replica_id in range(members.shape[0]):
-        if members[replica_id].plan < LEAVING:
+        if members[replica_id].plan not in (LEAVING, OFF):
             planned += 1
             if planned > wanted:
                 stop(cluster, replica_id)
     for replica_id in range(members.shape[0]):
-        if planned < wanted and members[replica_id].plan >= LEAVING:
+        if planned < wanted and members[replica_id].plan in (LEAVING, OFF):
             planned += 1
             start(cluster, replica_id)
 
@@ -198,16 +198,16 @@ def start(cluster: Cluster, replica_id: int) -> None:
 
 @routine
 def stop(cluster: Cluster, replica_id: int) -> None:
-    """A replica takes no more requests."""
-    if cluster.members[replica_id].plan < LEAVING:
+    """A replica takes no more requests; one that changes its role goes on doing so."""
+    if cluster.members[replica_id].plan in (ACTIVE, STARTING):
         cluster.members[replica_id].plan = LEAVING
 
 
 @routine
 def standing(cluster: Cluster, replica_id: int) -> int:
-    """ACTIVE, STARTING, LEAVING where it still has work, or OFF."""
+    """Where a replica stands: not LEAVING but OFF where it has no more work."""
     member = cluster.members[replica_id]
-    if member.plan == LEAVING and _is_empty(cluster, replica_id):
+    if member.plan == LEAVING and is_empty(cluster, replica_id):
         member.plan = OFF
     plan: int = member.plan
     return plan
@@ -223,7 +223,7 @@ def started(cluster: Cluster, replica_id: int, start: int) -> None:
 
 
 @routine
-def _is_empty(cluster: Cluster, replica_id: int) -> bool:
+def is_empty(cluster: Cluster, replica_id: int) -> bool:
     """Nobody is on the replica, on the way to it or from it."""
     touch(cluster, replica_id)
     replica = cluster.fleet.replicas[replica_id]

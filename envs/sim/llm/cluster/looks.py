@@ -16,6 +16,7 @@ from servegym.envs.sim.llm.state import NOBODY
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
     FIRST_WAITING_TOKENS,
+    KV_RELEASED_PER_ITERATION,
     KV_TOTAL_BLOCKS,
     KV_USED_BLOCKS,
     PREFIX_HIT_TOKENS,
@@ -106,6 +107,7 @@ def _write_rows_now(cluster: Cluster, rows: np.ndarray) -> None:
         if member.role == ENCODE:
             rows[replica_id, KV_USED_BLOCKS] = 0.0
             rows[replica_id, KV_TOTAL_BLOCKS] = 0.0
+            rows[replica_id, KV_RELEASED_PER_ITERATION] = 0.0
             if cluster.fleet.replicas[replica_id].num_waiting > 0:
                 first = cluster.fleet.replicas[replica_id].waiting_first
                 rows[replica_id, FIRST_WAITING_TOKENS] = known_tokens(cluster.fleet, first)

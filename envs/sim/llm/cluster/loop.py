@@ -20,6 +20,7 @@ from servegym.envs.sim.llm.cluster.migration import end_last_stage, end_stage, l
 from servegym.envs.sim.llm.cluster.places import come_to_router, enqueue, touch
 from servegym.envs.sim.llm.cluster.plan import ENCODE
 from servegym.envs.sim.llm.cluster.rebalancing import schedule_look_to_rebalance
+from servegym.envs.sim.llm.cluster.roles import take_role
 from servegym.envs.sim.llm.cluster.state import (
     ARRIVE,
     BETWEEN,
@@ -41,6 +42,7 @@ from servegym.envs.sim.llm.cluster.state import (
     STAGE_SENT,
     STARTED,
     STARTING_ITERATIONS,
+    SWITCHED,
     Cluster,
 )
 from servegym.envs.sim.llm.fleet import advance
@@ -266,6 +268,8 @@ def _happen(cluster: Cluster, kind: int, subject: int, serial: int) -> None:
         scale(cluster, subject)
     elif kind == STARTED:
         started(cluster, subject, serial)
+    elif kind == SWITCHED:
+        take_role(cluster, subject)
 
 
 @routine

@@ -86,7 +86,7 @@ class Migration:
 class FleetPlan:
     """The replicas of a fleet and how it is operated; the defaults are the plain fleet.
 
-    scaling: `(time, replicas wanted)`. migration: None for none.
+    scaling: `(time, replicas wanted)`. migration: None for none. role_switch_s: None where roles are fixed.
     Raises `InputError` for what does not go together.
     """
 
@@ -99,6 +99,7 @@ class FleetPlan:
     on_failure: str = "reroute"
     scaling: Sequence[tuple[float, int]] = ()
     startup_s: float = 0.0
+    role_switch_s: float | None = None
     migration: Migration | None = None
 
     def __post_init__(self) -> None:
@@ -108,8 +109,9 @@ class FleetPlan:
             "encode_overhead_s",
             "encode_s_per_token",
             "startup_s",
+            "role_switch_s",
         ):
-            if not 0 <= getattr(self, key) < math.inf:
+            if getattr(self, key) is not None and not 0 <= getattr(self, key) < math.inf:
                 raise InputError(f"{key} = {getattr(self, key)}: must be at least 0 and finite")
         if self.on_failure not in ("reroute", "lost"):
             raise InputError(f"on_failure = {self.on_failure}: must be reroute or lost")
@@ -159,6 +161,8 @@ class FleetPlan:
     def fits(self, workload: Workload) -> np.ndarray:
         """Bool (R, N): where each request fits when it is alone; on `prefill` replicas up to its first token.
 
+        Where roles change all of it must fit on all of them.
+
         Raises InputError naming the first request that has no replica for a stage it may have to go through.
         """
         fits = self._fits(workload)
@@ -184,10 +188,14 @@ class FleetPlan:
         fits = np.ones((len(self.replicas), workload.num_requests), np.bool_)
         for row, member in zip(fits, self.replicas, strict=True):
             if member.engine is not None and member.role != "encode":
-                row[:] = member.engine.fits(first_token if member.role == "prefill" else workload)
+                in_part = member.role == "prefill" and self.role_switch_s is None
+                row[:] = member.engine.fits(first_token if in_part else workload)
         return fits
 
     def _served(self, workload: Workload, fits: np.ndarray) -> np.ndarray:
+        if self.role_switch_s is not None:
+            everywhere: np.ndarray = fits.all(axis=0)
+            return everywhere
         roles = np.array([member.role for member in self.replicas])
         decoders = roles == ("decode" if "decode" in roles else "mixed")
         handed_over = fits[roles == "prefill"].any(axis=0) & (workload.output_tokens > 1)

@@ -5,12 +5,13 @@ import numpy as np
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.cluster.availability import is_available, start, stop
 from servegym.envs.sim.llm.cluster.events import schedule
-from servegym.envs.sim.llm.cluster.looks import write_rows_of
+from servegym.envs.sim.llm.cluster.looks import can_be_routed, write_rows_of
 from servegym.envs.sim.llm.cluster.migration import decoded_tokens, is_migrating, start_migration
 from servegym.envs.sim.llm.cluster.places import touch
 from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE, MIXED
+from servegym.envs.sim.llm.cluster.roles import begin_changes, switch_role
 from servegym.envs.sim.llm.cluster.state import LOOK, LOOK_TO_REBALANCE, REBALANCE, Cluster
-from servegym.envs.sim.llm.rebalancer import KEEP, START, STOP
+from servegym.envs.sim.llm.rebalancer import BE_MIXED, KEEP, START, STOP
 from servegym.envs.sim.llm.state import DECODING, NOBODY
 from servegym.envs.sim.llm.view import AVAILABLE, PREFIX_HIT_TOKENS, is_urgent
 
@@ -25,11 +26,13 @@ def schedule_rebalancing(cluster: Cluster) -> None:
 
 @routine
 def schedule_look_to_rebalance(cluster: Cluster, turn: int) -> None:
-    """What will be seen at the rebalancer's `turn`, and when a replica has started that it starts then."""
+    """What will be seen at the rebalancer's `turn`, and when replicas are ready that start or switch then."""
     turn_s = turn * cluster.rebalance_s
     schedule(cluster, turn_s - cluster.state_delay_s, LOOK_TO_REBALANCE, turn, 0)
     if cluster.startup_s > 0.0:
         schedule(cluster, turn_s + cluster.startup_s - cluster.state_delay_s, LOOK, 0, 0)
+    if cluster.role_switch_s > 0.0:
+        schedule(cluster, turn_s + cluster.role_switch_s - cluster.state_delay_s, LOOK, 0, 0)
 
 
 @routine
@@ -62,13 +65,16 @@ def rebalance(cluster: Cluster, moves: np.ndarray, count: int, orders: np.ndarra
         if min(moves[i, 0], moves[i, 1]) < 0 or max(moves[i, 0], moves[i, 1]) >= replicas:
             return False
     for replica_id in range(replicas):
-        if orders[replica_id] < KEEP or orders[replica_id] > STOP:
+        if orders[replica_id] < KEEP or orders[replica_id] > BE_MIXED + ENCODE:
             return False
     for replica_id in range(replicas):
         if orders[replica_id] == START:
             start(cluster, replica_id)
         elif orders[replica_id] == STOP:
             stop(cluster, replica_id)
+        elif orders[replica_id] >= BE_MIXED:
+            switch_role(cluster, replica_id, orders[replica_id] - BE_MIXED)
+    begin_changes(cluster)
     for i in range(count):
         _move_one(cluster, moves[i, 0], moves[i, 1])
     control.rebalancings += 1
@@ -121,10 +127,18 @@ def _next_to_leave(cluster: Cluster, replica_id: int) -> int:
 
 @routine
 def _has_work(cluster: Cluster) -> bool:
-    """A replica serves somebody (and does not wait for something to happen), or something will happen."""
+    """A replica serves somebody (and does not wait for something to happen), or something will happen.
+
+    Or somebody at the router is about to leave it.
+    """
     control = cluster.control[0]
     if control.next_open < cluster.open_loop.shape[0] or control.arriving_first != NOBODY:
         return True
+    request_id = control.router_first
+    while request_id != NOBODY:
+        if can_be_routed(cluster, request_id):
+            return True
+        request_id = cluster.fleet.requests[request_id].next
     for i in range(control.heap_size):
         if cluster.events[i].kind not in (LOOK, LOOK_TO_REBALANCE):
             return True

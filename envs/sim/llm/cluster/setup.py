@@ -44,7 +44,7 @@ def new_cluster(
     cluster = struct(
         Cluster(
             fleet=fleet,
-            control=_control(plan),
+            control=_control(workload, plan),
             members=_members(plan),
             journeys=_journeys(workload, plan),
             migrations=_migrations(count if plan.migration else 0),
@@ -61,6 +61,8 @@ def new_cluster(
             dispatch_latency_s=float(plan.dispatch_latency_s),
             state_delay_s=float(plan.state_delay_s),
             startup_s=float(plan.startup_s),
+            role_switch_s=float(plan.role_switch_s or 0.0),
+            roles_change=int(plan.role_switch_s is not None),
             lose_on_failure=int(plan.on_failure == "lost"),
             rebalance_s=float(plan.migration.every_s) if plan.migration else np.inf,
             last_stage_blocks=plan.migration.last_stage_blocks if plan.migration else 0,
@@ -118,11 +120,12 @@ def _image_seconds(workload: Workload, plan: FleetPlan) -> np.ndarray:
     return np.where(workload.image_tokens > 0, seconds, 0.0)
 
 
-def _control(plan: FleetPlan) -> np.ndarray:
+def _control(workload: Workload, plan: FleetPlan) -> np.ndarray:
     control = np.zeros(1, CONTROL).view(np.recarray)
     control["now_s"] = -np.inf
     control["last_arrival_s"] = np.nan
     control["has_encoders"] = any(member.role == "encode" for member in plan.replicas)
+    control["has_follow_ups"] = workload.parent is not None
     control["has_decoders"] = any(member.role == "decode" for member in plan.replicas)
     for field in _NOBODY_IN_CONTROL:
         control[field] = NOBODY

@@ -6,17 +6,19 @@ import numpy as np
 
 from servegym.envs.sim.llm.state import Fleet
 
-ACTIVE, STARTING, LEAVING, OFF = range(4)
+ACTIVE, STARTING, LEAVING, OFF, SWITCHING, CHANGING = range(6)
 """Where a replica stands (STANDING of a row). LEAVING: draining while it has work, then inactive.
 
-It is OFF when it has been seen empty since: the two differ in that only.
+It is OFF when it has been seen empty since: the two differ in that only. SWITCHING: draining to have another
+role; CHANGING: it changes it.
 """
 
 MEMBER = np.dtype(
     [
         ("role", np.int64),  # see plan.py
         ("plan", np.int64),  # where it stands: ACTIVE, ...
-        ("starts", np.int64),  # how often it was started
+        ("starts", np.int64),  # how often it was started or began to change its role
+        ("next_role", np.int64),  # while SWITCHING and CHANGING
         ("failed", np.int64),
         ("stale", np.int64),  # 1: it was looked at or changed since `Cluster.next_s` was found
         ("link_free_s", np.float64),  # when its link has sent all it has to send
@@ -94,7 +96,8 @@ MIGRATION = np.dtype(
     REBALANCE,
     LOOK,
     LOOK_TO_REBALANCE,
-) = range(13)
+    SWITCHED,
+) = range(14)
 """Kinds of fleet events. LOOK and LOOK_TO_REBALANCE: the state of this instant will be seen later."""
 
 EVENT = np.dtype(
@@ -125,6 +128,7 @@ CONTROL = np.dtype(
         ("num_looks", np.int64),
         ("has_encoders", np.int64),
         ("has_decoders", np.int64),
+        ("has_follow_ups", np.int64),
         ("rebalancings", np.int64),  # so far
         ("rebalances", np.int64),  # 1 while another one is scheduled
         ("num_moves", np.int64),  # of the last one
@@ -167,6 +171,8 @@ class Cluster(NamedTuple):
     dispatch_latency_s: float
     state_delay_s: float
     startup_s: float
+    role_switch_s: float
+    roles_change: int
     lose_on_failure: int
     rebalance_s: float
     last_stage_blocks: int

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member, Migration
+from servegym.envs.sim.llm.cluster.plan import ROLES, Failure, FleetPlan, Member, Migration
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.ranking import Ranking
-from servegym.envs.sim.llm.rebalancer import KEEP, START, STAY, STOP, Rebalancer
+from servegym.envs.sim.llm.rebalancer import BE_MIXED, KEEP, START, STAY, STOP, Rebalancer
 from servegym.envs.sim.llm.view import AVAILABLE, RUNNING
 from servegym.envs.workloads import Workload
 from tests.envs.sim.llm.test_against_reference import (
@@ -63,6 +63,9 @@ class FleetCase:
                 for _ in range(rng.integers(len(rows) + 1))
             ]
             orders = rng.choice([KEEP, START, STOP], len(rows), p=self.order_shares)
+            if self.plan.role_switch_s is not None:
+                roles = BE_MIXED + rng.integers(0, len(ROLES), len(rows))
+                orders = np.where(rng.random(len(rows)) < 0.3, roles, orders)
             if len(seen) > LAST_STOP:  # else some might wait for ever
                 orders[orders == STOP] = START
             return moves, orders.tolist()
@@ -181,6 +184,8 @@ def random_fleet(seed: int, features: frozenset[str]) -> FleetCase:
     controlled = "control" in features and rng.random() < 0.8
     if (split and "scaling" in plan) or controlled:  # KV that waits for ever to be sent keeps others waiting
         plan["scaling"] = [*plan.get("scaling", ()), ((horizon + 1) * TICK_S, len(members))]
+    if controlled and rng.random() < 0.7:
+        plan["role_switch_s"] = float(times(0, 8, 1)[0])
     if "stale" in features and rng.random() < 0.6:
         plan["state_delay_s"] = float(times(1, 12, 1)[0])
     if "image_tokens" in columns:

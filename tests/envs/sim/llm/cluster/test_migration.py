@@ -90,7 +90,7 @@ def test_unknown_order_is_refused() -> None:
 
     plan = FleetPlan([MEMBER] * 2, migration=Migration(Rebalancer("mine", choose), 1.5))
     with pytest.raises(
-        InputError, match="rebalancer 'mine': gave replica 1 the order 9: must be from 0 to 2"
+        InputError, match="rebalancer 'mine': gave replica 1 the order 9: must be from 0 to 6"
     ):
         simulate_fleet(Workload("one", [0.0], [12], [20]), FIRST, plan)
 
