@@ -90,4 +90,4 @@ def epd_role_switching(
 ) -> Rebalancer:
     """`queue_above`: waiting requests a replica; ours, as are `ratio` and `hold_turns`."""
     parameters = np.array([queue_above, ratio, hold_turns], np.float64)
-    return Rebalancer("epd_role_switching", choose, parameters, memory_size=1)
+    return Rebalancer("epd_role_switching", choose, parameters, memory_size=1, switches_roles=True)

@@ -47,12 +47,14 @@ class Rebalancer:
 
     choose: compiled with `compiled_rebalancer`, or any Python callable of the same arguments (slower).
     parameters: float64 (P,) constants passed to it. memory_size: numbers it keeps during a run.
+    switches_roles: whether it only makes sense where roles change.
     """
 
     name: str
     choose: Callable[..., int]
     parameters: np.ndarray = field(default_factory=lambda: np.zeros(0))
     memory_size: int = 0
+    switches_roles: bool = False
 
     @property
     def is_compiled(self) -> bool:

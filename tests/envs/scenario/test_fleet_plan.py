@@ -176,6 +176,10 @@ def test_startup_and_links_alone_leave_a_fleet_plain() -> None:
             r"scaling\[0\].time_s = -1.0: must be at least 0",
         ),
         (("on_failure=wait", "replicas=2"), "scenario.fleet.on_failure = wait: must be reroute or lost"),
+        (
+            ("role_switch_s=-1", "replicas=2"),
+            "scenario.fleet.role_switch_s = -1.0: must be at least 0 and finite",
+        ),
         (("startup_s=-1", "replicas=2"), "scenario.fleet.startup_s = -1.0: must be at least 0 and finite"),
         (("state_delay_s=inf", "replicas=2"), "scenario.fleet.state_delay_s = inf: must be at least 0 and"),
     ],

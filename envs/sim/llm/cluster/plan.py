@@ -115,6 +115,8 @@ class FleetPlan:
                 raise InputError(f"{key} = {getattr(self, key)}: must be at least 0 and finite")
         if self.on_failure not in ("reroute", "lost"):
             raise InputError(f"on_failure = {self.on_failure}: must be reroute or lost")
+        if self.migration and self.migration.rule.switches_roles and self.role_switch_s is None:
+            raise InputError(f"role_switch_s: must be given with rebalancer {self.migration.rule.name}")
         roles = [member.role for member in self.replicas]
         if not {"mixed", "prefill"} & set(roles):
             raise InputError("role: no replica can prefill, one with the role mixed or prefill is needed")
@@ -194,8 +196,7 @@ class FleetPlan:
 
     def _served(self, workload: Workload, fits: np.ndarray) -> np.ndarray:
         if self.role_switch_s is not None:
-            everywhere: np.ndarray = fits.all(axis=0)
-            return everywhere
+            return np.asarray(fits.all(axis=0))
         roles = np.array([member.role for member in self.replicas])
         decoders = roles == ("decode" if "decode" in roles else "mixed")
         handed_over = fits[roles == "prefill"].any(axis=0) & (workload.output_tokens > 1)

@@ -1,6 +1,7 @@
 """What a fleet's plan refuses, and what `simulate_fleet` does."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.compile import linear_iteration_cost
-from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member
+from servegym.envs.sim.llm.cluster.plan import Failure, FleetPlan, Member, Migration
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.engine import Engine
+from servegym.envs.sim.llm.rebalancer import STAY
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import OUTCOMES, simulate
 from servegym.envs.workloads import Workload
@@ -31,6 +33,11 @@ PLAIN = Member(ENGINE, COST)
         (lambda: FleetPlan([Member(ENGINE, COST, "prefill")]), "role: no replica can decode"),
         (lambda: FleetPlan([PLAIN, Member(ENGINE, COST, "decode")]), "role: no replica has prefill"),
         (lambda: FleetPlan([PLAIN], state_delay_s=math.nan), "state_delay_s = nan"),
+        (lambda: FleetPlan([PLAIN], role_switch_s=-1.0), "role_switch_s = -1.0: must be at least 0"),
+        (
+            lambda: FleetPlan([PLAIN], migration=Migration(replace(STAY, switches_roles=True), 1.0)),
+            "role_switch_s: must be given with rebalancer stay",
+        ),
         (lambda: FleetPlan([PLAIN], on_failure="ignore"), "on_failure = ignore: must be reroute or lost"),
         (
             lambda: FleetPlan([PLAIN], failures=[Failure(1, 0.0)]),
@@ -76,6 +83,16 @@ def test_plain_fleet_is_the_plain_simulator(router: str) -> None:
     assert {OUTCOMES[i] for i in fleet.outcome} == {"finished"}
     for name in ("replica", "arrival_s", "scheduled_s", "first_token_s", "finish_s", "preemptions"):
         np.testing.assert_array_equal(getattr(fleet, name), getattr(plain, name), err_msg=name)
+
+
+def test_where_roles_change_requests_must_fit_whole_everywhere() -> None:
+    """Also where they would only be prefilled at first."""
+    workload = Workload("long", [0.0], [20], [1000])
+    small = Member(Engine(64, 8, num_kv_blocks=4), COST, "prefill")
+    members = [Member(ENGINE, COST, "prefill"), small, Member(ENGINE, COST, "decode")]
+    FleetPlan(members).fits(workload)
+    with pytest.raises(InputError, match="request 0 with 20 prompt and 1000 output tokens fits into no"):
+        FleetPlan(members, role_switch_s=0.5).fits(workload)
 
 
 def test_many_looks_and_events_find_room() -> None:
