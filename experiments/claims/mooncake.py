@@ -116,6 +116,11 @@ PAPER = Paper(
                 ("random", "local cache-aware"),
             ),
             data=[TRACE],
+            remark="Random against load balance reproduces. Caches are worth more here than published: "
+            "knowing them raises the share of prompt tokens found in caches from 8 to 21 %, and "
+            "near the capacity of the fleet that much less work shortens queues several times. It "
+            "depends on the rate: at 4.2/s, where load balance has 2.4 s, local cache-aware is "
+            "1.5 times as fast, as published.",
         ),
         Claim(
             "global_cache",
@@ -132,6 +137,9 @@ PAPER = Paper(
                 ("random", "global cache-aware"),
             ),
             data=[TRACE],
+            remark="The simulator does not move prefixes between replicas: an instance chosen for a "
+            "prefix that it would fetch computes it. So the rule acts on a gain that never comes, "
+            "and is slower than the one that knows the caches of each instance only.",
         ),
     ],
 )

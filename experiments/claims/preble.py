@@ -53,6 +53,8 @@ PAPER = Paper(
             [ratio("mean latency", 1.5, 14.5), ratio("P99 latency", 2.0, 10.0)],
             largest_gains,
             data=[TRACE],
+            remark="Near the lower end of what is published: of the prompt tokens of this trace Preble "
+            "finds 15 % in caches, while the workloads of the paper share most of theirs.",
         )
     ],
 )

@@ -77,6 +77,7 @@ PAPER = Paper(
                 ],
             },
             data=[TRACE],
+            remark="No figure of the paper was at hand: the rule is the order alone.",
         ),
         Claim(
             "overload",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.scenario import load_scenario
 from servegym.experiments import evaluate as command
-from servegym.experiments.claims.claim import Claim, Paper, at_most, change, check, ratio
+from servegym.experiments.claims.claim import Claim, Figure, Paper, at_most, change, check, ratio
 from servegym.experiments.claims.suite import FILES, run_claims
 from servegym.experiments.evaluation.statistics import Estimate
 from tests.experiments.commands import answer_of, error_of
@@ -26,6 +27,11 @@ def queue_time_s(load: float, seed: int) -> float:
         total_s += wait_s + service_s
         wait_s += service_s
     return total_s / len(gaps_s)
+
+
+def scenario_of_its_own() -> Mapping[str, Sequence[float]]:
+    """As claims do that take a scenario, though the command is one of Hydra's that composed another."""
+    return {"replicas": [load_scenario("generated_8xh100").num_replicas]}
 
 
 def measure() -> Mapping[str, Sequence[float]]:
@@ -47,6 +53,7 @@ QUEUES = Paper(
             measure,
             remark="queues grow",
         ),
+        Claim("scenario", "Eight.", "made up", [at_most("replicas", 8.0)], scenario_of_its_own),
     ],
 )
 PAPERS = {"queues": QUEUES, "others": Paper("other", "a book", [])}
@@ -76,8 +83,8 @@ PAPERS = {"queues": QUEUES, "others": Paper("other", "a book", [])}
         (at_most("m", 0.03), (np.nan, np.nan, np.nan), "not reproduced"),
     ],
 )
-def test_verdicts(figure: object, ours: tuple[float, float, float], verdict: str) -> None:
-    assert figure.judge(Estimate(*ours)) == verdict  # type: ignore[attr-defined]
+def test_verdicts(figure: Figure, ours: tuple[float, float, float], verdict: str) -> None:
+    assert figure.judge(Estimate(*ours)) == verdict
 
 
 def test_a_claim_is_as_good_as_its_worst_figure(tmp_path: Path) -> None:
@@ -101,6 +108,7 @@ def test_answer_and_files(
     assert {name: found["verdict"] for name, found in claims.items()} == {
         "doubles": "reproduced",
         "shrinks": "not reproduced",
+        "scenario": "reproduced",
     }
     assert claims["doubles"]["figures"][0]["ours"] == pytest.approx(2.0, rel=0.2)
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
@@ -108,7 +116,7 @@ def test_answer_and_files(
     assert {key: written[key] for key in answer} == answer
     with (out / "claims.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["verdict"] for row in rows] == ["reproduced", "not reproduced"]
+    assert [row["verdict"] for row in rows] == ["reproduced", "not reproduced", "reproduced"]
     assert float(rows[0]["ours"]) == claims["doubles"]["figures"][0]["ours"]
     page = (out / "claims.md").read_text()
     assert "| [queues.shrinks](#queuesshrinks) | not reproduced |" in page
