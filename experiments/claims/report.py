@@ -22,7 +22,7 @@ servegym evaluate suite=claims
 ```
 which writes this page as `claims.md`. Each figure of a paper
 stands beside ours: the interquartile mean over the seeds with its 95 % interval, a single number where
-there is one run. The rule was set before measuring (`experiments/claims/claim.py`): a figure is
+there is one run. One rule judges all (`experiments/claims/claim.py`): a figure is
 *reproduced* if its effect (of a ratio what it is above 1) is within a factor of {FACTOR:g} of what is
 published, unless it says another; it has the *direction only* if the whole interval is on the published
 side of no effect; else it is *not reproduced*. A claim is as good as its worst figure. GPUs, clocks and
