@@ -1,6 +1,7 @@
 """A published claim: its figures, the rule by which ours are judged, and how they are measured.
 
-One rule judges all figures; what differs from it stands with the figure. Ours is the interquartile mean over seeds.
+One rule judges all figures; what differs from it stands with the figure. Ours is the interquartile mean over
+seeds.
 
 - `ratio`: how many times. Its effect is what it is above or below 1.
 - `change`: a relative change, -0.36 is 36 % less. Its effect is itself.
