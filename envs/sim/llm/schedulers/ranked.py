@@ -59,14 +59,13 @@ def _fill(fleet, replica_id, count):
     preemptible = 0  # blocks, of those in `running` and not reached yet
     for place in range(count):
         preemptible += _blocks_held(fleet, replica_id, ranking.order[place])
-    end = count  # from here on nobody is in `running`
+    end = count  # from here on nobody is in `running`; the one here was preempted in this iteration
     for place in range(min(count, engine.max_num_seqs)):
         request_id = ranking.order[place]
         preemptible -= _blocks_held(fleet, replica_id, request_id)
         lacking = _blocks_lacking(fleet, replica_id, request_id)
         keep = engine.watermark_blocks if fleet.requests[request_id].state == WAITING else 0
-        # One that was preempted in this iteration never fits: it had more blocks than were left over.
-        if budget == 0 or free + preemptible < lacking + keep:
+        if place == end or budget == 0 or free + preemptible < lacking + keep:
             return place
         while free < lacking + keep:
             end -= 1
