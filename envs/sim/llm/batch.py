@@ -38,6 +38,12 @@ def known_tokens(fleet: Fleet, request_id: int) -> int:
 
 
 @kernel
+def is_urgent(fleet: Fleet, request_id: int) -> bool:
+    """Whether it has the most urgent priority of those that scenarios give."""
+    return bool(fleet.requests[request_id].priority <= fleet.urgent_priority[0])
+
+
+@kernel
 def begin_batch(fleet: Fleet, replica_id: int) -> None:
     """An empty batch, in which the decodes run."""
     replica = fleet.replicas[replica_id]
@@ -289,6 +295,7 @@ def count_out(fleet: Fleet, replica_id: int, request_id: int) -> None:
     replica.generated_tokens -= request.generated
     replica.predicted_tokens -= request.predicted_tokens
     replica.num_unfinished -= 1
+    replica.num_urgent -= is_urgent(fleet, request_id)
     replica.latency_offset_s += request.arrival_s
     if math.isnan(request.first_token_s):
         replica.num_before_first_token -= 1

@@ -12,7 +12,7 @@ from servegym.costmodels.native.jit import kernel, routine
 from servegym.costmodels.native.structs import fields_of, knowing, struct
 from servegym.envs.sim.llm import schedulers
 from servegym.envs.sim.llm.asking import write_key
-from servegym.envs.sim.llm.batch import begin_batch
+from servegym.envs.sim.llm.batch import begin_batch, is_urgent
 from servegym.envs.sim.llm.engine import (
     AGENT,
     FCFS,
@@ -211,6 +211,7 @@ def submit_at(fleet: Fleet, replica_id: int, request_id: int, now_s: float) -> N
     replica.predicted_tokens += request.predicted_tokens
     replica.num_before_first_token += 1
     replica.num_unfinished += 1
+    replica.num_urgent += is_urgent(fleet, request_id)
     replica.decodes_left = 0
     replica.ttft_offset_s -= request.arrival_s
     replica.latency_offset_s -= request.arrival_s

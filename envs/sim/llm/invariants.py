@@ -1,6 +1,7 @@
 """What must hold of a replica at any time, recomputed from its lists. For tests and debugging."""
 
 from servegym.costmodels.native.jit import jit
+from servegym.envs.sim.llm.batch import is_urgent
 from servegym.envs.sim.llm.engine import RANKED
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
 from servegym.envs.sim.llm.state import (
@@ -30,12 +31,13 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
 
     advancing = replica.in_flight * replica.decodes_run
     blocks, context, running, decodes, prefilling, left, held = replica.kept_blocks, 0, 0, 0, 0, 0, 0
-    prompts, predicted, paused, paused_context = 0, 0, 0, 0
+    prompts, predicted, urgent, paused, paused_context = 0, 0, 0, 0, 0
     request_id = replica.running_first
     while request_id != NOBODY:
         request = fleet.requests[request_id]
         prompts += request.prompt_tokens
         predicted += request.predicted_tokens
+        urgent += is_urgent(fleet, request_id)
         if request.state == DECODING:
             computed = request.anchor + replica.iteration
             context += computed
@@ -80,6 +82,7 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
             waiting_tokens += request.prompt_tokens + request.generated
         prompts += request.prompt_tokens
         predicted += request.predicted_tokens
+        urgent += is_urgent(fleet, request_id)
         request_id = request.next
     assert waiting_tokens == replica.waiting_tokens, "tokens in the waiting queue differ"
     swapped_blocks = 0
@@ -90,11 +93,13 @@ def check_replica(fleet: Fleet, replica_id: int) -> None:
         swapped_blocks += request.blocks
         prompts += request.prompt_tokens
         predicted += request.predicted_tokens
+        urgent += is_urgent(fleet, request_id)
         request_id = request.next
     assert swapped_blocks == replica.swap_used_blocks, "blocks on the host differ"
     assert swapped_blocks <= engine.swap_blocks, "the host holds more blocks than it has"
     assert prompts == replica.prompt_tokens, "prompt tokens are lost or made up"
     assert predicted == replica.predicted_tokens, "predicted tokens are lost or made up"
+    assert urgent == replica.num_urgent, "urgent requests and their number differ"
 
 
 @jit

@@ -20,6 +20,7 @@ from servegym.envs.sim.llm.batch import (
     computed_tokens,
     count_out,
     evict,
+    is_urgent,
     join_decodes,
     known_tokens,
     leave_decodes,
@@ -329,6 +330,7 @@ def _leave(fleet, replica_id, request_id):
     request.state = ENDED
     request.finish_s = replica.clock_s
     replica.num_unfinished -= 1
+    replica.num_urgent -= is_urgent(fleet, request_id)
     replica.latency_offset_s += replica.clock_s
     if fleet.engines[replica.group].scheduler == RANKED:
         tokens = request.prompt_tokens + request.output_tokens - 1

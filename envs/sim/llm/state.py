@@ -48,6 +48,7 @@ REPLICA = np.dtype(
         ("released_tokens", np.int64),  # KV tokens of finished requests
         ("num_before_first_token", np.int64),
         ("num_unfinished", np.int64),
+        ("num_urgent", np.int64),  # of these, by `Fleet.urgent_priority`
         ("ttft_offset_s", np.float64),  # total TTFT so far is this plus num_before_first_token * now
         ("latency_offset_s", np.float64),  # total latency so far is this plus num_unfinished * now
         ("decodes_left", np.int64),  # iterations known to follow the one in flight, see `step_decodes`

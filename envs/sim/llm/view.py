@@ -12,7 +12,7 @@ from servegym.envs.sim.llm.memory import kv_used_blocks
 from servegym.envs.sim.llm.predictions import predicted_remaining_tokens
 from servegym.envs.sim.llm.prefix_cache import lookup
 from servegym.envs.sim.llm.search_tree import arrived_before
-from servegym.envs.sim.llm.state import NOBODY, NONE_URGENT, Fleet
+from servegym.envs.sim.llm.state import NOBODY, Fleet
 
 REPLICA_COLUMNS = (
     ("available", "0 or 1"),
@@ -106,49 +106,30 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     row[SPEED] = fleet.speed[replica.group]
 
 
-@routine
+@kernel
 def write_load_columns(fleet: Fleet, replica_id: int, row: np.ndarray) -> None:
     """Fills what of `row` (ROUTER_REPLICA_FEATURES,) only routers get of a replica's load."""
     replica = fleet.replicas[replica_id]
+    row[URGENT] = replica.num_urgent
     row[FIRST_WAITING_TOKENS] = 0.0
     if replica.num_waiting > 0:
-        row[FIRST_WAITING_TOKENS] = known_tokens(fleet, _first_waiting(fleet, replica_id))
-    row[URGENT] = 0.0
-    if fleet.urgent_priority[0] == NONE_URGENT:
-        return
-    request_id = replica.running_first
-    while request_id != NOBODY:
-        row[URGENT] += is_urgent(fleet, request_id)
-        request_id = fleet.requests[request_id].next
-    request_id = replica.waiting_first
-    for _ in range(replica.num_waiting):
-        row[URGENT] += is_urgent(fleet, request_id)
-        request_id = fleet.requests[request_id].next
-    request_id = replica.swapped_first
-    for _ in range(replica.num_swapped):
-        row[URGENT] += is_urgent(fleet, request_id)
-        request_id = fleet.requests[request_id].next
+        first = replica.waiting_first
+        if fleet.engines[replica.group].scheduler not in (VLLM_V1, VLLM_V0, SARATHI, ORCA, LIGHTLLM):
+            first = _first_to_arrive(fleet, replica_id)
+        row[FIRST_WAITING_TOKENS] = known_tokens(fleet, first)
 
 
 @routine
-def _first_waiting(fleet: Fleet, replica_id: int) -> int:
-    """The head of a waiting queue, or who arrived first where the scheduler does not go by the queue."""
+def _first_to_arrive(fleet: Fleet, replica_id: int) -> int:
+    """Of those that wait for a scheduler which does not go by the queue."""
     replica = fleet.replicas[replica_id]
     first = replica.waiting_first
-    if fleet.engines[replica.group].scheduler in (VLLM_V1, VLLM_V0, SARATHI, ORCA, LIGHTLLM):
-        return first
     request_id = first
     for _ in range(replica.num_waiting):
         if arrived_before(fleet, request_id, first):
             first = request_id
         request_id = fleet.requests[request_id].next
     return first
-
-
-@kernel
-def is_urgent(fleet: Fleet, request_id: int) -> bool:
-    """Whether it has the most urgent priority of those that scenarios give."""
-    return bool(fleet.requests[request_id].priority <= fleet.urgent_priority[0])
 
 
 @kernel

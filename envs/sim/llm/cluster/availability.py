@@ -144,6 +144,7 @@ def empty(cluster: Cluster, replica_id: int) -> None:
     replica.predicted_tokens = 0
     replica.num_before_first_token = 0
     replica.num_unfinished = 0
+    replica.num_urgent = 0
     replica.num_swapped = 0
     replica.swap_used_blocks = 0
     replica.num_paused = 0

@@ -7,7 +7,7 @@ waits at the router is routed when a replica recovers or starts), so only these 
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
-from servegym.envs.sim.llm.batch import known_tokens
+from servegym.envs.sim.llm.batch import is_urgent, known_tokens
 from servegym.envs.sim.llm.cluster.availability import is_available, standing
 from servegym.envs.sim.llm.cluster.places import touch
 from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE, MIXED, PREFILL
@@ -24,7 +24,6 @@ from servegym.envs.sim.llm.view import (
     SPEED,
     STANDING,
     URGENT,
-    is_urgent,
     write_hit_tokens,
     write_load_columns,
     write_replica_row,

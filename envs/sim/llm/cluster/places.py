@@ -4,7 +4,7 @@ import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.llm.asking import forget_request, note_gone
-from servegym.envs.sim.llm.batch import cache_blocks, count_out, evict, known_tokens, leave_running
+from servegym.envs.sim.llm.batch import cache_blocks, count_out, evict, is_urgent, known_tokens, leave_running
 from servegym.envs.sim.llm.cluster.plan import ENCODE
 from servegym.envs.sim.llm.cluster.state import LINK, ON_REPLICA, ROUTER, Cluster
 from servegym.envs.sim.llm.engine import FCFS, RANKED
@@ -126,6 +126,7 @@ def count_in(fleet: Fleet, replica_id: int, request_id: int) -> None:
     replica.generated_tokens += request.generated
     replica.predicted_tokens += request.predicted_tokens
     replica.num_unfinished += 1
+    replica.num_urgent += is_urgent(fleet, request_id)
     replica.latency_offset_s -= request.arrival_s
 
 

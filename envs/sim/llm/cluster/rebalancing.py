@@ -3,6 +3,7 @@
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.llm.batch import is_urgent
 from servegym.envs.sim.llm.cluster.availability import is_available, start, stop
 from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.looks import can_be_routed, write_rows_of
@@ -13,7 +14,7 @@ from servegym.envs.sim.llm.cluster.roles import begin_changes, switch_role
 from servegym.envs.sim.llm.cluster.state import LOOK, LOOK_TO_REBALANCE, REBALANCE, Cluster
 from servegym.envs.sim.llm.rebalancer import BE_MIXED, KEEP, START, STOP
 from servegym.envs.sim.llm.state import DECODING, NOBODY
-from servegym.envs.sim.llm.view import AVAILABLE, PREFIX_HIT_TOKENS, is_urgent
+from servegym.envs.sim.llm.view import AVAILABLE, PREFIX_HIT_TOKENS
 
 
 @routine
