@@ -269,9 +269,9 @@ def bench_policies(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     rate_rps = settings.rate_rps_per_replica * scenario.num_replicas
     workload = repeated(lengths, settings.policy_requests, rate_rps)
     others = {}
-    for name in SCENARIO_WITH.values():
+    for need, (name, overrides) in SCENARIO_WITH.items():
         with suppress(InputError):  # its trace is not here, and no generator stands in for it
-            others[name] = load_scenario(name)
+            others[need] = load_scenario(name, overrides)
     found = measure_policies(scenario, others, workload, settings.passes)
     return {**found, "requests": settings.policy_requests}
 

@@ -17,16 +17,17 @@ from servegym.envs.workloads.slo import SloClass
 from servegym.experiments.evaluation.contenders import configured_router
 
 SCENARIO_WITH = {
-    "roles": "disaggregated_4p4d",
-    "sessions": "sessions_8xh100",
-    "prefixes": "mooncake_conv_8xh100",
+    "roles": ("disaggregated_4p4d", ()),
+    "sessions": ("sessions_8xh100", ("scenario.engine.prefix_caching=false",)),
 }
-"""Where routers that need these are measured; the others where the caller says."""
+"""Where routers that need these are measured, and with what changed; the others where the caller says."""
 
 TARGETS = {"router": 1e6, "queue": 3e5, "batch": 5e4}
 """Requests a second that are aimed at: of routers, and of schedulers by what they rank."""
 
 TENANTS = 8
+
+PREFIXES, PREFIX_TOKENS = 997, 16
 
 
 def measure_policies(
@@ -35,17 +36,16 @@ def measure_policies(
     """Of each router and each scheduler: `name`, `scenario`, `requests_per_s` of processor time, `target`.
 
     Schedulers serve under round robin, at their defaults. Medians of `passes`, after one that compiles.
-    others: those named in `SCENARIO_WITH` that are at hand; of a router that needs another the rate is None.
+    others: by need, those of `SCENARIO_WITH` that are at hand; of a router that needs another the rate is None.
     """
-    asked = _asking_for_all(workload)
     return {
-        "routers": [_router(name, scenario, others, asked, passes) for name in ROUTERS],
-        "schedulers": [_scheduler(name, scenario, asked, passes) for name in SCHEDULERS],
+        "routers": [_router(name, scenario, others, workload, passes) for name in ROUTERS],
+        "schedulers": [_scheduler(name, scenario, _asking_for_all(workload), passes) for name in SCHEDULERS],
     }
 
 
 def _asking_for_all(workload: Workload) -> Workload:
-    """With whatever a policy of a plain fleet may need: exact predictions, priorities, classes, tenants."""
+    """With whatever a scheduler may need: exact predictions, priorities, classes, tenants."""
     number = np.arange(workload.num_requests, dtype=np.int32)
     return replace(
         workload,
@@ -57,22 +57,33 @@ def _asking_for_all(workload: Workload) -> Workload:
     )
 
 
+def _with_prefixes(workload: Workload) -> Workload:
+    """Each request begins like every `PREFIXES`-th other."""
+    number = np.arange(workload.num_requests)
+    return replace(
+        workload,
+        prefix_ids=number % PREFIXES,
+        prefix_offsets=np.arange(workload.num_requests + 1),
+        prefix_block_tokens=PREFIX_TOKENS,
+    )
+
+
 def _router(
     name: str, scenario: Scenario, others: Mapping[str, Scenario], workload: Workload, passes: int
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "scenario": scenario.name, "target": TARGETS["router"]}
     needs = make_router(name).needs
-    elsewhere = next((SCENARIO_WITH[need] for need in SCENARIO_WITH if need in needs), None)
+    elsewhere = next((need for need in SCENARIO_WITH if need in needs), None)
     if elsewhere is not None:
-        found["scenario"] = elsewhere
+        found["scenario"], _ = SCENARIO_WITH[elsewhere]
         if elsewhere not in others:
             return found | {"requests_per_s": None}
         scenario = others[elsewhere]
         workload = scenario.traffic.test_workload(0).take(slice(workload.num_requests))
-        if "predictions" in needs:
-            workload = workload.with_predictions(workload.output_tokens, None)
         router = configured_router(name, scenario)
         return found | _rate(lambda: scenario.simulate(workload, router), workload, passes)
+    if "prefixes" in needs:
+        workload = _with_prefixes(workload)
     engine = replace(scenario.engine, prefix_caching="prefix_caching" in needs)
     router = configured_router(name, scenario)
 

@@ -1,6 +1,7 @@
 """Replicas with the role `encode`: one image at a time, first come first served."""
 
 from servegym.costmodels.native.jit import routine
+from servegym.envs.sim.llm.batch import is_urgent
 from servegym.envs.sim.llm.cluster.places import come_to_router
 from servegym.envs.sim.llm.cluster.state import Cluster
 from servegym.envs.sim.llm.queues import pop_waiting
@@ -31,6 +32,7 @@ def end_encoding(cluster: Cluster, replica_id: int) -> None:
     replica.in_flight = 0
     replica.num_running = 0
     replica.prompt_tokens -= cluster.fleet.requests[request_id].prompt_tokens
+    replica.num_urgent -= is_urgent(cluster.fleet, request_id)
     cluster.journeys[request_id].encoded = 1
     cluster.journeys[request_id].caused_s = cluster.control[0].now_s
     come_to_router(cluster, request_id)

@@ -7,7 +7,7 @@ waits at the router is routed when a replica recovers or starts), so only these 
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
-from servegym.envs.sim.llm.batch import is_urgent, known_tokens
+from servegym.envs.sim.llm.batch import known_tokens
 from servegym.envs.sim.llm.cluster.availability import is_available, standing
 from servegym.envs.sim.llm.cluster.places import touch
 from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE, MIXED, PREFILL
@@ -23,7 +23,6 @@ from servegym.envs.sim.llm.view import (
     ROLE,
     SPEED,
     STANDING,
-    URGENT,
     write_hit_tokens,
     write_load_columns,
     write_replica_row,
@@ -110,8 +109,6 @@ def _write_rows_now(cluster: Cluster, rows: np.ndarray) -> None:
             if cluster.fleet.replicas[replica_id].num_waiting > 0:
                 first = cluster.fleet.replicas[replica_id].waiting_first
                 rows[replica_id, FIRST_WAITING_TOKENS] = known_tokens(cluster.fleet, first)
-            if member.serving != NOBODY:
-                rows[replica_id, URGENT] += is_urgent(cluster.fleet, member.serving)
 
 
 @routine

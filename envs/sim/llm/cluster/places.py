@@ -95,6 +95,7 @@ def enqueue(cluster: Cluster, replica_id: int, request_id: int) -> None:
     if cluster.members[replica_id].role == ENCODE:
         append_waiting(fleet, replica_id, request_id)
         fleet.replicas[replica_id].prompt_tokens += request.prompt_tokens
+        fleet.replicas[replica_id].num_urgent += is_urgent(fleet, request_id)
     else:
         request.state = WAITING
         submit_at(fleet, replica_id, request_id, cluster.control[0].now_s)
@@ -171,6 +172,7 @@ def take_out(cluster: Cluster, request_id: int) -> None:
 def _leave_encoder(cluster: Cluster, replica_id: int, request_id: int) -> None:
     fleet = cluster.fleet
     fleet.replicas[replica_id].prompt_tokens -= fleet.requests[request_id].prompt_tokens
+    fleet.replicas[replica_id].num_urgent -= is_urgent(fleet, request_id)
     remove_waiting(fleet, replica_id, request_id)
 
 
