@@ -20,7 +20,7 @@ from servegym.envs.sim.llm.simulate import Results, refuse_columns
 from servegym.envs.sim.llm.state import NOBODY, Fleet
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
-    write_hit_tokens,
+    write_hits_of_arrival,
     write_replica_row,
     write_request_row,
 )
@@ -191,7 +191,7 @@ def _observe(state: State, episode_id: int, gap_s: float) -> float:
         advance(fleet, replica_id, until_s)
         row = state.replicas[episode_id, number]
         write_replica_row(fleet, replica_id, episode.now_s, row)
-        write_hit_tokens(fleet, replica_id, request_id, row)
+        write_hits_of_arrival(fleet, replica_id, request_id, row)
         replica = fleet.replicas[replica_id]
         ttft_offset_s += replica.ttft_offset_s
         latency_offset_s += replica.latency_offset_s

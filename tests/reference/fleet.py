@@ -67,7 +67,11 @@ class Fleet:
         while True:
             now_s = self.next_instant()
             if now_s == math.inf:
-                break
+                if not self.at_router:
+                    break
+                now_s = before_s  # nobody will ever be available for them; their blocks are free
+                for request in list(self.at_router):
+                    endings.end(self, request, "lost", now_s)
             assert now_s >= before_s, "time runs backwards"
             before_s = now_s
             self.complete_iterations(now_s)
@@ -80,8 +84,6 @@ class Fleet:
                 self.history.moments.append(Moment(now_s, before_starts, self.history.now()))
             if self.check:
                 self.check_blocks_and_queues()
-        for request in list(self.at_router):
-            endings.end(self, request, "lost", before_s)
 
     def next_instant(self) -> float:
         times = [replica.ends_s for replica in self.replicas]

@@ -29,7 +29,7 @@ from servegym.envs.sim.llm.view import (
     AVAILABLE,
     ROUTER_REPLICA_FEATURES,
     ROUTER_REQUEST_FEATURES,
-    write_hit_tokens,
+    write_hits_of_arrival,
     write_load_columns,
     write_replica_row,
     write_request_row,
@@ -239,7 +239,7 @@ def _route(fleet, request_ids, identities, previous_s, choose, parameters, memor
                 look(fleet, replica_id, now_s)
                 write_replica_row(fleet, replica_id, now_s, rows[replica_id])
                 write_load_columns(fleet, replica_id, rows[replica_id])
-                write_hit_tokens(fleet, replica_id, request_id, rows[replica_id])
+                write_hits_of_arrival(fleet, replica_id, request_id, rows[replica_id])
         write_request_row(fleet, request_id, now_s - previous_s, request_row)
         write_identity(identities, i, request_row)
         previous_s = now_s

@@ -146,6 +146,15 @@ def write_hit_tokens(fleet: Fleet, replica_id: int, request_id: int, row: np.nda
 
 
 @kernel
+def write_hits_of_arrival(fleet: Fleet, replica_id: int, request_id: int, row: np.ndarray) -> None:
+    """The same for a request that was nowhere before and follows nobody up: only shared blocks are hit."""
+    row[PREFIX_HIT_TOKENS] = 0.0
+    known = request_id != NOBODY and fleet.cache.requests.size > 0
+    if known and fleet.cache.requests[request_id].num_shared > 0:
+        write_hit_tokens(fleet, replica_id, request_id, row)
+
+
+@kernel
 def write_request_row(fleet: Fleet, request_id: int, gap_s: float, row: np.ndarray) -> None:
     """Fills `row` with request `request_id`, which came `gap_s` after the last, up to its identity."""
     request = fleet.requests[request_id]
