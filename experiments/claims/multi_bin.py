@@ -39,7 +39,7 @@ def capacity(bins: int, batch: int = BATCH, lmin: float = LMIN, lmax: float = LM
 
 def uniform_throughput(bins: int, seed: int, count: int = UNIFORM_REQUESTS) -> float:
     """Requests an iteration, of a burst with outputs uniform on LMIN .. LMAX that are known beforehand."""
-    outputs = np.random.default_rng(seed).integers(LMIN, LMAX + 1, count)
+    outputs = np.random.default_rng(seed).integers(LMIN, LMAX + 1, count, np.int32)
     workload = Workload("uniform", np.zeros(count), np.ones(count, int), outputs).with_predictions(outputs)
     engine = Engine(max_num_batched_tokens=BATCH, max_num_seqs=BATCH, num_kv_blocks=BATCH * (LMAX + 1))
     cost = linear_iteration_cost(max_num_batched_tokens=BATCH, max_num_seqs=BATCH, overhead_s=1.0)

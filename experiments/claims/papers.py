@@ -3,13 +3,19 @@
 from servegym.experiments.claims import (
     distserve,
     epd,
+    fastserve,
     intelligent_router,
+    larry,
+    learning_to_rank,
     llumnix,
     mooncake,
+    multi_bin,
     preble,
     sal,
     sarathi,
     splitwise,
+    ssjf,
+    trail,
 )
 from servegym.experiments.claims.claim import Paper
 
@@ -23,5 +29,11 @@ PAPERS: dict[str, Paper] = {
     "distserve": distserve.PAPER,
     "splitwise": splitwise.PAPER,
     "epd": epd.PAPER,
+    "trail": trail.PAPER,
+    "learning_to_rank": learning_to_rank.PAPER,
+    "fastserve": fastserve.PAPER,
+    "ssjf": ssjf.PAPER,
+    "multi_bin": multi_bin.PAPER,
+    "larry": larry.PAPER,
 }
 """Every paper by the name it is chosen by, which is the name of its file."""

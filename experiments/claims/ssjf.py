@@ -41,7 +41,7 @@ PUBLISHED = {
     "static batches": {"SSJF": -0.396, "SJF": -0.582},
     "continuous": {"SSJF": -0.332, "SJF": -0.430},
 }
-"""Change of the mean completion time against FCFS; SJF knows the outputs. Static is their dynamic batching."""
+"""Change of the mean completion time against FCFS; SJF knows outputs. Static is their dynamic batching."""
 
 
 def workload_of(rate_rps: float, seed: int, kind: str) -> Workload:

@@ -15,6 +15,12 @@ needs_sharegpt = pytest.mark.skipif(find_data(one_engine.SHAREGPT) is None, reas
 needs_azure = pytest.mark.skipif(find_data(larry.AZURE) is None, reason="needs the Azure trace")
 
 
+def workload_of(arrival_s: list[float], output_tokens: list[int]) -> Workload:
+    """Requests with prompts of one token."""
+    outputs = np.array(output_tokens, np.int32)
+    return Workload("by hand", np.array(arrival_s), np.ones_like(outputs), outputs)
+
+
 def one_seat() -> one_engine.OneEngine:
     """Iterations of 1 s for one request at a time."""
     engine = Engine(max_num_batched_tokens=8, max_num_seqs=1, num_kv_blocks=100)
@@ -37,7 +43,7 @@ def test_equal_seeds_have_equal_lengths_at_every_rate() -> None:
 def test_longest_waits_are_those_for_the_first_or_another_token() -> None:
     """The first request decodes at 1 and 2 s, is paused for one of 2 tokens, and goes on; the third waits."""
     outputs = [5, 2, 6]
-    workload = Workload("three", [0.0, 1.5, 1.5], [1, 1, 1], outputs).with_predictions(outputs)
+    workload = workload_of([0.0, 1.5, 1.5], outputs).with_predictions(outputs)
     scheduler = make_scheduler("learning_to_rank", starvation_iterations=0)
     results = one_seat().serve(workload, scheduler, log=True)
     assert results.finish_s.tolist() == [7.0, 4.0, 13.0]
@@ -61,14 +67,14 @@ def test_more_bins_serve_more() -> None:
 
 @pytest.mark.parametrize("batching", ["no batching", "continuous", "static batches"])
 def test_a_request_executes_for_its_constant_and_its_tokens(batching: str) -> None:
-    workload = Workload("one", [1.0], [1], [7 + ssjf.CONSTANT_TOKENS])
+    workload = workload_of([1.0], [7 + ssjf.CONSTANT_TOKENS])
     results = ssjf.engine_of(batching).serve(workload)
     assert ssjf.mean_completion_s(results, batching) == pytest.approx(0.1 + 0.02 * 7)
 
 
 def test_a_static_batch_answers_with_its_last_token() -> None:
     """Four at once of 0.1, 0.2, 0.3 and 0.4 s, then one of 0.1 s."""
-    workload = Workload("five", np.zeros(5), np.ones(5, int), [5, 10, 15, 20, 5])
+    workload = workload_of([0.0] * 5, [5, 10, 15, 20, 5])
     results = ssjf.engine_of("static batches").serve(workload)
     assert ssjf.mean_completion_s(results, "static batches") == pytest.approx((4 * 0.4 + 0.5) / 5)
     alone = ssjf.engine_of("no batching").serve(workload)
