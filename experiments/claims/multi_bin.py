@@ -44,7 +44,9 @@ def uniform_throughput(bins: int, seed: int, count: int = UNIFORM_REQUESTS) -> f
     engine = Engine(max_num_batched_tokens=BATCH, max_num_seqs=BATCH, num_kv_blocks=BATCH * (LMAX + 1))
     cost = linear_iteration_cost(max_num_batched_tokens=BATCH, max_num_seqs=BATCH, overhead_s=1.0)
     edges = tuple(LMIN + (LMAX - LMIN) * np.arange(1, bins) / bins)
-    scheduler = make_scheduler("multi_bin", num_bins=bins, edges=edges)
+    scheduler = make_scheduler(
+        "multi_bin", num_bins=bins, batch_size=BATCH, max_num_batched_tokens=BATCH, edges=edges
+    )
     results = OneEngine(engine, cost).serve(workload, scheduler)
     return float(count / results.finish_s.max())
 
@@ -59,7 +61,7 @@ def measure_capacity() -> Mapping[str, Sequence[float]]:
 
 def distance_name(bins: int) -> str:
     """Of the figure."""
-    return f"|throughput / c_k - 1|, k = {bins}"
+    return f"distance of throughput from c_k, k = {bins}"
 
 
 @functools.cache
@@ -68,7 +70,13 @@ def chat_throughput(bins: int, seed: int) -> float:
     gpu = preset_engine("a100_sxm", "llama_3_1_8b", budget=CHAT_BATCH * CHAT_PROMPT, seats=CHAT_BATCH)
     workload = requests(sharegpt(CHAT_PROMPT), CHAT_REQUESTS, np.inf, seed, lambda outputs, _: outputs)
     others = requests(sharegpt(CHAT_PROMPT), CHAT_REQUESTS, np.inf, seed + 1_000).output_tokens
-    scheduler = make_scheduler("multi_bin", num_bins=bins, predicted_outputs=tuple(others.tolist()))
+    scheduler = make_scheduler(
+        "multi_bin",
+        num_bins=bins,
+        batch_size=CHAT_BATCH,
+        max_num_batched_tokens=CHAT_BATCH * CHAT_PROMPT,
+        predicted_outputs=tuple(others.tolist()),
+    )
     return float(CHAT_REQUESTS / gpu.serve(workload, scheduler).finish_s.max())
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from servegym.agents.schedulers import make_scheduler
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.compile import linear_iteration_cost
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.workloads import LengthTable, Workload, find_data
@@ -120,3 +121,8 @@ def test_every_figure_is_measured(module: object, monkeypatch: pytest.MonkeyPatc
         measured = claim.measure()
         assert set(measured) == {figure.name for figure in claim.figures}
         assert all(len(values) == 1 and np.isfinite(values).all() for values in measured.values())
+
+
+def test_limits_beyond_the_clock_are_refused() -> None:
+    with pytest.raises(InputError, match="max_num_seqs = 2: must be at most 1"):
+        one_seat().serve(workload_of([0.0], [1]), make_scheduler("fastserve", max_batch=2))
