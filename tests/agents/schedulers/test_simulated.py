@@ -191,11 +191,15 @@ def test_guards_bound_the_wait_of_a_long_request() -> None:
 
 
 def test_fastserve_serves_the_short_sooner_without_predictions() -> None:
-    """Where nobody is so late that starvation brings everyone to the front."""
+    """Where the host has room for all, and nobody is so late that starvation brings everyone to the front."""
     short = OVERLOAD.output_tokens < np.median(OVERLOAD.output_tokens)
     means = []
     for starvation_s in (60.0, 0.1):
-        given = PARAMETERS["fastserve"] | {"starvation_s": starvation_s}
+        given = PARAMETERS["fastserve"] | {
+            "starvation_s": starvation_s,
+            "starvation_period": 1,
+            "swap_blocks": 10_000,
+        }
         results = run(make_scheduler("fastserve", **given))
         means.append(float(np.mean((results.finish_s - results.arrival_s)[short])))
     fcfs = run(None)
