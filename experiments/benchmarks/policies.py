@@ -36,7 +36,7 @@ def measure_policies(
     """Of each router and each scheduler: `name`, `scenario`, `requests_per_s` of processor time, `target`.
 
     Schedulers serve under round robin, at their defaults. Medians of `passes`, after one that compiles.
-    others: by need, those of `SCENARIO_WITH` that are at hand; of a router that needs another the rate is None.
+    others: by need, those of `SCENARIO_WITH` that are at hand; who needs another has no rate (None).
     """
     return {
         "routers": [_router(name, scenario, others, workload, passes) for name in ROUTERS],

@@ -295,7 +295,7 @@ def test_fleets_are_given_more_room() -> None:
     episodes.begin(0, workload)
     play(episodes, by_draws(draws))
     assert len(episodes._state.clusters[0].look_s) > 16
-    case = FleetCase(workload, plan, draws, 0)
+    case = FleetCase(workload, plan, draws, 0, [1.0, 0.0, 0.0])
     check_results(episodes.results(0), simulate_fleet(workload, Router("drawn", case.choose()), plan))
 
 
