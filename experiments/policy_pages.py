@@ -1,7 +1,8 @@
 """Writes the pages of published policies, `python -m servegym.experiments.policy_pages docs/policies`.
 
 A page is made of the docstring of the policy's module (the rule), what `published` keeps of it (source,
-evidence, complexity), and the signature of the function that makes it (parameters, defaults, ranges).
+evidence, complexity), the signature of the function that makes it (parameters, defaults, ranges), and the
+claims of its paper.
 """
 
 import inspect
@@ -16,6 +17,7 @@ from servegym.agents.published import publication_of
 from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.output_folder import output_folder
 from servegym.envs.sim.llm.needs import NEEDS
+from servegym.experiments.claims.papers import PAPERS, POLICIES
 from servegym.experiments.configs import FROM_SCENARIO
 
 FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
@@ -61,6 +63,8 @@ def _page(family: str, name: str, make: Callable[..., Any]) -> str:
         "| | |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in facts),
         "## Parameters",
         _parameters(make),
+        "## Figures of its paper",
+        _figures(name),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -84,6 +88,18 @@ def _parameters(make: Callable[..., Any]) -> str:
         rows.append(f"| `{name}` | {_type(hints[name])} | {parameter.default} | {allowed} |")
     table = "| name | type | default | allowed |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     return f"{table}\n\n{inspect.getdoc(make)}"
+
+
+def _figures(name: str) -> str:
+    rows = [
+        f"- [{paper}.{claim.name}](../claims.md#{paper}{claim.name}): {claim.statement}"
+        for paper, checked in POLICIES.items()
+        if name in checked
+        for claim in PAPERS[paper].claims
+    ]
+    if not rows:
+        return "None are checked: its source gives none that a simulation could repeat."
+    return "What comes of each, `servegym evaluate suite=claims` measures:\n\n" + "\n".join(rows)
 
 
 def _type(hint: Any) -> str:

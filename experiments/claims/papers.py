@@ -37,3 +37,20 @@ PAPERS: dict[str, Paper] = {
     "larry": larry.PAPER,
 }
 """Every paper by the name it is chosen by, which is the name of its file."""
+
+POLICIES: dict[str, tuple[str, ...]] = {
+    "llumnix": ("llumnix_dispatch", "llumnix"),
+    "mooncake": ("mooncake",),
+    "preble": ("preble",),
+    "sal": ("sal",),
+    "intelligent_router": ("jsq", "max_capacity", "min_min"),
+    "distserve": ("distserve",),
+    "splitwise": ("splitwise",),
+    "trail": ("trail",),
+    "learning_to_rank": ("learning_to_rank",),
+    "fastserve": ("fastserve",),
+    "ssjf": ("ssjf",),
+    "multi_bin": ("multi_bin",),
+    "larry": ("larry", "conservative"),
+}
+"""Of each paper, the policies that its claims put to the test."""

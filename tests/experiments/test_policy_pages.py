@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from servegym.experiments.claims.papers import PAPERS, POLICIES
 from servegym.experiments.policy_pages import FAMILIES, pages
 
 FOLDER = Path(__file__).parents[2] / "docs" / "policies"
@@ -27,3 +28,10 @@ def test_each_policy_has_a_page_that_says_what_it_must() -> None:
             ):
                 assert part in page
             assert f"[{name}]({name}.md)" in made["README.md"]
+
+
+def test_papers_put_policies_to_the_test_that_exist() -> None:
+    names = {name for policies in FAMILIES.values() for name in policies}
+    for paper, checked in POLICIES.items():
+        assert paper in PAPERS
+        assert set(checked) <= names
