@@ -41,14 +41,6 @@ class OneEngine(NamedTuple):
         InputError for a scheduler that brings along limits beyond those of the clock.
         """
         engine = self.engine if scheduler is None else scheduler.applied_to(self.engine)
-        for limit, reached in (
-            ("max_num_batched_tokens", self.cost.linear_s),
-            ("max_num_seqs", self.cost.lm_head_s),
-        ):
-            if getattr(engine, limit) >= len(reached):
-                raise InputError(
-                    f"{limit} = {getattr(engine, limit)}: must be at most {len(reached) - 1}, its clock's"
-                )
         return simulate(
             workload, ONLY, num_replicas=1, engine=engine, cost=self.cost, ranking=scheduler, log=log
         )

@@ -54,11 +54,23 @@ _REQUEST_IDS = (
 
 @dataclass(frozen=True)
 class ReplicaSpec:
-    """A replica: its engine, how long its iterations take and, where energy is counted, at which power."""
+    """A replica: its engine, how long its iterations take and, where energy is counted, at which power.
+
+    InputError where the engine may make a batch that `cost` has no time for.
+    """
 
     engine: Engine
     cost: IterationCost
     power: IterationPower | None = None
+
+    def __post_init__(self) -> None:
+        for key, table in (
+            ("max_num_batched_tokens", self.cost.linear_s),
+            ("max_num_seqs", self.cost.lm_head_s),
+        ):
+            value, most = getattr(self.engine, key), len(table) - 1
+            if value > most:
+                raise InputError(f"engine.{key} = {value}: must be at most {most}, for which cost has times")
 
     def alike(self, other: "ReplicaSpec") -> bool:
         """Whether both can share their tables."""

@@ -63,6 +63,18 @@ def test_engine_limits_are_checked(values: tuple[int, int, int], message: str) -
         Engine(*values)
 
 
+def test_an_engine_beyond_its_cost_is_refused() -> None:
+    """Its tables would be read past their end."""
+    cost = linear_iteration_cost(max_num_batched_tokens=8, max_num_seqs=4, overhead_s=1.0)
+    workload = Workload("one", [0.0], [1], [1])
+    for engine, message in (
+        (Engine(9, 4, 10), "engine.max_num_batched_tokens = 9: must be at most 8, for which cost has times"),
+        (Engine(8, 5, 10), "engine.max_num_seqs = 5: must be at most 4, for which cost has times"),
+    ):
+        with pytest.raises(InputError, match=message):
+            simulate(workload, make_router("round_robin"), num_replicas=1, engine=engine, cost=cost)
+
+
 def test_same_seed_same_result_and_another_seed_another() -> None:
     """Seed 0 is a seed like any other."""
     workload = Workload("many", np.arange(200) * 0.01, np.full(200, 30), np.full(200, 5))
