@@ -28,7 +28,12 @@ REDUCTIONS = {
     "train": SHORT_TRAINING,
     "bench": (*SHORT_BENCH, *FEW_REQUESTS),
     "evaluate": ("seeds=3",),
-    "place": ("seeds=1", "gpus=2", "tensor_parallel=[1]"),
+    "place": (
+        "seeds=1",
+        "gpus=2",
+        "tensor_parallel=[1]",
+        "scenario.workload.test_s=400",
+    ),  # fewer are no load
     "predictor": ("scenario.workload.test_s=200", "epochs=1"),  # 20 s of generated requests are too few
     "profile": SMALL_PROFILE,
     "calibrate": ("model=batch",),  # a CPU has no roofline
