@@ -17,7 +17,7 @@ from servegym.envs.workloads.slo import SloClass
 
 ENGINE = Engine(max_num_batched_tokens=256, max_num_seqs=8, num_kv_blocks=200)
 COST = linear_iteration_cost(
-    max_num_batched_tokens=4096, max_num_seqs=64, overhead_s=0.01, per_token_s=0.0001
+    max_num_batched_tokens=65_536, max_num_seqs=64, overhead_s=0.01, per_token_s=0.0001
 )
 PARAMETERS: dict[str, dict[str, Any]] = {
     "ssjf": {"guard": True, "max_wait_s": 3.0},
