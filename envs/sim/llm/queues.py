@@ -4,7 +4,7 @@ import numpy as np
 
 from servegym.costmodels.native.calls import call_at
 from servegym.costmodels.native.jit import kernel, routine
-from servegym.envs.sim.llm.engine import FCFS, RANK
+from servegym.envs.sim.llm.engine import FCFS, PRIORITY, RANK
 from servegym.envs.sim.llm.ranking_state import RANKS_QUEUE
 from servegym.envs.sim.llm.search_tree import enter_tree, leave_tree
 from servegym.envs.sim.llm.state import NOBODY, Fleet
@@ -57,6 +57,8 @@ def insert_in_order(fleet: Fleet, replica_id: int, request_id: int, now_s: float
     order = fleet.engines[fleet.replicas[replica_id].group].order
     if order == RANK and fleet.ranking.ranks == RANKS_QUEUE:
         call_at(fleet.ranking.write_key, (fleet, replica_id, request_id, now_s))
+    elif order == PRIORITY:  # it may have had another key elsewhere
+        fleet.requests[request_id].key = fleet.requests[request_id].priority
     insert_waiting(fleet, replica_id, request_id)
 
 

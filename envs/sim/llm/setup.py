@@ -224,13 +224,10 @@ def load_requests(
     request_ids: np.ndarray,
     workload: Workload,
     part: slice = slice(None),
-    keys: np.ndarray | None = None,
 ) -> None:
     """Writes a part of n requests that have not been routed yet into the slots `request_ids`, int32 (n,).
 
     All that are loaded must agree in `prediction_refinement` and in whether they have priorities.
-
-    keys: float64 (N,), their places in queues ordered by rank; by priority without them.
     """
     fleet.refinement[0] = workload.prediction_refinement or 0.0
     fleet.urgent_priority[0] = NONE_URGENT if workload.priority is None else URGENT_PRIORITY
@@ -248,7 +245,6 @@ def load_requests(
         predicted,
         limits,
         priority,
-        np.zeros(0) if keys is None else keys[part],
     )
 
 
@@ -262,7 +258,6 @@ def _write_requests(
     predicted_output_tokens: np.ndarray,
     max_output_tokens: np.ndarray,
     priority: np.ndarray,
-    keys: np.ndarray,
 ) -> None:
     """One pass, request by request."""
     for i in range(arrival_s.size):
@@ -276,7 +271,7 @@ def _write_requests(
         request.max_output_tokens = max_output_tokens[i] if max_output_tokens.size > 0 else output_tokens[i]
         request.predicted_tokens = predicted_output_tokens[i] if predicted_output_tokens.size > 0 else 0
         request.priority = priority[i] if priority.size > 0 else 0
-        request.key = keys[i] if keys.size > 0 else request.priority
+        request.key = request.priority
         request.generated = 0
         request.image_s = 0.0
         request.chunk = 0

@@ -10,6 +10,7 @@ from servegym.envs.sim.llm.cluster.events import schedule
 from servegym.envs.sim.llm.cluster.links import send_blocks
 from servegym.envs.sim.llm.cluster.places import count_in, release_kept, touch, wake
 from servegym.envs.sim.llm.cluster.state import LAST_STAGE_SENT, LINK, ON_REPLICA, STAGE_SENT, Cluster
+from servegym.envs.sim.llm.engine import PRIORITY
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
 from servegym.envs.sim.llm.prefix_cache import publish
 from servegym.envs.sim.llm.queues import append_running, remove_due, remove_running
@@ -184,6 +185,8 @@ def _join(cluster: Cluster, replica_id: int, request_id: int) -> None:
     cluster.journeys[request_id].place = ON_REPLICA
     cluster.journeys[request_id].migrations += 1
     engine = fleet.engines[replica.group]
+    if engine.order == PRIORITY:  # else it keeps the key of its last queue
+        request.key = request.priority
     if engine.prefix_caching:
         publish(fleet.cache, replica_id, request_id, request.computed // engine.block_size)
 
