@@ -44,7 +44,7 @@ UNKNOWN_NAMES = [
 UNKNOWN_KEYS = [
     (
         "simulate sed=1",
-        "sed: no such key; did you mean seed? The configuration has scenario, router, rebalancer, split",
+        "sed: no such key; did you mean seed? The configuration has scenario, router, rebalancer, ",
     ),
     (
         "simulate scenario.fleet.replica=4",
@@ -56,7 +56,7 @@ UNKNOWN_KEYS = [
         "power_of_two +router.k=3",
         "router power_of_two: got an unexpected keyword argument 'k'",
     ),
-    ("simulate agent=ppo_gnn", "'agent'"),
+    ("simulate agent=ppo_gnn", "agent: must not be chosen here, this command has none"),
     ("simulate workload=azure_conv_2023", "Did you mean to override workload@scenario.workload?"),
 ]
 WRONG_TYPES = [

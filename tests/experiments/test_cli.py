@@ -152,4 +152,7 @@ def test_from_a_shell(folder: Path) -> None:
     assert json.loads(done.stdout)["decisions_per_s"]["servegym/Routing-v0"] > 0
     done = subprocess.run([*command, "nothing"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "servegym: error: bench nothing: must be one of simulator, env, stream, peers\n"
+    assert (
+        done.stderr
+        == "servegym: error: bench nothing: must be one of simulator, env, stream, peers, policies\n"
+    )

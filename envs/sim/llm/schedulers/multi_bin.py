@@ -18,16 +18,15 @@ def start(fleet: Fleet, replica_id: int) -> None:
     if replica.num_running > 0:
         return
     request_id = _first_of_next_bin(fleet, replica_id)
-    left, tokens, blocks = replica.num_waiting, 0, 0
+    tokens, blocks = 0, 0
     key = fleet.requests[request_id].key
-    while left > 0 and fleet.requests[request_id].key == key:
+    while request_id != NOBODY and fleet.requests[request_id].key == key:
         tokens, blocks = with_one_more(fleet, replica_id, request_id, tokens, blocks)
         if tokens < 0:
             return
         following = fleet.requests[request_id].next
         begin(fleet, replica_id, request_id)
         request_id = following
-        left -= 1
 
 
 @kernel
