@@ -108,6 +108,8 @@ def _join(fleet: "Fleet", migration: Migration) -> None:
     request.place, request.rank_memory = "running", None
     request.migrations += 1
     target.running.append(request)
+    if target.engine.order == "priority":
+        request.rank_key = request.priority
     target.woken = True
     if target.pool.sharing:
         size = target.engine.block_size

@@ -83,6 +83,7 @@ class Replica(Member):
         """A request enters `waiting`, at its place in the order; with `fcfs` at the back."""
         order = self.engine.order
         if order == "priority":
+            request.rank_key = request.priority  # by which it may be a victim where it migrates to
             request.queue_key = (request.priority, request.arrival_s, request.index)
         elif order == "rank":
             assert self.ranker

@@ -52,7 +52,7 @@ class Request:
     brought: bool = False  # it waits with KV that another replica has computed
     encoded: bool = False
     queue_key: tuple[float, ...] = ()
-    rank_key: float = 0.0  # by a ranking, when it last entered a queue
+    rank_key: float = math.nan  # by a ranking, when it last entered such a queue; else its priority
     rank_memory: NDArray[np.float64] | None = None  # a ranking's own; None: not asked about it here yet
     admitted_hit_tokens: int = 0  # prefix tokens hit, if admitted in the iteration being scheduled
     host_blocks: int = 0  # blocks swapped out
@@ -67,6 +67,9 @@ class Request:
     hit_tokens: int = 0
     discarded_tokens: int = 0  # computed or hit, then lost
     contents_by_block_size: dict[int, list[Hashable]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rank_key = self.priority
 
     @property
     def known(self) -> int:
