@@ -28,7 +28,7 @@ class NativeEnv(gym.Env[Observation, Any]):
 
     def __init__(
         self,
-        problem: Problem,
+        problem: Problem[Any],
         render_mode: str | None,
         env_id: str,
         lay_out: Callable[[Any], Sequence[Part]],

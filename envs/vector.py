@@ -22,7 +22,7 @@ class NativeVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
 
-    def __init__(self, problem: Problem, copy: bool) -> None:
+    def __init__(self, problem: Problem[Any], copy: bool) -> None:
         self.num_envs = len(problem.streams)
         self.scenario = problem.streams[0].scenario
         self.single_observation_space = problem.observation_space

@@ -10,13 +10,15 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.batching.episodes import BatchingEpisodes
 from servegym.envs.batching.observation import observation_of, observation_space
 from servegym.envs.batching.viewer import EngineSnapshot, lay_out, row_of, words
-from servegym.envs.problem import Problem, episode_streams
+from servegym.envs.llm_episodes import episode_streams, episode_summary
+from servegym.envs.problem import Problem
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS
 from servegym.envs.sim.llm.state import NOBODY
 from servegym.envs.single import NativeEnv
 from servegym.envs.viewer import Facts
+from servegym.envs.workloads import Workload
 
 DEFAULT_SCENARIO = "azure_conv_1xh100"
 
@@ -32,13 +34,14 @@ def action_space(action: str) -> gym.Space[Any]:
     return gym.spaces.Box(-1.0, 1.0, (NUM_ROWS + 1,), np.float32)
 
 
-def batching_problem(streams: list[EpisodeStream], action: str, flat: bool) -> Problem:
+def batching_problem(streams: list[EpisodeStream], action: str, flat: bool) -> Problem[Workload]:
     """An episode of each stream, with actions in the form `action`."""
     space = action_space(action)
     episodes = BatchingEpisodes(streams[0].scenario, len(streams), streams[0].max_requests)
     step = episodes.step if action == "discrete" else episodes.step_by_scores
     observation = observation_of(episodes.rows, flat)
-    return Problem(streams, episodes, step, observation, observation_space(flat), space, episodes.energy_j)
+    summary = episode_summary(streams[0].scenario, episodes, episodes.energy_j)
+    return Problem(streams, episodes, step, observation, observation_space(flat), space, summary)
 
 
 class BatchingEnv(NativeEnv):

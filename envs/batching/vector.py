@@ -1,7 +1,7 @@
 """The native vector form of `servegym/Batching-v0`."""
 
 from servegym.envs.batching.env import DEFAULT_SCENARIO, batching_problem
-from servegym.envs.problem import episode_streams
+from servegym.envs.llm_episodes import episode_streams
 from servegym.envs.scenario import Scenario
 from servegym.envs.vector import NativeVectorEnv
 

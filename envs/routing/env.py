@@ -5,7 +5,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from servegym.envs.problem import Problem, episode_streams
+from servegym.envs.llm_episodes import episode_streams, episode_summary
+from servegym.envs.problem import Problem
 from servegym.envs.routing.episodes import RoutingEpisodes
 from servegym.envs.routing.fleet_episodes import FleetRoutingEpisodes, routing_episodes
 from servegym.envs.routing.observation import observation_space
@@ -15,11 +16,12 @@ from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.view import PROMPT_TOKENS
 from servegym.envs.single import NativeEnv
 from servegym.envs.viewer import Facts
+from servegym.envs.workloads import Workload
 
 DEFAULT_SCENARIO = "azure_conv_8xh100"
 
 
-def routing_problem(streams: list[EpisodeStream], slots: int | None, flat: bool) -> Problem:
+def routing_problem(streams: list[EpisodeStream], slots: int | None, flat: bool) -> Problem[Workload]:
     """An episode of each stream, seen in `slots` rows (None: as many as replicas), flat or not."""
     episodes = routing_episodes(streams[0].scenario, len(streams), streams[0].max_requests, slots)
     num_slots = episodes.replicas.shape[1]
@@ -30,7 +32,8 @@ def routing_problem(streams: list[EpisodeStream], slots: int | None, flat: bool)
         {"request": episodes.request, "replicas": episodes.replicas},
         observation_space(num_slots, flat),
         gym.spaces.Discrete(num_slots),
-        flat=flat,
+        episode_summary(streams[0].scenario, episodes),
+        flat,
     )
 
 
@@ -87,8 +90,9 @@ class RoutingEnv(NativeEnv):
         flat: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        problem = routing_problem(episode_streams(scenario, split, 1), slots, flat)
-        num_replicas = problem.streams[0].scenario.num_replicas
+        streams = episode_streams(scenario, split, 1)
+        problem = routing_problem(streams, slots, flat)
+        num_replicas = streams[0].scenario.num_replicas
         super().__init__(
             problem, render_mode, "servegym/Routing-v0", lambda figure: lay_out(figure, num_replicas)
         )

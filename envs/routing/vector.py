@@ -1,6 +1,6 @@
 """The native vector form of `servegym/Routing-v0`."""
 
-from servegym.envs.problem import episode_streams
+from servegym.envs.llm_episodes import episode_streams
 from servegym.envs.routing.env import DEFAULT_SCENARIO, routing_problem
 from servegym.envs.scenario import Scenario
 from servegym.envs.vector import NativeVectorEnv

@@ -6,7 +6,8 @@ from typing import Any
 import gymnasium as gym
 
 from servegym.envs.batching.viewer import EngineSnapshot, row_of, words
-from servegym.envs.problem import Problem, episode_streams
+from servegym.envs.llm_episodes import episode_streams, episode_summary
+from servegym.envs.problem import Problem
 from servegym.envs.routing.viewer import FleetSnapshot
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.stream import EpisodeStream
@@ -18,11 +19,12 @@ from servegym.envs.two_level.episodes import TwoLevelEpisodes
 from servegym.envs.two_level.observation import ROUTING, observation_space
 from servegym.envs.two_level.viewer import lay_out
 from servegym.envs.viewer import Facts
+from servegym.envs.workloads import Workload
 
 DEFAULT_SCENARIO = "azure_conv_4xh100"
 
 
-def two_level_problem(streams: list[EpisodeStream], flat: bool) -> Problem:
+def two_level_problem(streams: list[EpisodeStream], flat: bool) -> Problem[Workload]:
     """An episode of each stream, seen flat or not."""
     scenario = streams[0].scenario
     episodes = TwoLevelEpisodes(scenario, len(streams), streams[0].max_requests)
@@ -33,7 +35,7 @@ def two_level_problem(streams: list[EpisodeStream], flat: bool) -> Problem:
         episodes.observation,
         observation_space(scenario.num_replicas, flat),
         gym.spaces.Discrete(scenario.num_replicas + NUM_CHOICES),
-        episodes.energy_j,
+        episode_summary(scenario, episodes, episodes.energy_j),
         flat,
     )
 
@@ -90,8 +92,9 @@ class TwoLevelEnv(NativeEnv):
         flat: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        problem = two_level_problem(episode_streams(scenario, split, 1), flat)
-        count = problem.streams[0].scenario.num_replicas
+        streams = episode_streams(scenario, split, 1)
+        problem = two_level_problem(streams, flat)
+        count = streams[0].scenario.num_replicas
         super().__init__(problem, render_mode, "servegym/TwoLevel-v0", lambda figure: lay_out(figure, count))
         self._chosen_request, self._chosen_replica = NOBODY, -1
 

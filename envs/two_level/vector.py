@@ -1,6 +1,6 @@
 """The native vector form of `servegym/TwoLevel-v0`."""
 
-from servegym.envs.problem import episode_streams
+from servegym.envs.llm_episodes import episode_streams
 from servegym.envs.scenario import Scenario
 from servegym.envs.two_level.env import DEFAULT_SCENARIO, two_level_problem
 from servegym.envs.vector import NativeVectorEnv
