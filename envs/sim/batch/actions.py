@@ -1,4 +1,4 @@
-"""What a scheduler can do: dispatch, drop, set a timer, preempt. docs/batch_serving.md, "Actions of a scheduler".
+"""What a scheduler can do: dispatch, drop, set a timer, preempt. docs/batch_serving.md, "Actions".
 
 An action that is not allowed does nothing but end the simulation, with an error.
 """

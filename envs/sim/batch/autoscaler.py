@@ -33,7 +33,8 @@ class Autoscaler:
     """An autoscaler with its constants. InputError for values out of range.
 
     scale: compiled with `compiled_autoscaler`, or any Python callable of the same arguments (slower).
-    every_s: seconds between its calls. startup_s: until a GPU it calls for can work. initial: GPUs at the start.
+    every_s: seconds between its calls. startup_s: until a GPU it calls for can work. initial: GPUs at
+    the start.
     """
 
     name: str

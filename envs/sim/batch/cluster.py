@@ -9,7 +9,7 @@ from servegym.envs.sim.batch.model import ServedModel
 
 @dataclass(frozen=True)
 class Delays:
-    """Seconds on the way: of a batch to its GPU, `control_s + data_s * size`, and of its answer to the client."""
+    """Seconds on the way: a batch to its GPU, `control_s + data_s * size`; its answer to the client."""
 
     control_s: float = 0.0
     data_s: float = 0.0
@@ -32,7 +32,10 @@ SYMPHONY_DELAYS = Delays(control_s=100e-6, data_s=50e-6, response_s=2e-3)
 
 @dataclass(frozen=True)
 class BatchCluster:
-    """Equal GPUs that serve several models. InputError for a model that could never be in time, or fits nowhere."""
+    """Equal GPUs that serve several models.
+
+    InputError for a model that could never be in time, or that does not fit.
+    """
 
     models: tuple[ServedModel, ...]
     num_gpus: int
@@ -50,8 +53,8 @@ class BatchCluster:
             least = model.latency_s[0] + self.delays.lead_s(1) + self.delays.response_s
             if model.slo_s < least:
                 raise InputError(
-                    f"model {model.name}: slo_s = {model.slo_s}: must be at least {least:.6g}, what a batch of 1 "
-                    "takes with its delays"
+                    f"model {model.name}: slo_s = {model.slo_s}: must be at least {least:.6g}, "
+                    "what a batch of 1 takes with its delays"
                 )
         self._check_memory()
 

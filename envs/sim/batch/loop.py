@@ -1,4 +1,4 @@
-"""A cluster through time: what happens next, and the scheduler's part in it. docs/batch_serving.md, "Events"."""
+"""A cluster through time: what happens next, and when the scheduler is called."""
 
 import math
 
@@ -31,7 +31,7 @@ from servegym.envs.sim.batch.state import (
 )
 
 PATIENCE_S = 100.0
-"""After the last arrival, the simulation ends when so long no request has been dispatched, dropped or answered."""
+"""After the last arrival, a simulation in which nothing runs waits so long for a timer to do something."""
 
 MOST_TIMERS_AT_ONCE = 1_000_000
 

@@ -1,4 +1,4 @@
-"""A tree of minima over a fixed number of keys: which is smallest, and which is the first that is small enough.
+"""A tree of minima over a fixed number of keys: which is smallest, which is the first small enough.
 
 A tree is one float64 array: item i is at `size // 2 + i`, a node holds the smaller of its two children. Keys
 are inf at the start; changing one and asking take O(log n).

@@ -21,8 +21,8 @@ compiled_schedule = jit
 class BatchScheduler:
     """A scheduler with its constants.
 
-    schedule: compiled with `compiled_schedule`, or any Python callable of the same arguments (slower); what it
-    raises ends the simulation. parameters: float64 (P,) constants, in `state.parameters`.
+    schedule: compiled with `compiled_schedule`, or any Python callable of the same arguments (slower);
+    what it raises ends the simulation. parameters: float64 (P,) constants, in `state.parameters`.
     memory_size: numbers it keeps in `state.memory`, and memory_per_model and memory_per_gpu of each model and
     GPU in `state.model_memory` and `state.gpu_memory`; all zero at the start.
     memory_for: more numbers in `state.memory` by numbers of models and GPUs, for tables.

@@ -45,8 +45,8 @@ class Simulation:
     ) -> None:
         if autoscaler is not None and autoscaler.initial > cluster.num_gpus:
             raise InputError(
-                f"autoscaler {autoscaler.name}: initial = {autoscaler.initial}: must be at most the cluster's "
-                f"{cluster.num_gpus} GPUs"
+                f"autoscaler {autoscaler.name}: initial = {autoscaler.initial}: must be at most the "
+                f"cluster's {cluster.num_gpus} GPUs"
             )
         self.cluster, self.scheduler, self.autoscaler = cluster, scheduler, autoscaler
         self.max_requests = max_requests
@@ -55,7 +55,7 @@ class Simulation:
         self.state: ClusterState = struct(self._with_addresses(fields))
 
     def begin(self, workload: BatchWorkload) -> None:
-        """Everything as at the start, with these requests. InputError for more than fit, or unknown models."""
+        """Everything as at the start, with these requests. InputError for too many, or unknown models."""
         count = len(workload.arrival_s)
         if count > self.max_requests:
             raise InputError(

@@ -46,8 +46,8 @@ class BatchResults:
 
     start_s, end_s: of a request's batch, nan without one. gpu: -1 without. batch_size: 0 without.
     outcome: int8, GOOD, LATE, DROPPED or UNSERVED. duration_s: from 0 to the last event. gpu_busy_s: running
-    batches. gpu_used_s: in use, as an autoscaler has it, else all the time. batches: a row for each, where asked
-    for, of `state.BATCH`, in order of start.
+    batches. gpu_used_s: in use, as an autoscaler has it, else all the time. batches: where asked for, rows of
+    `state.BATCH` in order of start.
     """
 
     arrival_s: np.ndarray
@@ -94,7 +94,7 @@ def simulate_batches(
 ) -> BatchResults:
     """Runs a workload to its end.
 
-    ValueError for an action of the scheduler that is not allowed; what a scheduler in Python raises comes through.
+    ValueError for an action of the scheduler that is not allowed; what one in Python raises comes through.
     """
     simulation = Simulation(cluster, scheduler, max(1, len(workload.arrival_s)), autoscaler)
     simulation.begin(workload)
@@ -112,8 +112,8 @@ def check(simulation: Simulation) -> None:
         return
     model, gpu, size = (int(state.error[column]) for column in (ERROR_MODEL, ERROR_GPU, ERROR_SIZE))
     what = {
-        DISPATCH_SIZE: f"dispatch of {size} requests of model {model}: must be at least 1, and at most the queue "
-        "and the model's largest batch",
+        DISPATCH_SIZE: f"dispatch of {size} requests of model {model}: must be at least 1, at most the "
+        "queue and the model's largest batch",
         DISPATCH_GPU: f"dispatch to GPU {gpu}: must be an active GPU with fewer than two batches",
         DROP_SIZE: f"drop of {size} requests of model {model}: must be at most its queue",
         PREEMPT_GPU: f"preemption of GPU {gpu}: must have exactly one batch",

@@ -1,4 +1,4 @@
-"""The law of staggered batches: how large they should be, and what it promises. docs/batch_serving.md, "Staggered batches"."""
+"""The law of staggered batches: how large they should be, and what it promises."""
 
 import numpy as np
 
@@ -43,8 +43,8 @@ def first_target_batch(state: ClusterState, model: int) -> int:
 def analytic_goodput(model: ServedModel, num_gpus: int, staggered: bool = True) -> tuple[float, int]:
     """Requests/s of one model on GPUs without delays, and the batch size.
 
-    staggered: GPUs start in turns, `l(b) (1 + 1/N) <= slo`; else a request may just have missed a batch of its
-    GPU, `2 l(b) <= slo` [Symphony's batch_size_estimator.cpp]. InputError where no batch is in time.
+    staggered: GPUs start in turns, `l(b) (1 + 1/N) <= slo`; else a request may just have missed a batch of
+    its GPU, `2 l(b) <= slo` [Symphony's batch_size_estimator.cpp]. InputError where no batch is in time.
     """
     if num_gpus < 1:
         raise InputError(f"num_gpus = {num_gpus}: must be at least 1")
