@@ -30,8 +30,8 @@ class LengthHistogram:
 class ClientWindow:
     """What one client does in [start_s, end_s): a stationary renewal process, and the lengths it asks for.
 
-    `law` is that of the interarrivals, `gamma` or `weibull`, and `shape` its shape; the scale follows from
-    `rate_rps`. `prompt`, `output`: independent of each other, both None where they are not known.
+    `law` is that of the interarrivals, `gamma`, `weibull` or `constant`, and `shape` its shape; the scale
+    follows from `rate_rps`. `prompt`, `output`: independent of each other, both None where not known.
     """
 
     start_s: float
@@ -61,6 +61,8 @@ class ClientWindow:
 
     def _gaps(self, n: int, rng: np.random.Generator, length_biased: bool = False) -> Floats:
         """n gaps of mean 1; length-biased: with density x f(x)."""
+        if self.law == "constant":
+            return np.ones(n)
         if self.law == "gamma":
             return rng.gamma(self.shape + length_biased, 1 / self.shape, n)
         scale = math.exp(-math.lgamma(1 + 1 / self.shape))

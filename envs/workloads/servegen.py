@@ -70,6 +70,16 @@ def read_clients(path: str | Path, start_s: float, end_s: float) -> list[ClientW
     return windows
 
 
+def read_client_rates(path: str | Path, start_s: float, end_s: float) -> list[ClientWindow]:
+    """As `read_clients`, but without lengths: the files of lengths are not looked at."""
+    return [
+        window
+        for _, name, content in _client_files(Path(path))
+        if name.endswith(".csv")
+        for window in _read_trace(f"{path}: {name}", content, start_s, end_s)
+    ]
+
+
 def _client_files(path: Path) -> Iterator[tuple[int, str, bytes]]:
     """(client, name, content) of every client file."""
     try:
