@@ -159,6 +159,7 @@ def _new_state(
         memory=np.zeros(scheduler.memory_size + scheduler.memory_for(num_models, num_gpus)),
         model_memory=np.zeros((num_models, scheduler.memory_per_model)),
         gpu_memory=np.zeros((num_gpus, scheduler.memory_per_gpu)),
+        pool=new_tree(num_models),
         scale=0,
         scale_callback=0,
         every_s=float(autoscaler.every_s) if autoscaler else math.inf,
@@ -197,7 +198,7 @@ def _clear(state: ClusterState, cluster: BatchCluster, autoscaler: Autoscaler | 
     fields = fields_of(state)
     for name in _ZERO:
         getattr(fields, name)[:] = 0
-    for tree in (fields.next_free, fields.with_room, fields.idle, fields.timers):
+    for tree in (fields.next_free, fields.with_room, fields.idle, fields.timers, fields.pool):
         tree[:] = math.inf
     fields.batch_of[:] = NOBODY
     fields.last_ended[:] = NOBODY

@@ -122,6 +122,7 @@ class ClusterState(NamedTuple):
     memory: np.ndarray  # float64 its own
     model_memory: np.ndarray  # float64 (M, its own)
     gpu_memory: np.ndarray  # float64 (G, its own)
+    pool: np.ndarray  # tree over models: those it may choose from, by what it chooses
     # autoscaler
     scale: Any  # address of `scale`, 0 for Python or none
     scale_callback: int
