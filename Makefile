@@ -4,14 +4,19 @@
 #   make test PYTHON=python3.12      another interpreter than python3
 #   make test TORCH_INDEX=...        another build of torch (default: for the CPU)
 #   make test ARGS="tests/envs -x"   more arguments for pytest
+#   make test JOBS=4                 more processes that run tests (0: none beside pytest, for a debugger)
 
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
+JOBS ?= 2
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PIP := $(BIN)/pip --quiet --no-input --disable-pip-version-check
+# Each process takes half of the tests, in order, and then from what the other has left: both load and compile
+# little that the other does too.
+PYTEST := -m pytest -n $(JOBS) --dist worksteal
 PACKAGES := agents conf costmodels envs experiments
 
 # An environment of its own for vLLM, whose wheel asks for another torch and for CUDA packages that are never
@@ -56,10 +61,10 @@ demo: $(INSTALLED)
 	$(BIN)/servegym export run_dir=runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python $(PYTEST) -m slow $(ARGS)
 
 test-witness: $(INSTALLED) $(VLLM)/installed
 	SERVEGYM_VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/witness $(ARGS)
@@ -91,11 +96,11 @@ bench: $(INSTALLED)
 	$(BIN)/servegym bench policies
 	$(BIN)/servegym bench peers
 
-# Compiled code is invisible to coverage, so what is compiled is run once more in plain Python.
+# Compiled code is invisible to coverage, so all tests are run in plain Python that are not too slow for that.
 coverage: $(INSTALLED)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow" $(ARGS)
-	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run -m pytest -m "not slow" $(ARGS)
+	$(BIN)/coverage run $(PYTEST) -m "not slow and compiled" $(ARGS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run $(PYTEST) -m "not slow and not compiled" $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

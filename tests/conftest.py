@@ -1,5 +1,6 @@
 """What all tests share: one thread, no display, repeatable property tests, real data where they are."""
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
 # The first example of a property may compile for seconds: no deadline, and slowness is not a failure.
 _patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", _patient, derandomize=True, print_blob=True)
@@ -18,9 +21,19 @@ settings.register_profile("search", _patient, max_examples=2000)  # HYPOTHESIS_P
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def examples(number: int) -> settings:
+    """Decorator of a property: how many examples it is tried on; a twentieth of them in plain Python."""
+    return settings(max_examples=number if COMPILED else max(10, number // 20))
+
+
+def pytest_configure() -> None:
+    """Removes stale compiled code once, before there are other processes that run tests."""
+    importlib.import_module("servegym.costmodels.native.jit")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `compiled` where numba is switched off."""
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0"):
+    if COMPILED:
         return
     skip = pytest.mark.skip(reason="takes too long in plain Python (NUMBA_DISABLE_JIT)")
     for item in items:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -17,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import types
+from numba.core.caching import IndexDataCacheFile
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.lowering import Lower
@@ -58,7 +60,27 @@ _clear_stale_code()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_njit = functools.partial(numba.njit, cache=True, nogil=True)
+
+class CacheFiles(IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's own, where no two processes write a file of code of the same name.
+
+    Two that compile a function for different arguments at once would else give their files the same number,
+    and the index of one might name the code of the other.
+    """
+
+    def _data_name(self, number: int) -> str:
+        stem, _, suffix = super()._data_name(number).rpartition(".")
+        return f"{stem}.{os.getpid()}.{suffix}"
+
+
+_numba_jit = functools.partial(numba.njit, cache=True, nogil=True)
+
+
+def _njit(function: Callable[..., Any], **options: Any) -> Any:
+    dispatcher = _numba_jit(**options)(function)
+    if not numba.config.DISABLE_JIT:  # else it is the function itself
+        dispatcher._cache._cache_file.__class__ = CacheFiles
+    return dispatcher
 
 
 def jit(function: Function) -> Function:
@@ -68,7 +90,7 @@ def jit(function: Function) -> Function:
 
 def jit_for(signature: Any) -> Callable[[Function], Function]:
     """`jit` for one signature (a numba type), known before the first call."""
-    return cast(Callable[[Function], Function], _njit(signature))
+    return cast(Callable[[Function], Function], _numba_jit(signature))
 
 
 def _counted_from_the_front(signature: Any) -> Any:
@@ -169,8 +191,8 @@ def _compiled(function: Callable[..., Any], inlined: bool) -> Any:
     )
     functools.update_wrapper(own, function)
     own.__qualname__ += ".routine" if not inlined else ".kernel"
-    dispatcher = _kernel(forceinline=inlined)(own)
-    if not numba.config.DISABLE_JIT:  # else it is the function itself
+    dispatcher = _kernel(own, forceinline=inlined)
+    if not numba.config.DISABLE_JIT:
         dispatcher.__class__ = _KernelDispatcher
     return dispatcher
 

@@ -77,6 +77,7 @@ def test_every_decision_changes_the_picture(kind: str) -> None:
     np.testing.assert_array_equal(frames[-1], again)  # nothing has happened between
 
 
+@pytest.mark.compiled
 @every_kind
 def test_whole_episodes_are_drawn(kind: str) -> None:
     """The last instant, too; the curve of the past begins anew with each episode."""

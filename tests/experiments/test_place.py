@@ -39,6 +39,7 @@ def test_best_placement_is_first_and_can_be_simulated(
     assert main(words) == 0
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     "words, message",
     [

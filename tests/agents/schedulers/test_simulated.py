@@ -15,6 +15,8 @@ from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.workloads import Workload
 from servegym.envs.workloads.slo import SloClass
 
+pytestmark = pytest.mark.compiled
+
 ENGINE = Engine(max_num_batched_tokens=256, max_num_seqs=8, num_kv_blocks=200)
 COST = linear_iteration_cost(
     max_num_batched_tokens=65_536, max_num_seqs=64, overhead_s=0.01, per_token_s=0.0001
@@ -70,7 +72,6 @@ def ttft_s(results: Results) -> np.ndarray:
     return results.first_token_s - results.arrival_s
 
 
-@pytest.mark.compiled
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_simulation_is_the_same_in_plain_python(name: str) -> None:
     scheduler = make_scheduler(name, **PARAMETERS.get(name, {}))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.costmodels.iterations.compile import linear_iteration_cost
@@ -20,6 +20,7 @@ from servegym.costmodels.iterations.decode_spans import (
     decode_lines,
     decode_span_seconds,
 )
+from tests.conftest import examples
 
 MAX_DECODES = 6
 
@@ -73,7 +74,7 @@ decodes_ = st.integers(1, MAX_DECODES)
 kvs = st.one_of(st.integers(0, 30), st.integers(0, 3000))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(costs(), decodes_, kvs)
 def test_one_iteration_follows_the_definition(cost, decodes, kv):
     assert decode_attention_seconds(cost, 0, kv) == 0.0
@@ -83,14 +84,14 @@ def test_one_iteration_follows_the_definition(cost, decodes, kv):
     assert decode_seconds(cost, decodes, kv) == pytest.approx(whole, rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(costs(), decodes_, kvs, st.integers(0, 500))
 def test_span_is_the_sum_of_its_iterations(cost, decodes, kv, count):
     one_by_one = math.fsum(iteration_by_definition(cost, decodes, kv + i * decodes) for i in range(count))
     assert decode_span_seconds(decode_lines(cost), decodes, kv, count) == pytest.approx(one_by_one, rel=1e-11)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(costs(), decodes_, kvs, st.integers(1, 400), st.integers(0, 400))
 def test_spans_add_up_and_grow(cost, decodes, kv, first, then):
     whole = decode_span_seconds(decode_lines(cost), decodes, kv, first + then)
@@ -102,7 +103,7 @@ def test_spans_add_up_and_grow(cost, decodes, kv, first, then):
     )
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(costs(), decodes_, kvs, st.integers(1, 500), st.floats(0.0, 1.2))
 def test_inverse_is_exact(cost, decodes, kv, limit, share):
     seconds = share * decode_span_seconds(decode_lines(cost), decodes, kv, limit)
@@ -126,7 +127,7 @@ def test_inverse_is_exact(cost, decodes, kv, limit, share):
         assert left == limit - n - 1
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(costs(), decodes_, kvs, st.integers(1, 500), st.data())
 def test_inverse_at_the_very_end_of_an_iteration(cost, decodes, kv, limit, data):
     n = data.draw(st.integers(1, limit))

@@ -15,6 +15,7 @@ def test_passes_pettingzoos_checks() -> None:
     pettingzoo_test.api_test(TwoLevelAECEnv(SMALL), num_cycles=300)
 
 
+@pytest.mark.compiled
 def test_same_decisions_same_outcome_as_one_agent() -> None:
     """Played as one agent and as several: the same observations and rewards, of which everybody gets all."""
     single, several = TwoLevelEnv(SMALL), TwoLevelAECEnv(SMALL)

@@ -60,6 +60,7 @@ def play_round_robin(episodes: TwoLevelEpisodes) -> Results:
     return episodes.results(0)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("exact", [True, False])
 def test_round_robin_and_vllm_v1(exact: bool) -> None:
     """The simulator's round robin over vLLM V1: to the bit where times are multiples of 1/4 s.
@@ -115,6 +116,7 @@ def test_one_replica_is_batching() -> None:
     assert total == pytest.approx(expected_total, rel=1e-12)
 
 
+@pytest.mark.compiled
 def test_passes_the_checker() -> None:
     check_environment(ENV_ID, scenario=SMALL, episodes=2)
     check_environment(ENV_ID, scenario=SMALL, flat=True)

@@ -98,6 +98,7 @@ def test_apart_beats_colocated_where_prefills_stall_decodes() -> None:
     assert split.goodput.estimate.iqm == pytest.approx(split.placement.predicted_rps, rel=0.3)
 
 
+@pytest.mark.compiled
 def test_limits_that_nothing_keeps_are_refused() -> None:
     one = member()
     short = demand(1e-6, 1e-6, 50)

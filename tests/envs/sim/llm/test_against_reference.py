@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.costmodels.iterations.cost import IterationCost, validate_iteration_cost
@@ -13,6 +13,7 @@ from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
+from tests.conftest import examples
 from tests.reference import llm as reference
 from tests.reference import simulate as reference_fleet
 
@@ -202,12 +203,13 @@ def check_equal(case: Case) -> int:
 
 
 @given(seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=2000, deadline=None)
+@examples(2000)
 def test_equal_on_random_cases(seed: int) -> None:
     """Results, preemptions and everything a router sees, on random cases, invariants checked."""
     check_equal(random_case(seed))
 
 
+@pytest.mark.compiled
 def test_random_cases_run_out_of_blocks() -> None:
     """The cases above exercise preemption: a fair share of them must preempt."""
     preempted = [check_equal(random_case(seed)) > 0 for seed in range(100)]

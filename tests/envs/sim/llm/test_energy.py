@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.costmodels.iterations.power import iteration_power
@@ -15,6 +15,7 @@ from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.setup import ReplicaSpec, fleet_with
 from servegym.envs.sim.llm.simulate import _run
 from servegym.envs.sim.llm.state import Fleet
+from tests.conftest import examples
 from tests.envs.sim.llm.test_against_reference import Case, random_case
 from tests.reference import energy
 from tests.reference import llm as reference
@@ -49,7 +50,7 @@ def played(case: Case, spec: ReplicaSpec) -> Fleet:
 
 
 @given(seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_equal_to_the_reference(seed: int) -> None:
     """Over whole runs of any scheduler, with what is skipped, preempted, swapped and idle between."""
     case = random_case(seed)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.envs.sim.llm.prefix_cache import evict_to_fit, give_back, lookup, publish, take_hits
@@ -15,6 +15,7 @@ from servegym.envs.sim.llm.prefix_state import (
     load_contents,
     new_prefix_cache,
 )
+from tests.conftest import examples
 
 NOWHERE = -1
 Content = tuple[str, int, int]  # ("shared", key, 0) or ("private", chain, position)
@@ -297,7 +298,7 @@ def free_list(cache: PrefixCache, replica: int, requests: list[Request]) -> list
 ACTIONS = ["admit"] * 6 + ["go on"] * 6 + ["complete"] * 8 + ["preempt"] * 3 + ["move", "fail"]
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 2**16)), min_size=20, max_size=150),

@@ -1,7 +1,7 @@
 """The heap of completions, and the queue by key, against sorted lists."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.costmodels.iterations.compile import linear_iteration_cost
@@ -18,6 +18,7 @@ from servegym.envs.sim.llm.queues import (
 )
 from servegym.envs.sim.llm.setup import ReplicaSpec, new_fleet
 from servegym.envs.sim.llm.state import NOBODY, Fleet
+from tests.conftest import examples
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.sampled_from(["push", "pop", "remove"])), max_size=60))
@@ -41,7 +42,7 @@ def test_heap_is_a_sorted_list(actions: list[tuple[int, str]]) -> None:
         assert all(in_use[(child - 1) // 2] <= in_use[child] for child in range(1, len(model)))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["in", "in", "pop", "remove"])), max_size=60))
 def test_queue_by_key_is_a_sorted_list(actions: list[tuple[int, str]]) -> None:
     """Any sequence of insertions, pops and removals leaves the order of key, arrival and number."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.costmodels.errors import InputError
@@ -16,6 +16,7 @@ from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.workloads import Workload
 from servegym.envs.workloads.slo import SloClass
+from tests.conftest import examples
 from tests.envs.sim.llm.test_against_reference import TIMES, Case, dyadic_cost, random_cost
 from tests.reference import llm as reference
 from tests.reference import simulate as reference_fleet
@@ -159,12 +160,13 @@ def check_equal(case: Case, ranking: Ranking | None) -> int:
 
 
 @given(seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 def test_equal_on_random_cases(seed: int) -> None:
     """Results, preemptions and everything a router sees, invariants checked."""
     check_equal(*ranked_case(seed))
 
 
+@pytest.mark.compiled
 def test_random_cases_exercise_the_schedulers() -> None:
     """A fair share of the cases above preempt, and with each scheduler some wait."""
     preempted = [check_equal(*ranked_case(seed, "ranked")) > 0 for seed in range(40)]

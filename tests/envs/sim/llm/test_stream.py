@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from servegym.agents.heuristics import make_router
@@ -15,6 +15,7 @@ from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.simulate import Results, simulate
 from servegym.envs.sim.llm.stream import Finished, simulate_stream
 from servegym.envs.workloads import Workload
+from tests.conftest import examples
 from tests.envs.sim.llm.test_against_reference import dyadic_cost, random_case
 
 COLUMNS = [field for field in fields(Results) if field.name != "log"]
@@ -43,7 +44,7 @@ def cut(workload: Workload, rng: np.random.Generator) -> list[Workload]:
     router=st.sampled_from(["round_robin", "least_outstanding_tokens", "random", "sal"]),
     slots=st.integers(4, 9),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_equal_to_one_workload_to_the_bit(seed: int, router: str, slots: int) -> None:
     """Slots are used again and added within a few requests."""
     case = random_case(seed)

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import OUTCOMES
+from tests.conftest import examples
 from tests.envs.sim.llm.cluster.cases import FleetCase, random_fleet
 from tests.reference.simulate import simulate_fleet as simulate_reference
 
@@ -60,7 +61,7 @@ def check_equal(case: FleetCase):
 
 @pytest.mark.parametrize("features", STEPS)
 @given(seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_equal_on_random_fleets(features: str, seed: int) -> None:
     """Results and everything a router sees, with more and more features mixed, invariants checked."""
     check_equal(random_fleet(seed, frozenset(STEPS[features])))
@@ -68,7 +69,7 @@ def test_equal_on_random_fleets(features: str, seed: int) -> None:
 
 @pytest.mark.parametrize("features", ["roles", "control"])
 @given(seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=2000, deadline=None)
+@examples(2000)
 @pytest.mark.slow
 @pytest.mark.compiled
 def test_equal_on_many_random_fleets(features: str, seed: int) -> None:
@@ -76,6 +77,7 @@ def test_equal_on_many_random_fleets(features: str, seed: int) -> None:
     check_equal(random_fleet(seed, frozenset(STEPS[features])))
 
 
+@pytest.mark.compiled
 def test_random_fleets_exercise_the_features() -> None:
     """A fair share of the cases above retry, cancel, lose, preempt, hit and migrate."""
     counts = np.zeros(6)

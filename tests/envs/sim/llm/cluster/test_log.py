@@ -1,12 +1,13 @@
 """The log of a fleet's iterations is the reference's, on random fleets with everything in play."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.view import AVAILABLE, PROMPT_TOKENS, RUNNING, WAITING
+from tests.conftest import examples
 from tests.envs.sim.llm.cluster.cases import random_fleet
 from tests.envs.sim.llm.cluster.test_against_reference import STEPS
 from tests.reference.simulate import simulate_fleet as simulate_reference
@@ -20,7 +21,7 @@ def choose(replicas, request, *_):
 
 
 @given(seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_log_is_that_of_the_reference(seed: int) -> None:
     case = random_fleet(seed, frozenset(STEPS["roles"]))
     results = simulate_fleet(case.workload, Router("seen", choose), case.plan, log=True)

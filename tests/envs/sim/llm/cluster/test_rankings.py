@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.envs.sim.llm.cluster.plan import Member
 from servegym.envs.sim.llm.engine import Engine
+from tests.conftest import examples
 from tests.envs.sim.llm.cluster.cases import FleetCase, random_fleet
 from tests.envs.sim.llm.cluster.test_against_reference import check_equal
 from tests.envs.sim.llm.test_rankings import drawn_ranking
@@ -40,7 +41,7 @@ def _with(member: Member, ranks: str, rng: np.random.Generator) -> Member:
 
 @pytest.mark.parametrize("ranks", ["queue", "batch"])
 @given(seed=st.integers(0, 2**63 - 1))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_equal_on_random_fleets(ranks: str, seed: int) -> None:
     """Results and everything a router sees; what a ranking remembers is lost with a replica."""
     check_equal(ranked_fleet(seed, ranks))
