@@ -14,7 +14,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from servegym.envs.scenario.compose import list_group
+from servegym.envs.scenario.compose import SCENARIO_SCHEMAS, list_group, list_scenarios
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 """How a person calls OmegaConf's types."""
@@ -40,6 +40,11 @@ def explain(error: Exception) -> str:
         return _unknown_choice(group, choice, [option for option in error.options if option != "schema"])
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_lines(error.message)[-1]})"
+    kinds = re.search(
+        r"In 'scenario/.*Invalid type assigned: (\w+) is not a subclass of (\w+)", str(error), re.S
+    )
+    if kinds:
+        return _other_kind(*kinds.groups())
     nothing = re.match(r"Could not override '(.+)'\. No match in the defaults list", str(error))
     if nothing:
         return f"{nothing[1]}: must not be chosen here, this command has none"
@@ -75,6 +80,14 @@ def _unknown_choice(key: str, choice: str, known: list[str]) -> str:
     near = get_close_matches(choice, known, 1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     return f"{key} = {choice}: must be one of {', '.join(known)}{meant}"
+
+
+def _other_kind(chosen: str, wanted: str) -> str:
+    """That a scenario of one schema has been chosen where another is wanted: names of their classes."""
+    kinds = {schema.__name__: (schema, words) for schema, words in SCENARIO_SCHEMAS.values()}
+    schema, words = kinds[wanted]
+    known = ", ".join(list_scenarios(schema))
+    return f"scenario: is {kinds[chosen][1]}; this command takes those {words}: {known}"
 
 
 def _unknown_key(key: str, siblings: DictConfig) -> str:

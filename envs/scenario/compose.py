@@ -2,15 +2,18 @@
 
 from contextlib import nullcontext
 from importlib.resources import files
+from typing import Any, TypeVar, cast
 
+import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.scenario.config import (
     CostModelConfig,
     EngineConfig,
@@ -22,12 +25,21 @@ from servegym.envs.scenario.fleet_config import FleetConfig
 
 CONFIG_MODULE = "servegym.conf"
 
+SCENARIO_SCHEMAS: dict[str, tuple[type, str]] = {
+    "schema": (ScenarioConfig, "of LLM fleets"),
+    "dynamic_batching_schema": (DynamicBatchingConfig, "of one batching server"),
+}
+"""The kinds of scenarios by the schema that their YAML names first, and what they are about."""
+
+Config = TypeVar("Config")
+
 
 def register_scenario_schema() -> None:
     """Makes the dataclasses known to Hydra as `schema` of their groups. Idempotent."""
     store = ConfigStore.instance()
+    for name, (schema, _) in SCENARIO_SCHEMAS.items():
+        store.store(group="scenario", name=name, node=schema)
     for group, schema in (
-        ("scenario", ScenarioConfig),
         ("workload", WorkloadConfig),
         ("fleet", FleetConfig),
         ("engine", EngineConfig),
@@ -37,22 +49,32 @@ def register_scenario_schema() -> None:
         store.store(group=group, name="schema", node=schema)
 
 
-def to_scenario_config(node: DictConfig) -> ScenarioConfig:
-    """Turns a composed `scenario` node into its dataclass; InputError for missing or bad values."""
-    missing = sorted(OmegaConf.missing_keys(node))
-    if missing:
-        raise InputError(f"scenario: no value for {', '.join(missing)}")
-    config = OmegaConf.to_object(node)
-    assert isinstance(config, ScenarioConfig)
-    return config
+def scenario_kind(name: str) -> tuple[type, str]:
+    """Schema of the scenario `conf/scenario/<name>.yaml`, and what such scenarios are about."""
+    content: dict[str, Any] = yaml.safe_load((files(CONFIG_MODULE) / "scenario" / f"{name}.yaml").read_text())
+    return SCENARIO_SCHEMAS[content["defaults"][0]]
+
+
+def list_scenarios(schema: type) -> list[str]:
+    """Names of the scenarios of one kind."""
+    return [name for name in list_group("scenario") if scenario_kind(name)[0] is schema]
 
 
 def compose_scenario(name: str, overrides: tuple[str, ...] = ()) -> ScenarioConfig:
-    """The configuration `conf/scenario/<name>.yaml` with Hydra overrides."""
+    """The configuration of a scenario of LLM fleets, `conf/scenario/<name>.yaml`, with Hydra overrides."""
+    return compose_scenario_of(ScenarioConfig, name, overrides)
+
+
+def compose_scenario_of(schema: type[Config], name: str, overrides: tuple[str, ...] = ()) -> Config:
+    """The configuration `conf/scenario/<name>.yaml` with Hydra overrides.
+
+    InputError for one of another kind than `schema`, listing those of this kind.
+    """
     register_scenario_schema()
-    known = list_group("scenario")
+    known = list_scenarios(schema)
     if name not in known:
-        raise InputError(f"scenario = {name}: must be one of {', '.join(known)}")
+        other = f"is {scenario_kind(name)[1]}, " if name in list_group("scenario") else ""
+        raise InputError(f"scenario = {name}: {other}must be one of {', '.join(known)}")
     running = GlobalHydra.instance().is_initialized()  # by a command: it has the same module
     with nullcontext() if running else initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
@@ -60,7 +82,10 @@ def compose_scenario(name: str, overrides: tuple[str, ...] = ()) -> ScenarioConf
         except (ConfigCompositionException, OmegaConfBaseException) as error:
             said = dict.fromkeys(str(each).splitlines()[0] for each in (error, error.__cause__) if each)
             raise InputError(f"scenario {name}: {' '.join(said)}") from error
-    return to_scenario_config(config.scenario)
+    missing = sorted(OmegaConf.missing_keys(config.scenario))
+    if missing:
+        raise InputError(f"scenario: no value for {', '.join(missing)}")
+    return cast(Config, OmegaConf.to_object(config.scenario))
 
 
 def list_group(group: str) -> list[str]:

@@ -19,7 +19,8 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.metrics import summarise
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.scenario import load_scenario
-from servegym.envs.scenario.compose import compose_scenario, list_group
+from servegym.envs.scenario.compose import compose_scenario, list_group, list_scenarios
+from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.experiments.cli import COMMANDS
 from servegym.experiments.configs import FROM_SCENARIO
@@ -82,7 +83,7 @@ def test_no_file_is_left_out() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == {"hydra_quiet", *COMMANDS} - {"list"}
 
 
-@pytest.mark.parametrize("name", list_group("scenario"))
+@pytest.mark.parametrize("name", list_scenarios(ScenarioConfig))
 def test_scenario(request: pytest.FixtureRequest, name: str) -> None:
     if name in TRACE_NEEDED:
         request.getfixturevalue("real_data")(TRACE_NEEDED[name])
