@@ -29,6 +29,9 @@ from servegym.envs.sim.batch.state import NOW, ClusterState
 _RING = RATE_BUCKETS + 1  # the complete ones and the present one
 GATHERING_COLUMNS = COUNTS + _RING
 
+FAR_S = 1e300
+"""A finite time later than all others: trees of keys have inf for nobody."""
+
 
 @kernel
 def count_arrival(state: ClusterState, model: int) -> None:
@@ -131,5 +134,5 @@ def latest_s(state: ClusterState, model: int, size: int, margin_s: float) -> flo
 
 @kernel
 def expires_s(state: ClusterState, model: int, size: int) -> float:
-    """The last start in time."""
-    return deadline_of(state, model, 0) - state.latency_s[model, size]
+    """The last start in time, FAR_S without an objective."""
+    return min(deadline_of(state, model, 0) - state.latency_s[model, size], FAR_S)

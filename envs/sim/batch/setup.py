@@ -130,7 +130,7 @@ def _new_state(
         queue=np.zeros(max_requests, np.int32),
         head=np.zeros(num_models, np.int64),
         tail=np.zeros(num_models, np.int64),
-        batches=np.zeros(max_requests, BATCH),
+        batches=np.zeros(max_requests, BATCH).view(np.recarray),  # attributes in plain Python, too
         free_rows=np.zeros(max_requests, np.int32),
         status=np.zeros(num_gpus, np.int8),
         held=np.zeros(num_gpus, np.int64),
