@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tests.reference.batch.fleet import Fleet
-from tests.reference.batch.gpu import Gpu
 from tests.reference.batch.request import GOOD
 from tests.reference.batch.target_size import target_size
 
@@ -37,7 +35,7 @@ class Autoscaling:
 class Autoscaler:
     """Carries out what `Autoscaling.scale` says, and counts what it is told."""
 
-    def __init__(self, rules: Any, fleet: Fleet) -> None:
+    def __init__(self, rules: Autoscaling, fleet: Fleet) -> None:
         self.rules = rules
         self.fleet = fleet
         self.tick = 1
@@ -48,7 +46,7 @@ class Autoscaler:
     @property
     def next_s(self) -> float:
         """When it is asked next."""
-        return float(self.tick * self.rules.every_s)
+        return self.tick * self.rules.every_s
 
     def signal(self) -> Signal:
         """Of the window that ends now."""
@@ -70,22 +68,18 @@ class Autoscaler:
             required_s=required_s,
         )
 
-    def ask(self) -> list[Gpu]:
-        """One decision: the GPUs that cease to be active."""
+    def ask(self) -> None:
+        """One decision."""
         wanted = self.rules.scale(self.signal())
         assert 1 <= wanted <= len(self.fleet.gpus)
         self.tick += 1
         self.arrivals = [0] * len(self.fleet.models)
         self.seen_ended, self.seen_batches = len(self.fleet.ended), len(self.fleet.batches)
         now = self.fleet.now
-        ceased = []
         for gpu in self.fleet.gpus:
             if gpu.number < wanted and gpu.state == "inactive":
                 gpu.state, gpu.active_at = "starting", now + self.rules.startup_s
                 gpu.use(now)
             elif gpu.number >= wanted and gpu.state != "inactive":
-                if gpu.state == "active":
-                    ceased.append(gpu)
                 gpu.state = "inactive"
                 gpu.release(now)
-        return ceased

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.sim.batch.cluster import BatchCluster
 from tests.reference.batch.gpu import Gpu
 from tests.reference.batch.memory import Memory
 from tests.reference.batch.request import DROPPED, GOOD, LATE, Batch, Request
@@ -15,7 +15,7 @@ ROUNDING_S = 1e-9
 class Fleet:
     """The state of the simulation at `now`."""
 
-    def __init__(self, cluster: Any, num_active: int) -> None:
+    def __init__(self, cluster: BatchCluster, num_active: int) -> None:
         self.models = cluster.models
         self.delays = cluster.delays
         self.now = 0.0
@@ -25,6 +25,7 @@ class Fleet:
         self.ended: list[Request] = []
         self.batches: list[Batch] = []  # that have ended
         self.num_preempted = 0
+        self.last_progress_s = 0.0  # the last arrival, dispatch, drop or end of a batch
         limit = cluster.gpu_memory_bytes
         self.memory = Memory(self.models, limit, self.delays.control_s) if math.isfinite(limit) else None
         for gpu in self.gpus:
@@ -39,7 +40,7 @@ class Fleet:
 
     def latency(self, model: int, size: int) -> float:
         """l(b)."""
-        return float(self.models[model].latency_s[size - 1])
+        return self.models[model].latency_s[size - 1]
 
     def largest(self, model: int) -> int:
         """B."""
@@ -47,11 +48,11 @@ class Fleet:
 
     def lead(self, size: int) -> float:
         """lead(b)."""
-        return float(self.delays.control_s + self.delays.data_s * size)
+        return self.delays.control_s + self.delays.data_s * size
 
     def deadline(self, model: int, arrival_s: float) -> float:
         """When a batch must end for a request that arrives then."""
-        return float(arrival_s + self.models[model].slo_s - self.delays.response_s)
+        return arrival_s + self.models[model].slo_s - self.delays.response_s
 
     def idle_gpus(self) -> Sequence[Gpu]:
         """By number."""
@@ -74,6 +75,7 @@ class Fleet:
         for request in batch.requests:
             request.batch = batch
         gpu.held.append(batch)
+        self.last_progress_s = self.now
         gpu.last_end_s = end
         return batch
 
@@ -85,6 +87,7 @@ class Fleet:
             request.outcome = DROPPED
             self.ended.append(request)
         del self.queues[model][:count]
+        self.last_progress_s = self.now
 
     def set_timer(self, number: int, at: float) -> None:
         """A time that has passed counts as now; inf clears it."""
@@ -111,4 +114,5 @@ class Fleet:
             request.outcome = GOOD if batch.end_s <= request.deadline_s + ROUNDING_S else LATE
             self.ended.append(request)
         self.batches.append(batch)
+        self.last_progress_s = self.now
         gpu.release(self.now)

@@ -1,15 +1,15 @@
 """Which models a GPU with limited memory holds."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from servegym.envs.sim.batch.model import ServedModel
 from tests.reference.batch.gpu import Gpu
 
 
 class Memory:
     """Evicts the models of a GPU that were used longest ago."""
 
-    def __init__(self, models: Sequence[Any], capacity_bytes: float, control_s: float) -> None:
+    def __init__(self, models: Sequence[ServedModel], capacity_bytes: float, control_s: float) -> None:
         self.models = models
         self.capacity_bytes = capacity_bytes
         self.control_s = control_s

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from servegym.envs.workloads.batch_workload import BatchWorkload
 from tests.reference.batch.fleet import Fleet
 from tests.reference.batch.request import GOOD, Batch, Request
 
@@ -36,7 +36,9 @@ class BatchResults:
         return float(np.mean(self.outcome != GOOD))
 
 
-def results_of(workload: Any, fleet: Fleet, requests: Sequence[Request], duration_s: float) -> BatchResults:
+def results_of(
+    workload: BatchWorkload, fleet: Fleet, requests: Sequence[Request], duration_s: float
+) -> BatchResults:
     """Read off what the simulation has left behind."""
     served = [request.batch for request in requests]
     for gpu in fleet.gpus:
@@ -51,8 +53,8 @@ def results_of(workload: Any, fleet: Fleet, requests: Sequence[Request], duratio
         for gpu in fleet.gpus
     ]
     return BatchResults(
-        arrival_s=np.asarray(workload.arrival_s),
-        model=np.asarray(workload.model),
+        arrival_s=workload.arrival_s,
+        model=workload.model,
         start_s=np.array([batch.start_s if batch else np.nan for batch in served]),
         end_s=np.array([batch.end_s if batch else np.nan for batch in served]),
         gpu=np.array([batch.gpu if batch else -1 for batch in served], np.int32),

@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.reference.batch.autoscaling import Autoscaler
+from servegym.envs.sim.batch.cluster import BatchCluster
+from servegym.envs.workloads.batch_workload import BatchWorkload
+from tests.reference.batch.autoscaling import Autoscaler, Autoscaling
 from tests.reference.batch.checks import check_end
 from tests.reference.batch.fleet import Fleet
 from tests.reference.batch.gpu import Gpu
@@ -12,18 +14,19 @@ from tests.reference.batch.request import Request
 from tests.reference.batch.results import BatchResults, results_of
 from tests.reference.batch.schedulers import SCHEDULERS
 
+PATIENCE_S = 100.0
+
 
 def simulate(
-    cluster: Any,
-    workload: Any,
+    cluster: BatchCluster,
+    workload: BatchWorkload,
     scheduler: str,
     parameters: Mapping[str, Any] | None = None,
-    autoscaler: Any = None,
+    autoscaler: Autoscaling | None = None,
 ) -> BatchResults:
     """Serve a workload to its end under a scheduler by name, asserting the invariants.
 
-    `cluster` and `workload` are anything with the attributes of `BatchCluster` and `BatchWorkload`,
-    `autoscaler` anything with those of `Autoscaling`.
+    `parameters` are those of the scheduler's class.
     """
     fleet = Fleet(cluster, autoscaler.initial if autoscaler else cluster.num_gpus)
     requests = [
@@ -46,19 +49,19 @@ class Loop:
     ) -> None:
         self.fleet = fleet
         self.to_come = list(requests)
+        self.num_requests = len(requests)
         self.scheduler = scheduler
         self.autoscaler = autoscaler
-        self.ceased: list[Gpu] = []
 
     def run(self) -> None:
         """Time goes on to the next event, and the first that is due happens."""
         while True:
             at = min(self.next_tick(), self.next_freed(), self.next_arrival(), *self.fleet.timers)
-            if at == math.inf:
+            if at == math.inf or self.over(at):
                 return
             self.fleet.now = at
             if self.next_tick() <= at and self.autoscaler:
-                self.ceased += self.autoscaler.ask()
+                self.autoscaler.ask()
             elif self.next_freed() <= at:
                 self.free(at)
             elif self.next_arrival() <= at:
@@ -66,15 +69,23 @@ class Loop:
             else:
                 self.fire(at)
 
+    def over(self, at: float) -> bool:
+        """Nothing that could still happen, at `at` or later, matters."""
+        fleet = self.fleet
+        if len(fleet.ended) == self.num_requests:
+            return True
+        nothing_but_timers = not self.to_come and self.next_freed() == math.inf
+        return nothing_but_timers and at > fleet.last_progress_s + PATIENCE_S
+
     def next_tick(self) -> float:
         """The autoscaler's next instant; none once all requests have come."""
         return self.autoscaler.next_s if self.autoscaler and self.to_come else math.inf
 
     def freed_at(self, gpu: Gpu) -> float:
-        """When a batch of it ends, it becomes active, or (now) it has ceased to be."""
+        """When a batch of it ends, or it becomes active."""
         ends = gpu.held[0].end_s if gpu.held else math.inf
         starts = gpu.active_at if gpu.state == "starting" else math.inf
-        return min(ends, starts, self.fleet.now if gpu in self.ceased else math.inf)
+        return min(ends, starts)
 
     def next_freed(self) -> float:
         """Of all GPUs."""
@@ -87,8 +98,6 @@ class Loop:
     def free(self, now: float) -> None:
         """The GPU with the smallest number that is freed now."""
         gpu = next(gpu for gpu in self.fleet.gpus if self.freed_at(gpu) <= now)
-        if gpu in self.ceased:
-            self.ceased.remove(gpu)
         if gpu.held and gpu.held[0].end_s <= now:
             self.fleet.end_batch(gpu)
         if gpu.state == "starting" and gpu.active_at <= now:
@@ -100,6 +109,7 @@ class Loop:
         """The next request of the workload."""
         request = self.to_come.pop(0)
         self.fleet.queues[request.model].append(request)
+        self.fleet.last_progress_s = self.fleet.now
         if self.autoscaler:
             self.autoscaler.arrivals[request.model] += 1
         self.scheduler.schedule("ARRIVAL", request.model)

@@ -19,10 +19,8 @@ class Candidate:
 class Gathering:
     """Keeps, of each model, how many at the head of its queue are too old for a batch of all behind."""
 
-    def __init__(self, fleet: Fleet, drop: str) -> None:
-        assert drop in ("window", "timeout", "never")
+    def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.drops_window = drop != "never"
         self.prefix = [0] * len(fleet.models)
 
     def gather(self, model: int, free_at: float, target: int) -> Candidate | None:
@@ -43,11 +41,10 @@ class Gathering:
             if free_at <= now + fleet.lead(1) and queue:
                 self.drop(model, len(queue))
             return None
-        if self.drops_window:
-            finish = end(size)
-            while prefix[model] > 0 and queue[0].deadline_s < finish:
-                self.drop(model, 1)
-        deadline_s = queue[0 if self.drops_window else prefix[model]].deadline_s
+        finish = end(size)
+        while prefix[model] > 0 and queue[0].deadline_s < finish:
+            self.drop(model, 1)
+        deadline_s = queue[0].deadline_s
         while size < min(len(queue), largest) and end(size + 1) <= deadline_s:
             size += 1
         return Candidate(size, deadline_s)

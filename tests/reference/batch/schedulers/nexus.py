@@ -23,7 +23,7 @@ class Nexus:
         self.least_epoch_s = least_epoch_s
         self.beacon_s = beacon_s
         self.window = round(window_s / beacon_s)  # in beacons
-        self.gathering = Gathering(fleet, "window")
+        self.gathering = Gathering(fleet)
         self.plan: Plan | None = None
         self.planned_at = 0.0
         self.next_session = [0] * len(fleet.gpus)

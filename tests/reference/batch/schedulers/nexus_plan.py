@@ -40,7 +40,7 @@ class Plan:
 
 def budget(fleet: Fleet, model: int, size: int) -> float:
     """Seconds that remain for waiting and running."""
-    return float(fleet.models[model].slo_s - fleet.delays.response_s - fleet.lead(size))
+    return fleet.models[model].slo_s - fleet.delays.response_s - fleet.lead(size)
 
 
 def make_plan(fleet: Fleet, rates: Sequence[float]) -> Plan:

@@ -2,11 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from tests.reference.batch.fleet import Fleet
 from tests.reference.batch.gpu import Gpu
-from tests.reference.batch.schedulers.gathering import NEVER_BUSY, Gathering
+from tests.reference.batch.schedulers.gathering import NEVER_BUSY, Candidate, Gathering
 from tests.reference.batch.target_size import Target
 
 
@@ -26,20 +25,20 @@ class Symphony:
         self,
         fleet: Fleet,
         condition: str = "frontrun",
-        condition_parameter: float = 0.0,
+        timeout_share: float = 0.0,
         drop: str = "window",
         gpu: str = "longest_idle",
         margin_s: float = 1e-4,
     ) -> None:
-        assert gpu in ("longest_idle", "lowest_number")
+        assert drop in ("window", "timeout") and gpu in ("longest_idle", "lowest_number")
         self.fleet = fleet
         self.condition = condition
-        self.condition_parameter = condition_parameter
+        self.timeout_share = timeout_share
         self.drop = drop
         self.gpu_choice = gpu
         self.margin_s = margin_s
         models = range(len(fleet.models))
-        self.gathering = Gathering(fleet, drop)
+        self.gathering = Gathering(fleet)
         self.targets = [Target(fleet, m) for m in models]
         self.plans: dict[int, Plan] = {}
         self.pool: set[int] = set()
@@ -63,7 +62,7 @@ class Symphony:
                 self.candidate(subject)
         self.serve_pool()
 
-    def gather(self, model: int, free_at: float) -> Any:
+    def gather(self, model: int, free_at: float) -> Candidate | None:
         """With the target size that the drop policy has."""
         target = self.targets[model]
         target.renew()
@@ -108,7 +107,7 @@ class Symphony:
             return latest
         assert self.condition == "timeout"
         first = fleet.queues[model][0]
-        return float(first.arrival_s + self.condition_parameter * fleet.models[model].slo_s)
+        return first.arrival_s + self.timeout_share * fleet.models[model].slo_s
 
     def match(self, model: int) -> None:
         """A GPU for a batch that is due, or the pool."""
