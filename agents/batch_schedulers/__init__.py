@@ -2,11 +2,18 @@
 
 from collections.abc import Callable
 
+from servegym.agents.batch_schedulers.clipper import clipper
+from servegym.agents.batch_schedulers.clockwork import clockwork
+from servegym.agents.batch_schedulers.shepherd import shepherd
 from servegym.agents.batch_schedulers.symphony import symphony
+from servegym.agents.batch_schedulers.tf_serving import tf_serving
+from servegym.agents.batch_schedulers.triton import triton
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.batch.scheduler import BatchScheduler
 
-BATCH_SCHEDULERS: dict[str, Callable[..., BatchScheduler]] = {make.__name__: make for make in (symphony,)}
+BATCH_SCHEDULERS: dict[str, Callable[..., BatchScheduler]] = {
+    make.__name__: make for make in (symphony, clockwork, shepherd, clipper, tf_serving, triton)
+}
 """What makes each scheduler, by name; its arguments are the published parameters."""
 
 

@@ -58,6 +58,24 @@ def first_at_most(tree: np.ndarray, limit: float) -> int:
 
 
 @kernel
+def first_at_most_from(tree: np.ndarray, start: int, limit: float) -> int:
+    """The first item from `start` on whose key is at most `limit` (finite), NONE without one."""
+    leaves = tree.size // 2
+    if start >= leaves:
+        return NONE
+    node = leaves + start
+    while not tree[node] <= limit:
+        while node % 2 == 1:  # nothing of its parent is to its right
+            node //= 2
+        if node == 0:
+            return NONE
+        node += 1
+    while node < leaves:
+        node = 2 * node if tree[2 * node] <= limit else 2 * node + 1
+    return node - leaves
+
+
+@kernel
 def first_smallest(tree: np.ndarray) -> int:
     """The item with the smallest key, the first of equals; NONE where all are inf."""
     if tree[1] == math.inf:
