@@ -60,7 +60,8 @@ def _pair(state: ClusterState, model: int, gpu: int) -> int:
 
 @kernel
 def _cap(state: ClusterState, model: int, gpu: int) -> float:
-    return max(1.0, state.memory[_pair(state, model, gpu)])
+    cap: float = state.memory[_pair(state, model, gpu)]
+    return max(1.0, cap)
 
 
 @kernel

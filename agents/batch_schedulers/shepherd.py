@@ -137,7 +137,8 @@ def _outgrows_itself(state: ClusterState, gpu: int) -> bool:
 
 @kernel
 def _deadline_s(state: ClusterState, request: int) -> float:
-    return state.arrival_s[request] + state.slo_s[state.model[request]] - state.response_s
+    deadline_s: float = state.arrival_s[request] + state.slo_s[state.model[request]] - state.response_s
+    return deadline_s
 
 
 @published(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from servegym.envs.sim.batch.min_tree import (
     NONE,
     first_at_most,
+    first_at_most_from,
     first_smallest,
     key_of,
     new_tree,
@@ -33,6 +34,9 @@ def test_is_a_list_of_keys(num_items: int, changes: list[tuple[int, float]]) -> 
     for limit in (-1.0, 0.0, 1.2, 5.0):
         found = [item for item, key in enumerate(keys) if key <= limit]
         assert first_at_most(tree, limit) == (found[0] if found else NONE)
+        for start in range(num_items + 1):
+            later = [item for item in found if item >= start]
+            assert first_at_most_from(tree, start, limit) == (later[0] if later else NONE)
 
 
 @pytest.mark.parametrize("num_items", [1, 2, 3, 1000])
