@@ -37,7 +37,9 @@ def explain(error: Exception) -> str:
     """One line for a person; the error may come from composing a configuration or from reading it."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return _unknown_choice(group, choice, [option for option in error.options if option != "schema"])
+        return _unknown_choice(
+            group, choice, [option for option in error.options if not option.endswith("schema")]
+        )
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_lines(error.message)[-1]})"
     kinds = re.search(

@@ -11,12 +11,12 @@ import servegym.envs  # noqa: F401  (registers the environments)
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.specs import GPUS, MODELS
-from servegym.envs.scenario.compose import list_group
+from servegym.envs.scenario.compose import SCENARIO_SCHEMAS, list_group, list_scenarios
 from servegym.experiments.configs import FROM_SCENARIO
 from servegym.experiments.hydra_app import to_json
 
 USE = {
-    "scenarios": "scenario=NAME",
+    **{f"scenarios {of}": "scenario=NAME" for _, of in SCENARIO_SCHEMAS.values()},
     "routers": "router=NAME router.PARAMETER=VALUE",
     "schedulers": "scheduler=NAME scheduler.PARAMETER=VALUE",
     "rebalancers": "rebalancer=NAME rebalancer.PARAMETER=VALUE",
@@ -54,7 +54,7 @@ def choices() -> dict[str, Any]:
     """Names by kind; each router, scheduler and rebalancer with the defaults of its parameters."""
     environments = sorted(name for name in gym.registry if name.startswith("servegym/"))
     return {
-        "scenarios": list_group("scenario"),
+        **{f"scenarios {of}": list_scenarios(schema) for schema, of in SCENARIO_SCHEMAS.values()},
         "routers": {name: _defaults(make) for name, make in ROUTERS.items()},
         "schedulers": {name: _defaults(make) for name, make in SCHEDULERS.items()},
         "rebalancers": {name: _defaults(make) for name, make in REBALANCERS.items()},

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.batch_scenario.config import BatchScenarioConfig
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.scenario.config import (
     CostModelConfig,
@@ -27,6 +28,7 @@ CONFIG_MODULE = "servegym.conf"
 
 SCENARIO_SCHEMAS: dict[str, tuple[type, str]] = {
     "schema": (ScenarioConfig, "of LLM fleets"),
+    "batch_schema": (BatchScenarioConfig, "of batch serving"),
     "dynamic_batching_schema": (DynamicBatchingConfig, "of one batching server"),
 }
 """The kinds of scenarios by the schema that their YAML names first, and what they are about."""

@@ -60,7 +60,7 @@ def generate_batch_workload(
         if sum(map(len, times)) >= num_requests:
             break
         until *= 1.5
-    model = np.repeat(np.arange(len(share)), [len(each) for each in times])
+    model = np.repeat(np.arange(len(share), dtype=np.int32), [len(each) for each in times])
     arrival_s = np.concatenate(times)
     order = np.argsort(arrival_s, kind="stable")[:num_requests]
     arrival_s, model = arrival_s[order] / rate_rps, model[order]
@@ -85,7 +85,8 @@ def draw_from_trace(
     share = read_shares(np.asarray(shares))
     place_rng, model_rng = map(np.random.default_rng, seed.spawn(2))
     trace = stretches.draw(num_requests, keep, place_rng).from_first_arrival(rate_factor)
-    return BatchWorkload(trace.name, trace.arrival_s, model_rng.choice(len(share), num_requests, p=share))
+    model = model_rng.choice(len(share), num_requests, p=share).astype(np.int32)
+    return BatchWorkload(trace.name, trace.arrival_s, model)
 
 
 def _require_positive(key: str, value: float) -> None:

@@ -7,10 +7,15 @@ from servegym.envs.workloads.workload import Workload
 
 
 class Stretches:
-    """Draws stretches of a workload's requests; one costs what it holds, however long the workload is."""
+    """Draws stretches of a workload's requests; one costs what it holds, however long the workload is.
 
-    def __init__(self, workload: Workload) -> None:
-        self.workload = workload
+    key: who asks for how many, and part: what the workload is, for messages.
+    """
+
+    def __init__(
+        self, workload: Workload, key: str = "scenario.episode.requests", part: str = "training part"
+    ) -> None:
+        self.workload, self.key, self.part = workload, key, part
         self._chain = None if workload.parent is None else workload.first_of_chain()
         self._ascending = None if self._chain is None else np.sort(self._chain)
 
@@ -30,8 +35,7 @@ class Stretches:
             most = start - 1  # from later ones even fewer would follow
             available = len(kept)
         raise InputError(
-            f"scenario.episode.requests = {num_requests}: must be at most the {available} requests "
-            "kept of the training part"
+            f"{self.key} = {num_requests}: must be at most the {available} requests kept of the {self.part}"
         )
 
     def _last_start(self, num_requests: int) -> int:

@@ -45,7 +45,7 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     assert "servegym/Routing-v0" in names["environments"]
     for kind in ("gpus", "models", "workloads", "fleets", "engines", "cost models", "objectives"):
         assert names[kind]
-    for scenario in names["scenarios"]:
+    for scenario in names["scenarios of LLM fleets"]:
         if scenario != "mooncake_conv_8xh100":  # needs its trace
             assert load_scenario(scenario).name == scenario
 
