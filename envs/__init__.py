@@ -23,3 +23,9 @@ gym.register(
     entry_point="servegym.envs.two_level.env:TwoLevelEnv",
     vector_entry_point="servegym.envs.two_level.vector:TwoLevelVectorEnv",
 )
+
+gym.register(
+    id="servegym/DynamicBatching-v0",
+    entry_point="servegym.envs.dynamic_batching.env:DynamicBatchingEnv",
+    vector_entry_point="servegym.envs.dynamic_batching.vector:DynamicBatchingVectorEnv",
+)

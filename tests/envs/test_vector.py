@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from servegym.envs.batching.vector import BatchingVectorEnv
+from servegym.envs.dynamic_batching.scenario import load_dynamic_batching
+from servegym.envs.dynamic_batching.vector import DynamicBatchingVectorEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import load_scenario
 from servegym.envs.two_level.vector import TwoLevelVectorEnv
@@ -31,6 +33,10 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "Batching-continuous": (BatchingVectorEnv, small(1) | {"action": "continuous"}),
     "TwoLevel": (TwoLevelVectorEnv, small(2)),
     "TwoLevel-flat": (TwoLevelVectorEnv, small(2) | {"flat": True}),
+    "DynamicBatching": (
+        DynamicBatchingVectorEnv,
+        {"scenario": load_dynamic_batching("inoue_p4", ("scenario.requests=30", "scenario.min_batch=2"))},
+    ),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -140,7 +146,9 @@ def test_flat_observations_hold_the_parts_in_order(kind: str) -> None:
     np.testing.assert_array_equal(low[len(low) - sum(map(len, bounds)) :], np.concatenate(bounds))
 
 
-@pytest.mark.parametrize(("kind", "illegal"), [("Routing", 9), ("Batching", 9), ("TwoLevel", -1)])
+@pytest.mark.parametrize(
+    ("kind", "illegal"), [("Routing", 9), ("Batching", 9), ("TwoLevel", -1), ("DynamicBatching", 9)]
+)
 def test_an_illegal_action_names_the_environment_and_changes_nothing(kind: str, illegal: int) -> None:
     make, arguments = KINDS[kind]
     env, twin = (make(3, **arguments) for _ in range(2))
@@ -152,7 +160,7 @@ def test_an_illegal_action_names_the_environment_and_changes_nothing(kind: str, 
         assert_same(one, other)
 
 
-@pytest.mark.parametrize("kind", ["Batching", "TwoLevel"])
+@pytest.mark.parametrize("kind", ["Batching", "TwoLevel", "DynamicBatching"])
 def test_an_action_for_each_environment_is_wanted(kind: str) -> None:
     make, arguments = KINDS[kind]
     env = make(3, **arguments)

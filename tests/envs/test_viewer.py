@@ -13,6 +13,7 @@ from servegym.costmodels.errors import InputError
 from servegym.envs import viewer as viewer_module
 from servegym.envs.batching.env import BatchingEnv
 from servegym.envs.checks import _sample_legal_actions
+from servegym.envs.dynamic_batching.env import DynamicBatchingEnv
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.envs.viewer import HEIGHT, WAITING, WIDTH, Frame, Viewer, usable_render_modes
@@ -23,6 +24,7 @@ SINGLES = {
     "Batching": BatchingEnv,
     "Batching-continuous": BatchingEnv,
     "TwoLevel": TwoLevelEnv,
+    "DynamicBatching": DynamicBatchingEnv,
 }
 every_kind = pytest.mark.parametrize("kind", SINGLES)
 
