@@ -10,7 +10,7 @@ import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.batch.actions import dispatch, set_timer
-from servegym.envs.sim.batch.min_tree import NONE
+from servegym.envs.sim.batch.min_tree import NONE, smallest_key
 from servegym.envs.sim.batch.queues import arrival_of, first_idle, now_s, num_waiting
 from servegym.envs.sim.batch.scheduler import BatchScheduler, compiled_schedule
 from servegym.envs.sim.batch.state import ARRIVAL, FREED, NOBODY, ClusterState
@@ -32,7 +32,8 @@ def schedule(state: ClusterState, event: int, subject: int) -> None:
         _begin(state)
     if event == ARRIVAL and num_waiting(state, subject) == 1:
         _set_timer(state, subject)
-    if event != FREED and not _is_ready(state, subject):
+    due = event == FREED or smallest_key(state.timers) <= now_s(state)  # others may be ready at this instant
+    if not due and not _is_ready(state, subject):
         return
     gpu = first_idle(state)
     while gpu != NONE:

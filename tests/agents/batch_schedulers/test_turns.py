@@ -67,3 +67,10 @@ def test_triton_ignores_preferred_sizes_above_the_largest_batch() -> None:
     requests = [(0.0, 0), (1.0, 0), (1.5, 0)]
     batches = _served("triton", 1, requests, preferred=(2, 4), max_queue_delay_s=3.0, max_batch=3)
     assert batches[0] == (1, 0, 0, 2)
+
+
+def test_who_has_waited_is_served_at_whatever_happens_first_at_that_instant() -> None:
+    """At 1 an arrival of model 0 finds model 1 ready, though its timer is still to fire."""
+    requests = [(0.0, 1), (1.0, 0), (1.0, 0)]
+    _, batches = serve("tf_serving", [model_of(10)] * 2, 2, requests, timeout_s=1.0, max_batch=2)
+    assert batches == [(1, 1, 0, 1), (1, 0, 1, 2)]
