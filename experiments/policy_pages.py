@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.parameters import allowed_of
 from servegym.agents.published import publication_of
@@ -24,6 +25,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "router": ROUTERS,
     "rebalancer": REBALANCERS,
     "scheduler": SCHEDULERS,
+    "batch_scheduler": BATCH_SCHEDULERS,
 }
 """What makes each policy, by family (the key of a command that chooses one) and by name."""
 
@@ -58,7 +60,7 @@ def _page(family: str, name: str, make: Callable[..., Any]) -> str:
         ("Use", f"`{family}={name}`"),
     ]
     parts = [
-        f"# {family.capitalize()}: {name}",
+        f"# {family.capitalize().replace('_', ' ')}: {name}",
         module.__doc__.strip(),
         "| | |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in facts),
         "## Parameters",
