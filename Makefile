@@ -16,7 +16,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/pip --quiet --no-input --disable-pip-version-check
 # Each process takes half of the tests, in order, and then from what the other has left: both load and compile
 # little that the other does too.
-PYTEST := -m pytest -n $(JOBS) --dist worksteal
+PYTEST := -m pytest -n $(JOBS) --dist worksteal --durations=20 --durations-min=5
 PACKAGES := agents conf costmodels envs experiments
 
 # An environment of its own for vLLM, whose wheel asks for another torch and for CUDA packages that are never

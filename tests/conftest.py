@@ -2,7 +2,8 @@
 
 import importlib
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 # Before anything imports torch or matplotlib; commands that tests start inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+LONGEST_S = 100
+"""Of processor time, that a test may take in plain Python: one that is forgotten would take hours."""
 
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
@@ -29,6 +33,21 @@ def examples(number: int) -> settings:
 def pytest_configure() -> None:
     """Removes stale compiled code once, before there are other processes that run tests."""
     importlib.import_module("servegym.costmodels.native.jit")
+    signal.signal(signal.SIGVTALRM, _fail_for_time)
+
+
+def _fail_for_time(*_: object) -> None:
+    pytest.fail(f"took over {LONGEST_S} s of processor time in plain Python: mark it `compiled`")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Ends tests that should not be run in plain Python."""
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0 if COMPILED else LONGEST_S)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
