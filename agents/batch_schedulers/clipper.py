@@ -70,9 +70,11 @@ def _adapt(state: ClusterState, gpu: int) -> None:
     batch = state.batches[state.last_ended[gpu]]
     model = batch.model
     cap = _cap(state, model, gpu)
-    if batch.end_s - batch.start_s > state.slo_s[model] - state.response_s - lead_s(state, batch.size):
+    if batch.end_s - batch.start_s > state.slo_s[model] - state.response_s - lead_s(
+        state, batch.num_requests
+    ):
         cap = max(1.0, state.parameters[_BACKOFF] * cap)
-    elif batch.size == int(cap):
+    elif batch.num_requests == int(cap):
         cap = min(float(state.max_batch[model]), cap + state.parameters[_INCREASE])
     state.memory[_pair(state, model, gpu)] = cap
 

@@ -106,7 +106,7 @@ def _to_preempt(state: ClusterState, model: int) -> int:
         if state.status[gpu] == ACTIVE:
             batch = state.batches[state.holds[gpu, 0]]
             if batch.model != model:
-                if best >= ratio * batch.size:
+                if best >= ratio * batch.num_requests:
                     return gpu
             elif _outgrows_itself(state, gpu):
                 return gpu
@@ -119,7 +119,7 @@ def _outgrows_itself(state: ClusterState, gpu: int) -> bool:
     """Whether the batch of a GPU and the queue of its model together would make one large enough."""
     batch = state.batches[state.holds[gpu, 0]]
     model = batch.model
-    together = num_waiting(state, model) + batch.size
+    together = num_waiting(state, model) + batch.num_requests
     alone_s = end_if_sent(state, model, 1, -math.inf)
     request = batch.first
     while request != NOBODY and alone_s > _deadline_s(state, request):
@@ -128,7 +128,7 @@ def _outgrows_itself(state: ClusterState, gpu: int) -> bool:
     deadline_s = deadline_of(state, model, 0)
     if request != NOBODY:
         deadline_s = min(deadline_s, _deadline_s(state, request))
-    size = math.ceil(state.parameters[0] * batch.size)
+    size = math.ceil(state.parameters[0] * batch.num_requests)
     return (
         size <= min(together, state.max_batch[model])
         and end_if_sent(state, model, size, -math.inf) <= deadline_s

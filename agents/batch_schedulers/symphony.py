@@ -182,9 +182,7 @@ def _grant(state: ClusterState, model: int, gpu: int) -> bool:
         return False
     dispatch(state, model, gpu, size)
     took(state, model, size)
-    memory[_LAST_START_S] = max(
-        state.clock[NOW] + lead_s(state, size), state.free_at_s[gpu] - state.latency_s[model, size]
-    )
+    memory[_LAST_START_S] = state.batches[state.holds[gpu, state.held[gpu] - 1]].start_s
     return True
 
 

@@ -19,6 +19,7 @@ from servegym.envs.sim.batch.state import (
     ERROR_GPU,
     ERROR_MODEL,
     ERROR_SIZE,
+    INACTIVE,
     LAST_ACTION,
     NO_ERROR,
     NOBODY,
@@ -76,7 +77,7 @@ def dispatch(state: ClusterState, model: int, gpu: int, size: int) -> None:
     batch.end_s = end_s
     batch.model = model
     batch.gpu = gpu
-    batch.size = size
+    batch.num_requests = size
     batch.num_bad = num_bad
     head = state.head[model]
     batch.first = state.queue[head]
@@ -124,7 +125,7 @@ def preempt(state: ClusterState, gpu: int) -> None:
     row = state.holds[gpu, 0]
     batch = state.batches[row]
     model = batch.model
-    head = state.head[model] - batch.size  # where its requests came from there is room for them
+    head = state.head[model] - batch.num_requests  # where its requests came from there is room for them
     waiting = state.head[model]
     back = batch.first
     place = head
@@ -138,7 +139,7 @@ def preempt(state: ClusterState, gpu: int) -> None:
             back = state.next_in_batch[back]
         place += 1
     state.head[model] = head
-    state.clock[ENERGY] -= state.energy_j[model, batch.size]
+    state.clock[ENERGY] -= state.energy_j[model, batch.num_requests]
     state.free_rows[state.counters[NUM_FREE_ROWS]] = row
     state.counters[NUM_FREE_ROWS] += 1
     state.counters[NUM_BATCHES] -= 1
@@ -146,7 +147,16 @@ def preempt(state: ClusterState, gpu: int) -> None:
     state.held[gpu] = 0
     state.free_at_s[gpu] = state.clock[NOW]
     state.clock[LAST_ACTION] = state.clock[NOW]
+    if state.status[gpu] == INACTIVE:
+        release(state, gpu)
     show_gpu(state, gpu)
+
+
+@kernel
+def release(state: ClusterState, gpu: int) -> None:
+    """A GPU is in use no more."""
+    state.used_s[gpu] += state.clock[NOW] - state.used_from_s[gpu]
+    state.used_from_s[gpu] = math.nan
 
 
 @kernel

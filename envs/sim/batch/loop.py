@@ -4,9 +4,9 @@ import math
 
 from servegym.costmodels.native.calls import call_at, call_back
 from servegym.costmodels.native.jit import jit, kernel
-from servegym.envs.sim.batch.actions import fail, show_gpu
+from servegym.envs.sim.batch.actions import fail, release, show_gpu
 from servegym.envs.sim.batch.min_tree import first_smallest, set_key, smallest_key
-from servegym.envs.sim.batch.scaling import activate, ask_autoscaler, release, scaling_is_due
+from servegym.envs.sim.batch.scaling import activate, ask_autoscaler, scaling_is_due
 from servegym.envs.sim.batch.state import (
     ARRIVAL,
     ERROR_CODE,
@@ -97,7 +97,7 @@ def _free(state: ClusterState, gpu: int) -> None:
         batch = state.batches[row]
         if batch.end_s <= clock[NOW]:
             state.busy_s[gpu] += batch.end_s - batch.start_s
-            counters[NUM_ENDED] += batch.size
+            counters[NUM_ENDED] += batch.num_requests
             counters[NUM_BAD] += batch.num_bad
             clock[LAST_ACTION] = clock[NOW]
             state.last_ended[gpu] = row

@@ -5,7 +5,7 @@ import math
 from servegym.costmodels.native.calls import call_at, call_back
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.batch import autoscaler
-from servegym.envs.sim.batch.actions import fail, show_gpu
+from servegym.envs.sim.batch.actions import fail, release, show_gpu
 from servegym.envs.sim.batch.staggered import target_batch
 from servegym.envs.sim.batch.state import (
     ACTIVE,
@@ -44,7 +44,8 @@ def ask_autoscaler(state: ClusterState) -> None:
     for gpu in range(wanted, state.counters[NUM_ACTIVE]):
         _stop(state, gpu)
     state.counters[NUM_ACTIVE] = wanted
-    state.clock[NEXT_SCALE] += state.every_s
+    calls = math.floor(state.clock[NEXT_SCALE] / state.every_s + 0.5)
+    state.clock[NEXT_SCALE] = (calls + 1) * state.every_s  # not a sum, which would drift
 
 
 @kernel
@@ -90,13 +91,6 @@ def _stop(state: ClusterState, gpu: int) -> None:
     if state.held[gpu] == 0:
         release(state, gpu)
     show_gpu(state, gpu)
-
-
-@kernel
-def release(state: ClusterState, gpu: int) -> None:
-    """A GPU is in use no more."""
-    state.used_s[gpu] += state.clock[NOW] - state.used_from_s[gpu]
-    state.used_from_s[gpu] = math.nan
 
 
 @kernel

@@ -56,7 +56,7 @@ BATCH = np.dtype(
         ("end_s", np.float64),
         ("model", np.int32),
         ("gpu", np.int32),
-        ("size", np.int32),
+        ("num_requests", np.int32),
         ("first", np.int32),  # of its requests
         ("num_bad", np.int32),
         ("unused", np.int32),

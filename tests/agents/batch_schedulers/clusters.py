@@ -37,6 +37,6 @@ def serve(
     results = simulate_batches(cluster, workload, make_batch_scheduler(scheduler, **parameters), log=True)
     assert results.batches is not None
     return results, [
-        (float(row["start_s"]), int(row["model"]), int(row["gpu"]), int(row["size"]))
+        (float(row["start_s"]), int(row["model"]), int(row["gpu"]), int(row["num_requests"]))
         for row in results.batches
     ]

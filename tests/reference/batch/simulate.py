@@ -1,7 +1,7 @@
 """The loop over events: what goes in, and in which order things happen."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from servegym.envs.sim.batch.cluster import BatchCluster
@@ -20,20 +20,21 @@ PATIENCE_S = 100.0
 def simulate(
     cluster: BatchCluster,
     workload: BatchWorkload,
-    scheduler: str,
+    scheduler: str | Callable[..., Any],
     parameters: Mapping[str, Any] | None = None,
     autoscaler: Autoscaling | None = None,
 ) -> BatchResults:
-    """Serve a workload to its end under a scheduler by name, asserting the invariants.
+    """Serve a workload to its end under a scheduler, asserting the invariants.
 
-    `parameters` are those of the scheduler's class.
+    `scheduler` is the name of a class in `SCHEDULERS`, or another of their kind; `parameters` are the class's.
     """
     fleet = Fleet(cluster, autoscaler.initial if autoscaler else cluster.num_gpus)
     requests = [
         Request(index, int(model), float(arrival_s), fleet.deadline(int(model), float(arrival_s)))
         for index, (arrival_s, model) in enumerate(zip(workload.arrival_s, workload.model, strict=True))
     ]
-    policy = SCHEDULERS[scheduler](fleet, **(parameters or {}))
+    make = SCHEDULERS[scheduler] if isinstance(scheduler, str) else scheduler
+    policy = make(fleet, **(parameters or {}))
     scaling = Autoscaler(autoscaler, fleet) if autoscaler else None
     Loop(fleet, requests, policy, scaling).run()
     results = results_of(workload, fleet, requests, fleet.now)

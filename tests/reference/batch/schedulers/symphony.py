@@ -25,7 +25,7 @@ class Symphony:
         self,
         fleet: Fleet,
         condition: str = "frontrun",
-        timeout_share: float = 0.0,
+        timeout_share: float = 0.5,
         drop: str = "window",
         gpu: str = "longest_idle",
         margin_s: float = 1e-4,
@@ -81,7 +81,7 @@ class Symphony:
         earliest = fleet.now + fleet.lead(size)
         latest = deadline - self.margin_s - latency
         at = max(earliest, min(self.wish(model, size, deadline, latest), latest))
-        self.plans[model] = Plan(size, at, deadline - latency)
+        self.plans[model] = Plan(size, at, min(deadline - latency, 1e300))
         send = at - fleet.lead(size)
         if send > fleet.now:
             fleet.set_timer(model, send)

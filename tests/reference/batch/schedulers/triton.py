@@ -22,7 +22,8 @@ class Triton(Turns):
     def size(self, model: int) -> int:
         """The largest preferred size that the queue fills, else all that wait."""
         waiting, limit = len(self.fleet.queues[model]), self.limit(model)
-        full = max(self.preferred, default=limit)
+        preferred = [s for s in self.preferred if s <= min(limit, self.fleet.largest(model))]
+        full = max(preferred, default=limit)
         if waiting < full and self.waited_at(model) > self.fleet.now:
             return 0
-        return max((s for s in self.preferred if s <= waiting), default=min(waiting, limit))
+        return max((s for s in preferred if s <= waiting), default=min(waiting, limit))
