@@ -146,11 +146,11 @@ def _wish_s(state: ClusterState, model: int, size: int) -> float:
     if condition == _TARGET_QUEUEING_DELAY:
         if memory[RATE_RPS] == 0:
             return -math.inf
-        return memory[_LAST_START_S] + memory[TARGET] / memory[RATE_RPS]
+        return float(memory[_LAST_START_S] + memory[TARGET] / memory[RATE_RPS])
     if condition == _LATEST:
         return latest_s(state, model, size, margin_s)
     if condition == _TIMEOUT:
-        return arrival_of(state, model, 0) + state.parameters[_SHARE] * state.slo_s[model]
+        return float(arrival_of(state, model, 0) + state.parameters[_SHARE] * state.slo_s[model])
     return front_s(state, model, size, margin_s)
 
 

@@ -26,7 +26,7 @@ def simulate(
 ) -> BatchResults:
     """Serve a workload to its end under a scheduler, asserting the invariants.
 
-    `scheduler` is the name of a class in `SCHEDULERS`, or another of their kind; `parameters` are the class's.
+    `scheduler` is the name of a class in `SCHEDULERS`, or one like these; `parameters` are the class's.
     """
     fleet = Fleet(cluster, autoscaler.initial if autoscaler else cluster.num_gpus)
     requests = [
