@@ -79,32 +79,38 @@ def gather(state: ClusterState, model: int, free_at_s: float, target: int) -> in
     Drops requests in whose favour a batch of the target size would have to be smaller.
     """
     memory = state.model_memory[model]
-    waiting = num_waiting(state, model)
+    hopeless, prefix, size = gathered(state, model, 0, int(memory[PREFIX]), free_at_s, target)
+    drop(state, model, hopeless)
+    memory[PREFIX] = prefix
+    return size
+
+
+@routine
+def gathered(
+    state: ClusterState, model: int, first: int, prefix: int, free_at_s: float, target: int
+) -> tuple[int, int, int]:
+    """What `gather` would do with a queue that begins at place `first`: (dropped, prefix then, batch size)."""
+    waiting = num_waiting(state, model) - first
     largest = state.max_batch[model]
-    prefix = int(memory[PREFIX])
     while prefix < waiting:
         size = min(waiting - prefix, largest)
-        if not end_if_sent(state, model, size, free_at_s) > deadline_of(state, model, prefix):
+        if not end_if_sent(state, model, size, free_at_s) > deadline_of(state, model, first + prefix):
             break
         prefix += 1
     size = min(target, waiting - prefix, largest)
     if size == 0:
         if free_at_s <= state.clock[NOW] + lead_s(state, 1):
-            drop(state, model, waiting)
-            prefix = 0
-        memory[PREFIX] = prefix
-        return 0
+            return waiting, 0, 0
+        return 0, prefix, 0
     end_s = end_if_sent(state, model, size, free_at_s)
     hopeless = 0
-    while hopeless < prefix and deadline_of(state, model, hopeless) < end_s:
+    while hopeless < prefix and deadline_of(state, model, first + hopeless) < end_s:
         hopeless += 1
-    drop(state, model, hopeless)
-    memory[PREFIX] = prefix - hopeless
     waiting -= hopeless
-    deadline_s = deadline_of(state, model, 0)
+    deadline_s = deadline_of(state, model, first + hopeless)
     while size < min(waiting, largest) and end_if_sent(state, model, size + 1, free_at_s) <= deadline_s:
         size += 1
-    return size
+    return hopeless, prefix - hopeless, size
 
 
 @kernel
