@@ -25,6 +25,12 @@ gym.register(
 )
 
 gym.register(
+    id="servegym/DeferredBatching-v0",
+    entry_point="servegym.envs.deferred_batching.env:DeferredBatchingEnv",
+    vector_entry_point="servegym.envs.deferred_batching.vector:DeferredBatchingVectorEnv",
+)
+
+gym.register(
     id="servegym/DynamicBatching-v0",
     entry_point="servegym.envs.dynamic_batching.env:DynamicBatchingEnv",
     vector_entry_point="servegym.envs.dynamic_batching.vector:DynamicBatchingVectorEnv",

@@ -6,7 +6,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from servegym.envs.batch_scenario import load_batch_scenario
 from servegym.envs.batching.vector import BatchingVectorEnv
+from servegym.envs.deferred_batching.vector import DeferredBatchingVectorEnv
 from servegym.envs.dynamic_batching.scenario import load_dynamic_batching
 from servegym.envs.dynamic_batching.vector import DynamicBatchingVectorEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
@@ -25,12 +27,24 @@ def small(replicas: int) -> dict[str, Any]:
     return {"scenario": load_scenario("generated_8xh100", overrides)}
 
 
+def batches() -> dict[str, Any]:
+    """Few requests, more than three GPUs can serve."""
+    overrides = (
+        "scenario.episode.requests=40",
+        "scenario.fleet.num_gpus=3",
+        "scenario.workload.rate_rps=2500",
+    )
+    return {"scenario": load_batch_scenario("resnet50_8gpu", overrides)}
+
+
 KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "Routing": (RoutingVectorEnv, small(3)),
     "Routing-flat": (RoutingVectorEnv, small(3) | {"slots": 4, "flat": True}),
     "Batching": (BatchingVectorEnv, small(1)),
     "Batching-flat": (BatchingVectorEnv, small(1) | {"flat": True}),
     "Batching-continuous": (BatchingVectorEnv, small(1) | {"action": "continuous"}),
+    "DeferredBatching": (DeferredBatchingVectorEnv, batches()),
+    "DeferredBatching-flat": (DeferredBatchingVectorEnv, batches() | {"flat": True}),
     "TwoLevel": (TwoLevelVectorEnv, small(2)),
     "TwoLevel-flat": (TwoLevelVectorEnv, small(2) | {"flat": True}),
     "DynamicBatching": (

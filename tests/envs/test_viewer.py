@@ -13,6 +13,7 @@ from servegym.costmodels.errors import InputError
 from servegym.envs import viewer as viewer_module
 from servegym.envs.batching.env import BatchingEnv
 from servegym.envs.checks import _sample_legal_actions
+from servegym.envs.deferred_batching.env import DeferredBatchingEnv
 from servegym.envs.dynamic_batching.env import DynamicBatchingEnv
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.two_level.env import TwoLevelEnv
@@ -23,6 +24,7 @@ SINGLES = {
     "Routing": RoutingEnv,
     "Batching": BatchingEnv,
     "Batching-continuous": BatchingEnv,
+    "DeferredBatching": DeferredBatchingEnv,
     "TwoLevel": TwoLevelEnv,
     "DynamicBatching": DynamicBatchingEnv,
 }

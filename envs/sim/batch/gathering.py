@@ -89,7 +89,7 @@ def gather(state: ClusterState, model: int, free_at_s: float, target: int) -> in
 def gathered(
     state: ClusterState, model: int, first: int, prefix: int, free_at_s: float, target: int
 ) -> tuple[int, int, int]:
-    """What `gather` would do with a queue that begins at place `first`: (dropped, prefix then, batch size)."""
+    """What `gather` would do with a queue that began at place `first`: dropped, prefix then, batch size."""
     waiting = num_waiting(state, model) - first
     largest = state.max_batch[model]
     while prefix < waiting:
