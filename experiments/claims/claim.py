@@ -6,6 +6,7 @@ seeds.
 - `ratio`: how many times. Its effect is what it is above or below 1.
 - `change`: a relative change, -0.36 is 36 % less. Its effect is itself.
 - `at_most`: a bound. Reproduced where ours keeps it.
+- `value`: a number. Reproduced where ours is within the figure's factor of it, else not.
 
 A ratio or change is reproduced if its effect is within a factor (1.5 unless the figure says another) of
 what is published, or of the range that is published; it has the direction only if it is not, but the 95 %
@@ -42,7 +43,7 @@ class Figure:
     """A published figure. Of a range, `low` and `high` are its ends; else they are the same."""
 
     name: str
-    kind: Literal["ratio", "change", "at_most"]
+    kind: Literal["ratio", "change", "at_most", "value"]
     low: float
     high: float
     factor: float = FACTOR
@@ -51,6 +52,9 @@ class Figure:
         """The verdict by the rule above."""
         if self.kind == "at_most":
             return Verdict.REPRODUCED if ours.iqm <= self.high else Verdict.NOT_REPRODUCED
+        if self.kind == "value":
+            within = self.low / self.factor <= ours.iqm <= self.high * self.factor
+            return Verdict.REPRODUCED if within else Verdict.NOT_REPRODUCED
         no_effect = 1.0 if self.kind == "ratio" else 0.0
         low, high = sorted((self.low - no_effect, self.high - no_effect), key=abs)
         if not (ours.low > no_effect if low > 0 else ours.high < no_effect):
@@ -72,6 +76,11 @@ def change(name: str, low: float, high: float | None = None, *, factor: float = 
 def at_most(name: str, bound: float) -> Figure:
     """`name` is no more than that."""
     return Figure(name, "at_most", bound, bound)
+
+
+def value(name: str, published: float, *, factor: float) -> Figure:
+    """`name` is this number."""
+    return Figure(name, "value", published, published, factor)
 
 
 @dataclass(frozen=True)

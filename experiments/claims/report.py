@@ -25,8 +25,9 @@ stands beside ours: the interquartile mean over the seeds with its 95 % interval
 there is one run. One rule judges all (`experiments/claims/claim.py`): a figure is
 *reproduced* if its effect (of a ratio what it is above 1) is within a factor of {FACTOR:g} of what is
 published, unless it says another; it has the *direction only* if the whole interval is on the published
-side of no effect; else it is *not reproduced*. A claim is as good as its worst figure. GPUs, clocks and
-often traces are not those of the papers; remarks say what was found where a claim does not reproduce.
+side of no effect; else it is *not reproduced*. A plain number is reproduced within its own factor. A claim
+is as good as its worst figure. GPUs, clocks and often traces are not those of the papers; remarks say what
+was found where a claim does not reproduce.
 """
 
 
@@ -107,5 +108,7 @@ def _number(kind: str, value: float) -> str:
         return DASH
     if kind == "ratio":
         return f"{value:.2f}x" if value < 10 else f"{value:.1f}x"
+    if kind == "value":
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     sign = "+" if kind == "change" else ""
     return f"{value:{sign}.1%}".replace("-", MINUS).replace("%", " %")
