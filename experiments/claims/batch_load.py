@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -52,9 +53,7 @@ def crossings_rps(holds: Callable[[float], bool], lowest: float, highest: float)
     They differ where the bad share does not grow with the rate everywhere. `lowest` must hold, and `highest`
     must not.
     """
-    rates = lowest * (1 + STEP) ** np.arange(np.ceil(np.log(highest / lowest) / np.log1p(STEP)))
-    first = next(
-        (before for before, rate in zip(rates, rates[1:], strict=False) if not holds(rate)), rates[-1]
-    )
+    rates = lowest * (1 + STEP) ** np.arange(np.ceil(np.log(highest / lowest) / np.log1p(STEP)) + 1)
+    first = next(before for before, rate in pairwise(rates) if not holds(rate))
     last = next(rate for rate in rates[::-1] if rate <= first or holds(rate))
     return float(first), float(last)
