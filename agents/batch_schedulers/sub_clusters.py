@@ -103,7 +103,7 @@ def _simulate(
 ) -> tuple[npt.NDArray[np.int64], BatchResults]:
     """The numbers of the part's requests in the workload, and what became of them."""
     own = np.flatnonzero(np.isin(workload.model, part.models))
-    number = np.searchsorted(part.models, workload.model[own])
+    number = np.searchsorted(part.models, workload.model[own]).astype(np.int32)
     requests = BatchWorkload(workload.name, workload.arrival_s[own], number)
     return own, simulate_batches(part.cluster, requests, scheduler)
 
