@@ -205,8 +205,8 @@ PAPER = Paper(
             "searched for. Where the target, a whole number of requests, grows by one, requests too old for "
             "a batch of that size are dropped; at larger rates batches fill sooner and fewer are bad, until "
             "it grows again. ResNet50 first has 1 % bad between 2,090 and 2,680 requests/s, by the seed, "
-            "which is where the published figure is, and last at 5,110; of InceptionResNetV2 the published figure "
-            "is the last crossing, and the first is at 286.",
+            "which is where the published figure is, and last at 5,110; of InceptionResNetV2 the published "
+            "figure is the last crossing, and the first is at 286.",
         ),
         Claim(
             name="bounds",
