@@ -202,7 +202,7 @@ def _write_gpu(state: ClusterState, gpu: int, model: int, row: np.ndarray) -> No
     row[4] = 0.0
     if state.held[gpu] > 0:
         row[3] = state.free_at_s[gpu] - now_s
-        row[4] = state.batches[state.holds[gpu, 0]].size
+        row[4] = state.batches[state.holds[gpu, 0]].num_requests
     elif state.status[gpu] == STARTING:
         row[3] = state.starts_at_s[gpu] - now_s
     row[5] = resident

@@ -83,7 +83,7 @@ class ClusterSnapshot:
     @property
     def num_running(self) -> int:
         """Requests in batches that have not ended."""
-        return int(self.batches["size"][self.batches["end_s"] > self.time_s].sum())
+        return int(self.batches["num_requests"][self.batches["end_s"] > self.time_s].sum())
 
     def past(self) -> tuple[float, float, float]:
         """What `History` shows of it."""
