@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from servegym.agents.batch_schedulers import BATCH_SCHEDULERS, make_batch_scheduler
 from servegym.agents.batch_schedulers.symphony import CHOICES, CONDITIONS, DROPS
+from servegym.envs.sim.batch.cluster import SYMPHONY_DELAYS, BatchCluster
+from servegym.envs.sim.batch.model import ServedModel
 from servegym.envs.sim.batch.state import DROPPED, GOOD, LATE
+from servegym.envs.workloads.batch_workload import BatchWorkload
 from tests.conftest import examples
 from tests.envs.sim.batch.random_cases import Case, random_case, run_both
 
@@ -83,3 +86,24 @@ def test_random_cases_are_worth_comparing(name: str) -> None:
     assert max(result.batch_size.max() for result in results) > 2
     if name == "shepherd":
         assert sum(result.num_preempted for result in results) > 0
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [(name, {}) for name in sorted(BATCH_SCHEDULERS)]
+    + [("symphony", {"condition": condition}) for condition in CONDITIONS[1:]]
+    + [("symphony", {"drop": "timeout"}), ("symphony", {"gpu": "lowest_number"})],
+)
+def test_equal_on_a_busy_fleet(name: str, parameters: dict[str, Any]) -> None:
+    """Six models on five GPUs for 15 s, longer than rates are remembered, from half load to overload."""
+    rng = np.random.default_rng(5)
+    models = tuple(
+        ServedModel(f"m{i}", tuple((0.8 * i + 2) * 1e-3 * (b + 5) for b in range(1, 17)), 0.1 + 0.02 * i)
+        for i in range(6)
+    )
+    phases = [rng.exponential(1 / rate, int(5 * rate)) for rate in (100, 350, 900)]
+    gaps = np.concatenate(phases)
+    workload = BatchWorkload("busy", np.cumsum(gaps), rng.integers(0, 6, len(gaps)))
+    case = Case(rng, False, BatchCluster(models, 5, SYMPHONY_DELAYS), workload, [])
+    fast, _ = run_both(case, make_batch_scheduler(name, **parameters), name, parameters)
+    assert 0.01 < fast.bad_share < 0.99
