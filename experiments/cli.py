@@ -33,6 +33,10 @@ COMMANDS = {
         "train scenario=azure_conv_8xh100 agent=ppo_gnn run_dir=runs/demo",
     ),
     "evaluate": Command("compare policies on requests they never saw", "evaluate run_dir=runs/demo"),
+    "goodput": Command(
+        "the largest rate at which a policy keeps what requests were promised",
+        "goodput scenario=resnet50_8gpu policy=symphony",
+    ),
     "place": Command(
         "which replicas to make of a number of GPUs, for the most goodput",
         "place scenario=disaggregated_4p4d gpus=8",

@@ -9,11 +9,13 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from servegym.agents.batch_schedulers import BATCH_SCHEDULERS, make_batch_scheduler
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_rebalancer, make_router
 from servegym.agents.schedulers import SCHEDULERS, make_scheduler
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.sim.batch.scheduler import BatchScheduler
 from servegym.envs.sim.llm.cluster.plan import Migration
 from servegym.envs.sim.llm.ranking import Ranking
 from servegym.envs.sim.llm.router import Router
@@ -49,6 +51,21 @@ def load_config(path: Path, schema: type[Schema]) -> Schema:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     assert isinstance(settings, schema)
     return settings
+
+
+def read_seeds(given: object) -> list[int]:
+    """A number of seeds, 0 and up, or a list of them; InputError for anything else, and for none."""
+    seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or not all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise InputError(
+            f"seeds = {given}: must be a number of seeds, or a list of different whole numbers of at least 0"
+        )
+    return seeds
 
 
 def _predicted_outputs(scenario: Scenario) -> np.ndarray:
@@ -97,6 +114,17 @@ def build_scenario(
     return Scenario(config, migration, build_scheduler(scheduler, scenario))
 
 
+def build_batch_scheduler(parameters: dict[str, object]) -> BatchScheduler:
+    """The batch scheduler from its YAML, as a router; its keys begin with `policy`."""
+    rest = dict(parameters)
+    name = str(rest.pop("name"))
+    _check_types("policy", get_type_hints(BATCH_SCHEDULERS.get(name, make_batch_scheduler)), rest)
+    try:
+        return make_batch_scheduler(name, **rest)
+    except InputError as error:
+        raise InputError(str(error).replace("batch_scheduler.", "policy.", 1)) from None
+
+
 def _completed(
     family: str,
     makers: Mapping[str, Callable[..., Any]],
@@ -110,8 +138,7 @@ def _completed(
     for key, value in rest.items():
         if key in FROM_SCENARIO and key in known:
             raise InputError(f"{family}.{key} = {value}: is the scenario's, must not be given")
-        if key in known and not _is_a(value, known[key]):
-            raise InputError(f"{family}.{key} = {value}: must be {_wanted(known[key])}")
+    _check_types(family, known, rest)
     return name, rest | {key: of(scenario) for key, of in FROM_SCENARIO.items() if key in known}
 
 
@@ -124,9 +151,7 @@ def build_migration(parameters: dict[str, object] | None) -> Migration | None:
     known: dict[str, type] = {"every_s": float, "last_stage_blocks": int, "max_stages": int}
     if name in REBALANCERS:
         known |= get_type_hints(REBALANCERS[name])
-    for key, value in rest.items():
-        if key in known and not _is_a(value, known[key]):
-            raise InputError(f"rebalancer.{key} = {value}: must be {_wanted(known[key])}")
+    _check_types("rebalancer", known, rest)
     how = {key: rest.pop(key) for key in ("every_s", "last_stage_blocks", "max_stages") if key in rest}
     if "every_s" not in how:
         raise InputError("rebalancer.every_s: must be given")
@@ -135,6 +160,12 @@ def build_migration(parameters: dict[str, object] | None) -> Migration | None:
         return Migration(rule, **how)  # type: ignore[arg-type]  # checked above
     except InputError as error:
         raise InputError(str(error).replace("migration.", "rebalancer.", 1)) from None
+
+
+def _check_types(family: str, known: Mapping[str, type], given: Mapping[str, object]) -> None:
+    for key, value in given.items():
+        if key in known and not _is_a(value, known[key]):
+            raise InputError(f"{family}.{key} = {value}: must be {_wanted(known[key])}")
 
 
 def _is_a(value: object, kind: type) -> bool:

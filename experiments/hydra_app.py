@@ -21,11 +21,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario.compose import CONFIG_MODULE, register_scenario_schema
+from servegym.envs.scenario.compose import CONFIG_MODULE, list_group, register_scenario_schema
 from servegym.experiments.config_errors import explain
 
 SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "validate": "what"}
 """Commands that name what they are about in a word of its own, and its key."""
+
+WITH_BATCH_SCHEDULERS = ("goodput",)
+"""Commands whose `policy` may be a batch scheduler."""
 
 
 def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
@@ -76,7 +79,17 @@ def _as_overrides(name: str, words: list[str]) -> list[str]:
     if name == "replay" and "--perfetto" in words[:-1]:
         at = words.index("--perfetto")
         words = [*words[:at], f"perfetto={words[at + 1]}", *words[at + 2 :]]
+    if name in WITH_BATCH_SCHEDULERS:
+        words = [_as_batch_scheduler(word) for word in words]
     return words
+
+
+def _as_batch_scheduler(word: str) -> str:
+    """`policy=symphony` chooses that file of its group, so that `policy.condition=eager` can change it."""
+    key, _, choice = word.partition("=")
+    known = list_group("batch_scheduler")
+    is_one = key == "policy" and all(name in known for name in choice.split(","))
+    return f"batch_scheduler@{word}" if is_one else word
 
 
 def to_json(answer: Any) -> str:

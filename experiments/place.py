@@ -13,7 +13,7 @@ from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.scenario.fleet_plan import MOST_REPLICAS, fleet_plan
 from servegym.envs.sim.llm.cluster.plan import Member
-from servegym.experiments.configs import read_config
+from servegym.experiments.configs import read_config, read_seeds
 from servegym.experiments.evaluate import TABLE_WIDTH
 from servegym.experiments.evaluation.goodput import Demand
 from servegym.experiments.placement.phases import PhaseGoodputs, Search, phase_goodputs
@@ -46,7 +46,7 @@ def place(config: DictConfig) -> dict[str, Any]:
     has the first of them. InputError where nothing fits or keeps the limits.
     """
     settings = read_config(config, PlaceConfig)
-    seeds = _seeds(settings.seeds)
+    seeds = read_seeds(settings.seeds)
     base = _one_replica_each(settings.scenario)
     members, left_out = _members(base, settings)
     traffic = Scenario(_with_degree(base, min(members)))
@@ -103,20 +103,6 @@ def show(answer: dict[str, Any]) -> None:
         console.print(f"Left out: tensor parallel {degree}: {why}", soft_wrap=True)
     router = answer["placements"][0]["router"]
     console.print(f"Best: scenario.fleet.replicas=null '{answer['best']}' router={router}", soft_wrap=True)
-
-
-def _seeds(given: object) -> list[int]:
-    seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(isinstance(seed, int) and seed >= 0 for seed in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
-        raise InputError(
-            f"seeds = {given}: must be a number of seeds, or a list of different whole numbers of at least 0"
-        )
-    return seeds
 
 
 def _one_replica_each(config: ScenarioConfig) -> ScenarioConfig:

@@ -77,7 +77,7 @@ def play(*overrides: str, scenario: str = "generated_8xh100") -> RoutingEnv:
 
 def test_no_file_is_left_out() -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert groups == {"scenario", "router", "scheduler", "rebalancer", "agent", *PARTS}
+    assert groups == {"scenario", "router", "scheduler", "batch_scheduler", "rebalancer", "agent", *PARTS}
     assert list_group("rebalancer") == list(REBALANCERS)  # run by tests/experiments/test_rebalancer.py
     # The commands' own files are run by the tests of the commands.
     assert {path.stem for path in CONF.glob("*.yaml")} == {"hydra_quiet", *COMMANDS} - {"list"}
