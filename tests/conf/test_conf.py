@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_router
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
@@ -142,17 +144,26 @@ def test_scheduler(capsys: pytest.CaptureFixture[str], folder: Path, name: str) 
     assert answer["metrics"]["num_finished"] == answer["metrics"]["num_requests"] > 50
 
 
-def test_there_is_a_file_for_every_scheduler() -> None:
+@pytest.mark.parametrize("group, makers", [("scheduler", SCHEDULERS), ("batch_scheduler", BATCH_SCHEDULERS)])
+def test_there_is_a_file_for_every_scheduler(group: str, makers: dict[str, Callable[..., Any]]) -> None:
     """With the defaults of the code, but for what refers to the scenario."""
-    assert list_group("scheduler") == sorted(SCHEDULERS)
-    for name, make in SCHEDULERS.items():
-        given = {key: value for key, value in yaml_of("scheduler", name).items() if key != "name"}
+    assert list_group(group) == sorted(makers)
+    for name, make in makers.items():
+        given = {key: value for key, value in yaml_of(group, name).items() if key != "name"}
         parameters = inspect.signature(make).parameters
         defaults = {key: each.default for key, each in parameters.items() if key not in FROM_SCENARIO}
         assert given.keys() == defaults.keys()
         for key, value in given.items():
             default = list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key]
             assert str(value).startswith("${") or value == default
+
+
+@pytest.mark.parametrize("name", list_group("batch_scheduler"))
+def test_batch_scheduler(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> None:
+    words = ("scenario=resnet50_8gpu", "scenario.fleet.num_gpus=2", "requests=50", "seeds=1", "tolerance=0.1")
+    answer = answer_of(capsys, "goodput", *words, f"policy={name}", "bad_share=0.2")
+    assert answer["policy"] == yaml_of("batch_scheduler", name)
+    assert answer["goodput_rps"] > 200
 
 
 @pytest.mark.parametrize("name", list_group("agent"))
