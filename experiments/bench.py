@@ -18,6 +18,7 @@ from servegym.envs.scenario import Scenario, load_scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
+from servegym.experiments.benchmarks.batch_serving import measure_batch
 from servegym.experiments.benchmarks.engines import measure_engines
 from servegym.experiments.benchmarks.environments import (
     decisions_per_wall_s,
@@ -51,6 +52,7 @@ COUNTS = (
     "stream_replicas",
     "peer_requests",
     "policy_requests",
+    "batch_requests",
 )
 """Keys whose values must be at least 1."""
 
@@ -73,6 +75,7 @@ class BenchConfig:
     peer_requests: int = MISSING
     peer_replicas: list[int] = MISSING
     policy_requests: int = MISSING
+    batch_requests: int = MISSING
     first_call: bool = True
 
     def __post_init__(self) -> None:
@@ -185,6 +188,21 @@ def _show_policies(answer: dict[str, Any], console: Console) -> None:
         console.print(table)
 
 
+def _show_batch(answer: dict[str, Any], console: Console) -> None:
+    title = "One core; slower: the loop, against dispatching only"
+    table = Table("scenario", "scheduler", "requests/s", "loop alone", "slower", "bad", title=title)
+    for found in answer["schedulers"]:
+        rates = (f"{found[key]:,.0f}" for key in ("requests_per_s", "loop_requests_per_s"))
+        table.add_row(
+            found["scenario"],
+            found["scheduler"],
+            *rates,
+            f"{found['slower']:.2f}",
+            f"{found['bad_share']:.1%}",
+        )
+    console.print(table)
+
+
 def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     """Requests per second by number of replicas, at the same load for each replica."""
     round_robin = {
@@ -276,12 +294,22 @@ def bench_policies(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     return {**found, "requests": settings.policy_requests}
 
 
+def bench_batch(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
+    """Requests per second under every scheduler of batch serving, in scenarios of its own."""
+    return {
+        "schedulers": measure_batch(settings.batch_requests, settings.passes),
+        "requests": settings.batch_requests,
+        "workload_source": "poisson arrivals",
+    }
+
+
 BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {
     "simulator": bench_simulator,
     "env": bench_env,
     "stream": bench_stream,
     "peers": bench_peers,
     "policies": bench_policies,
+    "batch": bench_batch,
 }
 """What can be measured."""
 
@@ -291,6 +319,7 @@ TABLES: dict[str, Callable[[dict[str, Any], Console], None]] = {
     "stream": _show_stream,
     "peers": _show_peers,
     "policies": _show_policies,
+    "batch": _show_batch,
 }
 """How it is shown."""
 

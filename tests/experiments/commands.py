@@ -37,6 +37,7 @@ SHORT_BENCH = (
     "processes=1",
     "first_call=false",
     "policy_requests=100",
+    "batch_requests=50",
 )
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
 from servegym.envs.workloads import Workload
-from servegym.experiments.bench import repeated
+from servegym.experiments.bench import repeated, show
+from servegym.experiments.benchmarks.batch_serving import PLAIN, RATES_RPS
 from servegym.experiments.benchmarks.peers import mocker_version, write_mooncake
 from servegym.experiments.benchmarks.stream import CHUNK, poisson_chunks
 from servegym.experiments.cli import main
@@ -54,6 +56,21 @@ def test_first_steps_are_timed(capsys: pytest.CaptureFixture[str], folder: Path)
     assert list(answer["first_step"]) == list(answer["decisions_per_s"])
     for found in answer["first_step"].values():
         assert found["cold_s"] > found["cached_s"] > 0
+
+
+def test_schedulers_of_batches_are_measured_at_two_scales(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    answer = answer_of(capsys, "bench", "batch", *SHORT_BENCH)
+    names = [(found["scenario"], found["scheduler"]) for found in answer["schedulers"]]
+    assert names == [(scenario, each) for scenario in RATES_RPS for each in (PLAIN, *BATCH_SCHEDULERS)]
+    for found in answer["schedulers"]:
+        assert found["requests_per_s"] > 0
+        assert found["loop_requests_per_s"] > 0
+        assert 0 <= found["bad_share"] <= 1
+        assert found["slower"] == 1 if found["scheduler"] == PLAIN else found["slower"] > 0
+    show(answer)
+    assert PLAIN in capsys.readouterr().out
 
 
 def test_table_names_what_was_measured(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
