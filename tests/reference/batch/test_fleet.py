@@ -103,9 +103,8 @@ def test_a_gpu_that_ceases_ends_what_it_holds():
 
 def test_a_queue_of_one_gpu_waits_as_long_as_theory_says():
     """M/D/1: a mean wait of `rho s / (2 (1 - rho))`."""
-    rng = np.random.default_rng(0)
     for rho in (0.3, 0.6):
-        arrival_s = np.cumsum(rng.exponential(1 / rho, 50_000))
+        arrival_s = np.cumsum(np.random.default_rng(0).exponential(1 / rho, 50_000))
         cluster = BatchCluster((ServedModel("m", (1.0,)),), 1)
         results = simulate(cluster, BatchWorkload("poisson", arrival_s, np.zeros(50_000, int)), "triton")
         waited = np.mean(results.start_s - results.arrival_s)
