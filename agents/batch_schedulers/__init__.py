@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from servegym.agents.batch_schedulers.clipper import clipper
 from servegym.agents.batch_schedulers.clockwork import clockwork
+from servegym.agents.batch_schedulers.nexus import nexus
 from servegym.agents.batch_schedulers.shepherd import shepherd
 from servegym.agents.batch_schedulers.symphony import symphony
 from servegym.agents.batch_schedulers.tf_serving import tf_serving
@@ -12,7 +13,7 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.sim.batch.scheduler import BatchScheduler
 
 BATCH_SCHEDULERS: dict[str, Callable[..., BatchScheduler]] = {
-    make.__name__: make for make in (symphony, clockwork, shepherd, clipper, tf_serving, triton)
+    make.__name__: make for make in (symphony, clockwork, shepherd, nexus, clipper, tf_serving, triton)
 }
 """What makes each scheduler, by name; its arguments are the published parameters."""
 

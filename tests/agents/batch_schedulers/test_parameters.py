@@ -22,6 +22,12 @@ from servegym.costmodels.errors import InputError
             {"preempt_ratio": 1.0},
             "batch_scheduler.preempt_ratio = 1.0: must be above 1 and finite",
         ),
+        (
+            "nexus",
+            {"window_s": 0.4},
+            "batch_scheduler.window_s = 0.4: must be at least beacon_s, 1.0",
+        ),
+        ("nexus", {"beacon_s": 0.0}, "batch_scheduler.beacon_s = 0.0: must be above 0 and finite"),
         ("clipper", {"increase": 0.0}, "batch_scheduler.increase = 0.0: must be above 0 and finite"),
         ("clipper", {"backoff": 1.1}, "batch_scheduler.backoff = 1.1: must be from 0 to 1"),
         (
