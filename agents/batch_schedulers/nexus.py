@@ -1,11 +1,12 @@
 """Nexus: a plan says which models share a GPU, made anew as rates change; GPUs take turns over theirs.
 
-Shen et al., "Nexus: A GPU Cluster Engine for Accelerating DNN-Based Video Analysis" (SOSP 2019). Squishy bin
-packing gives each GPU its models and their batch sizes (`squishy_bin_packing.py`). A GPU that is idle goes
-through its models in turns and sends the first batch it can make, with early drop: requests too old for a
-batch of the size planned are dropped. Rates are counted from beacon to beacon; the plan is made anew every
-epoch, or sooner where some rate has left the planned one. Ours: a model's requests wait in one queue for all
-its GPUs, which is kinder than Nexus's own dispatch; GPUs left over repeat the plan; and the bounds of a rate.
+Shen et al., "Nexus: A GPU Cluster Engine for Accelerating DNN-Based Video Analysis" (SOSP 2019), with the
+constants of the code that Symphony's authors wrote for their comparison. Squishy bin packing gives each GPU its
+models and their batch sizes (`squishy_bin_packing.py`). A GPU that is idle goes through its models in turns and
+sends the first batch it can make, with early drop: requests too old for a batch of the size planned are
+dropped. Rates are counted from beacon to beacon; the plan is made anew every epoch, or sooner where some rate
+has left the planned one. Ours: a model's requests wait in one queue for all its GPUs, which is kinder than
+Nexus's own dispatch, and GPUs left over repeat the plan.
 """
 
 import math
@@ -38,7 +39,7 @@ _EPOCH_S, _LEAST_EPOCH_S, _BEACON_S, _WINDOW = range(4)
 """The parameters, the window in beacons."""
 
 FEWER, MORE = 0.8, 1.1
-"""A rate beyond these shares of the planned one calls for a new plan; ours."""
+"""A rate beyond these shares of the planned one calls for a new plan [the same code]."""
 
 (
     _LENGTH,  # entries of the plan; 0 before the first
@@ -224,7 +225,7 @@ def _send(state: ClusterState, gpu: int, model: int, target: int) -> bool:
 
 @published(
     "batch_scheduler",
-    source='Shen et al., "Nexus: A GPU Cluster Engine for Accelerating DNN-Based Video Analysis", SOSP 2019',
+    source="Shen et al., Nexus, SOSP 2019, and the code of Symphony's comparison",
     evidence=Evidence.PAPER,
     complexity="O(log G + s), s models on a GPU; O(M^2 + G) for a plan of M models on G GPUs",
 )

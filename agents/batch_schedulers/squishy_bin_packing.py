@@ -154,4 +154,5 @@ def _occupancy_with(state: ClusterState, number: int, model: int) -> float:
 @kernel
 def _size_in(state: ClusterState, model: int, duty_s: float) -> int:
     """What comes together of a session in a duty cycle."""
-    return min(state.max_batch[model], max(1, math.ceil(duty_s * state.model_memory[model, LEFT_RPS])))
+    size = max(1, math.ceil(duty_s * state.model_memory[model, LEFT_RPS]))
+    return min(int(state.max_batch[model]), size)

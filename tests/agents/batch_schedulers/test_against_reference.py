@@ -37,7 +37,7 @@ def random_parameters(name: str, case: Case) -> dict[str, Any]:
         "nexus": lambda: {
             "epoch_s": float(rng.choice([0.05, 0.2])),
             "least_epoch_s": float(rng.choice([0.02, 0.05])),
-            "beacon_s": case.seconds(0.005, 0.05),
+            "beacon_s": case.seconds(0.005, 0.02),
             "window_s": case.seconds(0.02, 0.2),
         },
         "clipper": lambda: {
@@ -56,7 +56,10 @@ def random_parameters(name: str, case: Case) -> dict[str, Any]:
             "max_batch": int(rng.integers(0, 8)),
         },
     }[name]()
-    return {key: value for key, value in parameters.items() if rng.random() < 0.75}
+    given = {key: value for key, value in parameters.items() if rng.random() < 0.75}
+    if "beacon_s" not in given:  # a window is at least a beacon
+        given.pop("window_s", None)
+    return given
 
 
 def check(name: str, seed: int) -> Any:
