@@ -30,6 +30,9 @@ NOISE = (
 )
 """Starts of lines that help nobody at the console."""
 
+KEYS = {"batch_scheduler": "policy"}
+"""Groups whose choice is made by another key."""
+
 GROUPS = ("scenario", "agent", "router")
 
 
@@ -37,9 +40,8 @@ def explain(error: Exception) -> str:
     """One line for a person; the error may come from composing a configuration or from reading it."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return _unknown_choice(
-            group, choice, [option for option in error.options if not option.endswith("schema")]
-        )
+        options = [option for option in error.options if not option.endswith("schema")]
+        return _unknown_choice(KEYS.get(group, group), choice, options)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as KEY=VALUE ({_lines(error.message)[-1]})"
     kinds = re.search(

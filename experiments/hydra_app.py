@@ -2,7 +2,8 @@
 
 Command NAME is the file NAME.py beside this one, which holds the function NAME (takes the composed
 configuration, returns a JSON object), its schema NAMEConfig, and `show`, which prints such an
-object for a person. The configuration is conf/NAME.yaml.
+object for a person. The configuration is conf/NAME.yaml. With scenarios of another kind it may be another
+file, as OF_KIND says.
 """
 
 import contextlib
@@ -21,14 +22,19 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario.compose import CONFIG_MODULE, list_group, register_scenario_schema
+from servegym.envs.batch_scenario.config import BatchScenarioConfig
+from servegym.envs.scenario.compose import CONFIG_MODULE, list_group, register_scenario_schema, scenario_kind
+from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.config_errors import explain
 
 SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "validate": "what"}
 """Commands that name what they are about in a word of its own, and its key."""
 
-WITH_BATCH_SCHEDULERS = ("goodput",)
-"""Commands whose `policy` may be a batch scheduler."""
+OF_KIND: dict[tuple[str, type], str] = {("simulate", BatchScenarioConfig): "simulate_batches"}
+"""Files of commands that do something else with a scenario of this kind."""
+
+BATCH_SCHEDULERS_ONLY = {"goodput": False, "simulate_batches": True}
+"""Commands whose `policy` may be a batch scheduler, and whether it has to be one."""
 
 
 def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
@@ -38,10 +44,11 @@ def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
     """
     if as_json and {"-m", "--multirun"} & set(words):
         return _refuse("--json is for one job, -m for many; their results are in their folders")
+    name = OF_KIND.get((name, _kind(words)), name)
     words = _as_overrides(name, words)
     module = importlib.import_module(f"servegym.experiments.{name}")
     register_scenario_schema()
-    ConfigStore.instance().store(name=f"{name}_schema", node=getattr(module, f"{name.capitalize()}Config"))
+    ConfigStore.instance().store(name=f"{name}_schema", node=getattr(module, _schema_name(name)))
     failure: list[Exception] = []
 
     # Hydra prints what a job raises in its own way, so the job raises nothing.
@@ -72,6 +79,17 @@ def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
     return 0
 
 
+def _schema_name(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_")) + "Config"
+
+
+def _kind(words: list[str]) -> type:
+    """The schema of the scenario chosen, the first of several; that of LLM fleets where none is known."""
+    chosen = [word.partition("=")[2].split(",")[0] for word in words if word.startswith("scenario=")]
+    known = chosen and chosen[-1] in list_group("scenario")
+    return scenario_kind(chosen[-1])[0] if known else ScenarioConfig
+
+
 def _as_overrides(name: str, words: list[str]) -> list[str]:
     """Words in Hydra's form: `bench env` is `what=env`, `replay RUN --perfetto FILE` has `perfetto=FILE`."""
     if name in SUBJECTS and words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~"):
@@ -79,17 +97,17 @@ def _as_overrides(name: str, words: list[str]) -> list[str]:
     if name == "replay" and "--perfetto" in words[:-1]:
         at = words.index("--perfetto")
         words = [*words[:at], f"perfetto={words[at + 1]}", *words[at + 2 :]]
-    if name in WITH_BATCH_SCHEDULERS:
-        words = [_as_batch_scheduler(word) for word in words]
+    if name in BATCH_SCHEDULERS_ONLY:
+        words = [_as_batch_scheduler(word, BATCH_SCHEDULERS_ONLY[name]) for word in words]
     return words
 
 
-def _as_batch_scheduler(word: str) -> str:
+def _as_batch_scheduler(word: str, always: bool) -> str:
     """`policy=symphony` chooses that file of its group, so that `policy.condition=eager` can change it."""
     key, _, choice = word.partition("=")
     known = list_group("batch_scheduler")
-    is_one = key == "policy" and all(name in known for name in choice.split(","))
-    return f"batch_scheduler@{word}" if is_one else word
+    is_one = always or all(name in known for name in choice.split(","))
+    return f"batch_scheduler@{word}" if key == "policy" and is_one else word
 
 
 def to_json(answer: Any) -> str:

@@ -16,6 +16,7 @@ from servegym.envs.trace_events import trace_events, write_trace
 from servegym.experiments.configs import load_config, read_config
 from servegym.experiments.simulate import CONFIG_FILE, REQUESTS_FILE, SimulateConfig
 from servegym.experiments.simulate import run as run_simulation
+from servegym.experiments.simulate_batches import BATCHES_FILE
 from servegym.experiments.validation.simulator import relative_differences
 
 TIMES = ("scheduled_s", "first_token_s", "finish_s", "cancelled_s")
@@ -89,6 +90,8 @@ def _settings_of(folder: Path) -> SimulateConfig:
     path = folder / CONFIG_FILE
     if not path.is_file() or not (folder / REQUESTS_FILE).is_file():
         raise InputError(f"run = {folder}: must be a folder that servegym simulate has written")
+    if (folder / BATCHES_FILE).is_file():
+        raise InputError(f"run = {folder}: is of batch serving; must be of LLM fleets, which have iterations")
     return load_config(path, SimulateConfig)
 
 

@@ -26,6 +26,7 @@ from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.experiments.cli import COMMANDS
 from servegym.experiments.configs import FROM_SCENARIO
+from servegym.experiments.hydra_app import OF_KIND
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 from tests.experiments.commands import FEW_REQUESTS, SHORT_TRAINING, SMALL_SCENARIO, answer_of, error_of
 
@@ -82,7 +83,8 @@ def test_no_file_is_left_out() -> None:
     assert groups == {"scenario", "router", "scheduler", "batch_scheduler", "rebalancer", "agent", *PARTS}
     assert list_group("rebalancer") == list(REBALANCERS)  # run by tests/experiments/test_rebalancer.py
     # The commands' own files are run by the tests of the commands.
-    assert {path.stem for path in CONF.glob("*.yaml")} == {"hydra_quiet", *COMMANDS} - {"list"}
+    commands = {*COMMANDS, *OF_KIND.values()} - {"list"}
+    assert {path.stem for path in CONF.glob("*.yaml")} == {"hydra_quiet", *commands}
 
 
 @pytest.mark.parametrize("name", list_scenarios(ScenarioConfig))

@@ -28,6 +28,7 @@ REDUCTIONS = {
     "train": SHORT_TRAINING,
     "bench": (*SHORT_BENCH, *FEW_REQUESTS),
     "evaluate": ("seeds=3",),
+    "goodput": ("seeds=1", "requests=300", "scenario.workload.test_s=400"),
     "place": (
         "seeds=1",
         "gpus=2",

@@ -107,7 +107,7 @@ def test_bad_input_is_refused(
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("command", ["simulate", "evaluate"])
+@pytest.mark.parametrize("command", ["evaluate"])
 def test_commands_for_llm_fleets_refuse_scenarios_of_batch_serving(
     capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

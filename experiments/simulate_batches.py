@@ -1,0 +1,131 @@
+"""`servegym simulate` with a scenario of batch serving: one policy on one workload, every request written."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import MISSING, DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from servegym.costmodels.errors import InputError
+from servegym.costmodels.output_folder import check_replaceable, output_folder
+from servegym.envs.batch_metrics import bad_share_by_model, batch_latency_s, summarise_batches
+from servegym.envs.batch_scenario import BatchScenario
+from servegym.envs.batch_scenario.config import BatchScenarioConfig
+from servegym.envs.batch_scenario.stream import BatchEpisodeStream
+from servegym.envs.sim.batch.simulate import BatchResults
+from servegym.envs.sim.batch.state import OUTCOMES
+from servegym.experiments.configs import build_batch_scheduler, read_config
+from servegym.experiments.hydra_app import to_json
+from servegym.experiments.provenance import versions
+
+FILES = REQUESTS_FILE, BATCHES_FILE, METRICS_FILE, CONFIG_FILE = (
+    "requests.parquet",
+    "batches.parquet",
+    "metrics.json",
+    "config.yaml",
+)
+
+
+@dataclass
+class SimulateBatchesConfig:
+    """Schema of `conf/simulate_batches.yaml`."""
+
+    scenario: BatchScenarioConfig = MISSING
+    policy: Any = MISSING
+    split: str = "test"
+    seed: int = 0
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed = {self.seed}: must be at least 0")
+
+
+def simulate_batches(config: DictConfig) -> dict[str, Any]:
+    """Simulates a workload under a policy; writes requests, batches, metrics and the configuration to `out`.
+
+    The workload is the test workload of `seed`, or with `split=train` that seed's first training episode.
+    Returns what `metrics.json` holds, and `out`.
+    """
+    settings = read_config(config, SimulateBatchesConfig)
+    out = Path(settings.out)
+    check_replaceable(out, FILES)
+    scenario = BatchScenario(settings.scenario)
+    scheduler = build_batch_scheduler(settings.policy)
+    stream = BatchEpisodeStream(scenario, settings.split)
+    stream.restart(settings.seed)
+    results = scenario.simulate(stream.next_workload(), scheduler, log=True)
+    answer = {
+        "scenario": scenario.name,
+        "workload_source": scenario.traffic.source,
+        "split": settings.split,
+        "policy": settings.policy,
+        "num_gpus": scenario.cluster.num_gpus,
+        "seed": settings.seed,
+        "metrics": summarise_batches(results, scenario.cluster),
+        "bad_share_by_model": bad_share_by_model(results, scenario.cluster),
+        "versions": versions(),
+    }
+    with output_folder(out, FILES) as folder:
+        (folder / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(settings))))
+        pq.write_table(requests_table(results, scenario), folder / REQUESTS_FILE)
+        pq.write_table(batches_table(results, scenario), folder / BATCHES_FILE)
+        metrics = json.dumps(json.loads(to_json(answer)), indent=2)
+        (folder / METRICS_FILE).write_text(metrics + "\n")
+    return {**answer, "out": str(out)}
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints the metrics as a table."""
+    table = Table(title=f"{answer['policy']['name']} on {answer['scenario']}, seed {answer['seed']}")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in answer["metrics"].items():
+        table.add_row(name, f"{value:,.0f}" if name.startswith("num_") else f"{value:,.4g}")
+    console = Console()
+    console.print(table)
+    console.print(f"Requests: {answer['workload_source']}. Written: {answer['out']}", soft_wrap=True)
+
+
+def requests_table(results: BatchResults, scenario: BatchScenario) -> pa.Table:
+    """A row per request; null for what never happened: no batch, no answer."""
+    served = results.batch_size > 0
+    columns = {
+        name: pa.array(getattr(results, name), mask=~served)
+        for name in ("start_s", "end_s", "gpu", "batch_size")
+    }
+    latency_s = batch_latency_s(results, scenario.cluster)
+    return pa.table(
+        {
+            "arrival_s": results.arrival_s,
+            "model": _names(scenario)[results.model],
+            **columns,
+            "latency_s": pa.array(latency_s, mask=~served),
+            "outcome": np.array(OUTCOMES)[results.outcome],
+        }
+    )
+
+
+def batches_table(results: BatchResults, scenario: BatchScenario) -> pa.Table:
+    """A row per batch in order of start."""
+    batches = results.batches
+    assert batches is not None  # asked for
+    return pa.table(
+        {
+            "gpu": batches["gpu"],
+            "model": _names(scenario)[batches["model"]],
+            "num_requests": batches["num_requests"],
+            "start_s": batches["start_s"],
+            "end_s": batches["end_s"],
+        }
+    )
+
+
+def _names(scenario: BatchScenario) -> np.ndarray:
+    return np.array([model.name for model in scenario.cluster.models])
