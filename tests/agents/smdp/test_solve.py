@@ -42,7 +42,7 @@ def tables(max_batch: int, longest: int) -> itertools.product:
 
 @pytest.mark.parametrize("power_weight", [0.0, 0.3, 1.5])
 def test_no_policy_of_a_small_server_is_better(power_weight: float) -> None:
-    """Each of the 96 policies for up to 4 requests, evaluated exactly; the optimum is one of them."""
+    """Each of the 72 policies that treat 4 requests and more alike, exactly; the optimum is one of them."""
     scenario = replace(TINY, power_weight=power_weight)
     best = solve(scenario, max_queue=24)
     costs = {table: evaluate(scenario, table).cost for table in tables(3, 4)}
@@ -106,8 +106,8 @@ def test_policy_iteration_finds_the_same(load: float, power_weight: float, min_b
     scenario = replace(at_load(TINY, load, power_weight=power_weight), min_batch=min_batch)
     found = solve(scenario, max_queue=12)
     average, sizes = dense_policy_iteration(scenario, 80)
-    assert found.cost == pytest.approx(average, rel=2e-8)
-    assert evaluate(scenario, sizes[:20]).cost == pytest.approx(found.cost, rel=2e-8)
+    assert found.cost == pytest.approx(average, rel=2e-9)
+    assert evaluate(scenario, sizes[:20]).cost == pytest.approx(found.cost, rel=2e-9)
 
 
 @pytest.mark.parametrize("load", [0.1, 0.5, 0.9, 0.97])
@@ -126,16 +126,16 @@ def test_one_at_a_time_is_the_queue_of_pollaczek_and_khinchine(load: float) -> N
 @pytest.mark.parametrize("load", [0.3, 0.7, 0.95])
 def test_cost_is_what_the_policy_costs_exactly(load: float) -> None:
     """Solver and stationary distribution share no truncation; with their own they agree to the span."""
-    found = solve(at_load(GOOGLENET, load), span=1e-7)
-    assert found.exact.cost == pytest.approx(found.cost, rel=1.1e-7)
-    assert found.span <= 1e-7 and found.doubling_change <= 1e-6
+    found = solve(at_load(GOOGLENET, load))
+    assert found.exact.cost == pytest.approx(found.cost, rel=1.1e-9)
+    assert found.span <= 1e-9 and found.doubling_change <= 1e-6
     assert found.max_queue == 64 and found.tail_share < 0.01
 
 
 def test_the_tail_is_charged_for_what_it_costs() -> None:
     """At 95 % of the largest rate queues are longer than the table in 3 % of all decisions."""
     scenario = at_load(GOOGLENET, 0.95, power_weight=0.0)
-    short, long = (solve(scenario, max_queue, span=1e-7) for max_queue in (48, 256))
+    short, long = (solve(scenario, max_queue) for max_queue in (48, 256))
     assert short.tail_share > 0.01 > 1e-9 > long.tail_share
     assert short.cost == pytest.approx(long.cost, rel=1e-6)
     np.testing.assert_array_equal(short.sizes[:40], long.sizes[:40])
@@ -145,7 +145,7 @@ def test_the_tail_is_charged_for_what_it_costs() -> None:
 @pytest.mark.parametrize("power_weight", [0.0, 1e-3])
 def test_never_worse_than_simple_policies(load: float, power_weight: float) -> None:
     scenario = at_load(GOOGLENET, load, power_weight=power_weight)
-    found = solve(scenario, span=1e-7)
+    found = solve(scenario)
     sizes = range(1, scenario.max_batch + 1)
     rivals = [
         greedy(scenario),
@@ -163,7 +163,7 @@ def test_never_worse_than_simple_policies(load: float, power_weight: float) -> N
 def test_a_dearer_watt_saves_power_and_costs_time() -> None:
     """The optimum grows with the weight, at a falling pace; a higher price never buys more of it."""
     weights = (0.0, 1e-4, 5e-4, 2e-3, 1e-2)
-    found = [solve(replace(GOOGLENET, power_weight=weight), span=1e-7) for weight in weights]
+    found = [solve(replace(GOOGLENET, power_weight=weight)) for weight in weights]
     response_s = [each.exact.response_s for each in found]
     power_w = [each.exact.power_w for each in found]
     assert np.all(np.diff(response_s) > -1e-9)
