@@ -1,12 +1,12 @@
 """Nexus: a plan says which models share a GPU, made anew as rates change; GPUs take turns over theirs.
 
 Shen et al., "Nexus: A GPU Cluster Engine for Accelerating DNN-Based Video Analysis" (SOSP 2019), with the
-constants of the code that Symphony's authors wrote for their comparison. Squishy bin packing gives each GPU its
-models and their batch sizes (`squishy_bin_packing.py`). A GPU that is idle goes through its models in turns and
-sends the first batch it can make, with early drop: requests too old for a batch of the size planned are
-dropped. Rates are counted from beacon to beacon; the plan is made anew every epoch, or sooner where some rate
-has left the planned one. Ours: a model's requests wait in one queue for all its GPUs, which is kinder than
-Nexus's own dispatch, and GPUs left over repeat the plan.
+constants of the code that Symphony's authors wrote for their comparison. Squishy bin packing gives each GPU
+its models and their batch sizes (`squishy_bin_packing.py`). A GPU that is idle goes through its models in
+turns and sends the first batch it can make, with early drop: requests too old for a batch of the size
+planned are dropped. Rates are counted from beacon to beacon; the plan is made anew every epoch, or sooner
+where some rate has left the planned one. Ours: a model's requests wait in one queue for all its GPUs, which
+is kinder than Nexus's own dispatch, and GPUs left over repeat the plan.
 """
 
 import math
