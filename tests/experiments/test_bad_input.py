@@ -4,13 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from servegym.envs.scenario.compose import list_group
 from tests.experiments.commands import SMALL_SCENARIO, SMALL_TRAINING, error_of
 
-SCENARIOS = (
-    "azure_conv_1xh100, azure_conv_32xh100, azure_conv_4xh100, azure_conv_8xh100, disaggregated_4p4d, "
-    "epd_1e3p4d, failing_8xh100, generated_1xh100, generated_8xh100, mixed_4xh100_4xa100, "
-    "mooncake_conv_8xh100, sessions_8xh100, stale_8xh100"
-)
+SCENARIOS = ", ".join(list_group("scenario"))
 AGENTS = "ppo_gnn, ppo_mlp"
 COMMANDS = {
     "simulate": ("simulate", *SMALL_SCENARIO),
