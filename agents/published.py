@@ -7,12 +7,13 @@ A call with a value out of range raises InputError `router.d = 0: must be at lea
 are made of this and of the docstring of the module.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ParamSpec, TypeVar
 
 from servegym.agents.parameters import with_checks
+from servegym.costmodels.errors import InputError
 
 P = ParamSpec("P")
 Made = TypeVar("Made")
@@ -59,3 +60,15 @@ def publication_of(make: Callable[..., Any]) -> Publication:
     """What `published` has kept of it."""
     publication: Publication = make.publication  # type: ignore[attr-defined]
     return publication
+
+
+def make_published(
+    family: str, makers: Mapping[str, Callable[..., Made]], name: str, parameters: Mapping[str, object]
+) -> Made:
+    """The policy `name`, one of those that `makers` make; InputError for unknown names and parameters."""
+    if name not in makers:
+        raise InputError(f"{family} = {name}: must be one of {', '.join(makers)}")
+    try:
+        return makers[name](**parameters)
+    except TypeError as error:
+        raise InputError(f"{family} {name}: {error}") from error

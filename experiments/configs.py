@@ -53,18 +53,15 @@ def load_config(path: Path, schema: type[Schema]) -> Schema:
     return settings
 
 
-def read_seeds(given: object) -> list[int]:
-    """A number of seeds, 0 and up, or a list of them; InputError for anything else, and for none."""
+def read_seeds(given: object, fewest: int = 1) -> list[int]:
+    """A number of seeds, 0 and up, or a list; InputError for anything else and for less than `fewest`."""
     seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(isinstance(seed, int) and seed >= 0 for seed in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
         raise InputError(
-            f"seeds = {given}: must be a number of seeds, or a list of different whole numbers of at least 0"
+            f"seeds = {given}: must be a number of seeds, or a list of whole numbers of at least 0"
         )
+    if len(seeds) < fewest or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds = {given}: must be at least {fewest} different ones")
     return seeds
 
 

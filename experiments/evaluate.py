@@ -17,7 +17,7 @@ from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.claims.papers import PAPERS
 from servegym.experiments.claims.report import show as show_claims
 from servegym.experiments.claims.suite import OUT, run_claims
-from servegym.experiments.configs import build_scenario, read_config
+from servegym.experiments.configs import build_scenario, read_config, read_seeds
 from servegym.experiments.evaluation.comparison import Evaluation, Rows
 from servegym.experiments.evaluation.contenders import contender, kind_of, scenario_of_run
 from servegym.experiments.evaluation.plots import PLOTS, draw_plots
@@ -61,7 +61,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     settings = read_config(config, EvaluateConfig)
     if settings.suite is not None or settings.claims is not None:
         return _run_suite(settings)
-    seeds = _seeds(settings.seeds)
+    seeds = read_seeds(settings.seeds, FEWEST_SEEDS)
     kinds = _kinds(settings)
     runs = [name for name, kind in kinds.items() if kind == "run"]
     scenario = build_scenario(_scenario(settings, runs), settings.rebalancer)
@@ -118,17 +118,6 @@ def _run_suite(settings: EvaluateConfig) -> dict[str, Any]:
         if getattr(settings, key) is not None:
             raise InputError(f"{key}: must not be given with suite=claims, whose claims have their own")
     return run_claims(settings.claims, Path(settings.out) if settings.out else OUT, PAPERS)
-
-
-def _seeds(given: object) -> list[int]:
-    seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
-    if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-        raise InputError(
-            f"seeds = {given}: must be a number of seeds, or a list of whole numbers of at least 0"
-        )
-    if len(seeds) < FEWEST_SEEDS or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds = {given}: must be at least {FEWEST_SEEDS} different ones")
-    return seeds
 
 
 def _kinds(settings: EvaluateConfig) -> dict[str, str]:

@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
@@ -105,8 +105,6 @@ def _figures(name: str) -> str:
 
 
 def _type(hint: Any) -> str:
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
     inner = get_args(hint)
     return f"list of {inner[0].__name__}" if inner else hint.__name__
 

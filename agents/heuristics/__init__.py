@@ -27,7 +27,7 @@ from servegym.agents.heuristics.session_affinity import session_affinity
 from servegym.agents.heuristics.splitwise import splitwise
 from servegym.agents.heuristics.weighted_round_robin import weighted_round_robin
 from servegym.agents.heuristics.workload_mixing import workload_mixing
-from servegym.costmodels.errors import InputError
+from servegym.agents.published import make_published
 from servegym.envs.sim.llm.rebalancer import Rebalancer
 from servegym.envs.sim.llm.router import Router
 
@@ -63,12 +63,7 @@ ROUTERS: dict[str, Callable[..., Router]] = {
 
 def make_router(name: str, **parameters: object) -> Router:
     """The router `name` with these parameters; InputError lists the known ones."""
-    if name not in ROUTERS:
-        raise InputError(f"router = {name}: must be one of {', '.join(ROUTERS)}")
-    try:
-        return ROUTERS[name](**parameters)
-    except TypeError as error:
-        raise InputError(f"router {name}: {error}") from error
+    return make_published("router", ROUTERS, name, parameters)
 
 
 REBALANCERS: dict[str, Callable[..., Rebalancer]] = {
@@ -80,12 +75,7 @@ REBALANCERS: dict[str, Callable[..., Rebalancer]] = {
 
 def make_rebalancer(name: str, **parameters: object) -> Rebalancer:
     """The rebalancer `name` with these parameters; InputError lists the known ones."""
-    if name not in REBALANCERS:
-        raise InputError(f"rebalancer = {name}: must be one of {', '.join(REBALANCERS)}")
-    try:
-        return REBALANCERS[name](**parameters)
-    except TypeError as error:
-        raise InputError(f"rebalancer {name}: {error}") from error
+    return make_published("rebalancer", REBALANCERS, name, parameters)
 
 
 __all__ = ["REBALANCERS", "ROUTERS", "HeuristicPolicy", "make_rebalancer", "make_router"]

@@ -76,7 +76,15 @@ def llumnix_rebalancer(
     scale_down_above: NonNegativeFloat = 60.0,
     min_replicas: PositiveInt = 1,
 ) -> Rebalancer:
-    """Thresholds in KV blocks per request, Llumnix's by default; `block_size` is the engines'."""
+    """Llumnix's defaults. Thresholds of freeness are in KV blocks per request.
+
+    out_below, in_above: whose freeness is below the first gives requests, above the second takes them.
+    defrag, watermark (share of the blocks left free), block_size (tokens, the engines'), urgent_load_tokens
+    (what a replica with urgent requests may hold): of freeness, see llumnix_freeness.py.
+    scaling: whether replicas start and stop, looked at every `scale_turns` turns; one starts where the
+    fleet's freeness is below scale_up_below, and one stops where it would stay above scale_down_above
+    without it, down to min_replicas.
+    """
     if out_below > in_above:
         raise InputError(
             f"rebalancer.out_below, in_above = {out_below}, {in_above}: the first must not be above the other"

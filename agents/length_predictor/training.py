@@ -88,8 +88,10 @@ def _fit(
     loss_of = LOSSES[loss]
     x, y = torch.tensor(inputs, dtype=torch.float32), torch.tensor(log_lengths, dtype=torch.float32)
     centre = y[:cut].median()  # the network starts around it
+    last = network[-1]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
-        network[-1].bias.fill_(float(centre))  # type: ignore[operator]
+        last.bias.fill_(float(centre))
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
     validation = cut + _lists(len(y) - cut, rng)
     best_loss, best_epoch = np.inf, 0

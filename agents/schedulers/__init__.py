@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from servegym.agents.published import make_published
 from servegym.agents.schedulers.conservative import conservative
 from servegym.agents.schedulers.edf import edf
 from servegym.agents.schedulers.fastserve import fastserve
@@ -15,7 +16,6 @@ from servegym.agents.schedulers.srpt import srpt
 from servegym.agents.schedulers.ssjf import ssjf
 from servegym.agents.schedulers.trail import trail
 from servegym.agents.schedulers.vtc import vtc
-from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.ranking import Ranking
 
 SCHEDULERS: dict[str, Callable[..., Ranking]] = {
@@ -41,12 +41,7 @@ SCHEDULERS: dict[str, Callable[..., Ranking]] = {
 
 def make_scheduler(name: str, **parameters: object) -> Ranking:
     """The scheduler `name` with these parameters; InputError lists the known ones."""
-    if name not in SCHEDULERS:
-        raise InputError(f"scheduler = {name}: must be one of {', '.join(SCHEDULERS)}")
-    try:
-        return SCHEDULERS[name](**parameters)
-    except TypeError as error:
-        raise InputError(f"scheduler {name}: {error}") from error
+    return make_published("scheduler", SCHEDULERS, name, parameters)
 
 
 __all__ = ["SCHEDULERS", "make_scheduler"]

@@ -1,7 +1,7 @@
 """The findings about claims as a table on a terminal and as Markdown."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -11,6 +11,12 @@ from servegym.experiments.claims.claim import FACTOR
 
 STYLES = {"reproduced": "green", "direction only": "yellow", "not reproduced": "red"}
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
+HEADINGS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("claim", "left"),
+    ("published", "right"),
+    ("ours", "right"),
+    ("verdict", "left"),
+)
 TABLE_WIDTH = 150
 """Characters for the table where no terminal says how wide it is."""
 
@@ -27,7 +33,8 @@ there is one run. One rule judges all (`experiments/claims/claim.py`): a figure 
 published, unless it says another; it has the *direction only* if the whole interval is on the published
 side of no effect; else it is *not reproduced*. A plain number is reproduced within its own factor. A claim
 is as good as its worst figure. GPUs, clocks and often traces are not those of the papers; remarks say what
-was found where a claim does not reproduce.
+was found where a claim does not reproduce. Their figures come from single variants run by hand: the command
+does not print them.
 """
 
 
@@ -37,13 +44,8 @@ def show(answer: dict[str, Any]) -> None:
     if not console.is_terminal:
         console.width = TABLE_WIDTH
     table = Table(box=box.SIMPLE)
-    for heading, justify in (
-        ("claim", "left"),
-        ("published", "right"),
-        ("ours", "right"),
-        ("verdict", "left"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for heading, justify in HEADINGS:
+        table.add_column(heading, justify=justify)
     for name, paper in answer["papers"].items():
         for claim, found in paper["claims"].items():
             style = STYLES[found["verdict"]]

@@ -9,7 +9,7 @@ from servegym.envs.sim.llm.state import PAUSED, Fleet
 
 @routine
 def pause(fleet: Fleet, replica_id: int, request_id: int) -> None:
-    """A decode runs on, but is in no batch until it is resumed."""
+    """A decode stays in `running`, in no batch until it is resumed."""
     replica = fleet.replicas[replica_id]
     request = fleet.requests[request_id]
     request.computed = request.anchor + replica.iteration
