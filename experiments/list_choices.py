@@ -8,6 +8,7 @@ import gymnasium as gym
 from rich.console import Console
 
 import servegym.envs  # noqa: F401  (registers the environments)
+from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.specs import GPUS, MODELS
@@ -19,6 +20,7 @@ USE = {
     **{f"scenarios {of}": "scenario=NAME" for _, of in SCENARIO_SCHEMAS.values()},
     "routers": "router=NAME router.PARAMETER=VALUE",
     "schedulers": "scheduler=NAME scheduler.PARAMETER=VALUE",
+    "batch schedulers": "policy=NAME policy.PARAMETER=VALUE",
     "rebalancers": "rebalancer=NAME rebalancer.PARAMETER=VALUE",
     "agents": "agent=NAME",
     "workloads": "workload@scenario.workload=NAME",
@@ -57,6 +59,7 @@ def choices() -> dict[str, Any]:
         **{f"scenarios {of}": list_scenarios(schema) for schema, of in SCENARIO_SCHEMAS.values()},
         "routers": {name: _defaults(make) for name, make in ROUTERS.items()},
         "schedulers": {name: _defaults(make) for name, make in SCHEDULERS.items()},
+        "batch schedulers": {name: _defaults(make) for name, make in BATCH_SCHEDULERS.items()},
         "rebalancers": {name: _defaults(make) for name, make in REBALANCERS.items()},
         "agents": list_group("agent"),
         "workloads": list_group("workload"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
 from servegym.agents.heuristics import ROUTERS
 from servegym.envs.scenario import Scenario, load_scenario
 from servegym.experiments import simulate
@@ -41,6 +42,8 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     names = answer_of(capsys, "list")
     assert set(names["routers"]) == set(ROUTERS)
     assert names["routers"]["power_of_two"] == {"d": 2}
+    assert set(names["batch schedulers"]) == set(BATCH_SCHEDULERS)
+    assert "resnet50_8gpu" in names["scenarios of batch serving"]
     assert set(names["agents"]) == {"ppo_gnn", "ppo_mlp"}
     assert "servegym/Routing-v0" in names["environments"]
     for kind in ("gpus", "models", "workloads", "fleets", "engines", "cost models", "objectives"):
