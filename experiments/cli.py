@@ -44,6 +44,9 @@ COMMANDS = {
     "bounds": Command(
         "what no policy can beat, and how near routers come", "bounds scenario=azure_conv_8xh100"
     ),
+    "solve": Command(
+        "the optimal batching of one server, beside simple policies", "solve scenario=inoue_v100"
+    ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
     "predictor": Command(
         "train a predictor of output lengths, compare it with simple ones",

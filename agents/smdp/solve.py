@@ -23,6 +23,7 @@ from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 Floats = npt.NDArray[np.float64]
 
 MOST_SWEEPS = 100_000
+RARE = 1e-9
 SETTLED = 8
 """Sweeps without a change of policy, after which its own values are put in."""
 
@@ -38,7 +39,10 @@ class Solution:
     values: Floats
     """(max_queue + 1,): what it costs more in total to begin with so many waiting than with none."""
     control_limit: int | None
-    """Q where the policy is: wait for Q requests, then serve all that wait, up to `max_batch`."""
+    """Q where the policy is: wait for Q requests, then serve all that wait, up to `max_batch`; as far as
+    `usual_queue`."""
+    usual_queue: int
+    """The longest queue that more than 1e-9 of the decisions see."""
     iterations: int
     """Sweeps."""
     span: float
@@ -80,14 +84,15 @@ def solve(
         )
     table = np.append(sizes, model.tail.batch)
     exact = evaluate(scenario, table)
-    common = np.flatnonzero(exact.queue_shares > 1e-9)
+    usual = int(np.flatnonzero(exact.queue_shares > RARE)[-1])
     return Solution(
         cost=cost,
         sizes=table,
         values=values,
-        control_limit=control_limit_of(table[: common[-1] + 1], scenario.max_batch),
+        control_limit=control_limit_of(table[: usual + 1], scenario.max_batch),
         iterations=iterations,
         span=width,
+        usual_queue=usual,
         max_queue=longest,
         tail_share=float(exact.queue_shares[longest + 1 :].sum()),
         doubling_change=change,

@@ -35,6 +35,7 @@ REDUCTIONS = {
         "tensor_parallel=[1]",
         "scenario.workload.test_s=400",
     ),  # fewer are no load
+    "solve": ("episodes=2", "requests=500"),
     "predictor": ("scenario.workload.test_s=200", "epochs=1"),  # 20 s of generated requests are too few
     "profile": SMALL_PROFILE,
     "calibrate": ("model=batch",),  # a CPU has no roofline

@@ -15,6 +15,7 @@ from servegym.agents.smdp import (
     solve,
     static,
 )
+from servegym.agents.smdp.tail import Tail
 from servegym.costmodels.errors import InputError
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario, load_dynamic_batching
 
@@ -139,6 +140,14 @@ def test_the_tail_is_charged_for_what_it_costs() -> None:
     assert short.tail_share > 0.01 > 1e-9 > long.tail_share
     assert short.cost == pytest.approx(long.cost, rel=1e-6)
     np.testing.assert_array_equal(short.sizes[:40], long.sizes[:40])
+
+
+def test_truncation_that_matters_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what does not fit is forgotten, waiting for ever seems best; twice as many states differ."""
+    scenario = at_load(GOOGLENET, 0.8)
+    monkeypatch.setattr(Tail, "of", lambda scenario: Tail(scenario.max_batch, 0.0, 0.0, 0.0))
+    with pytest.raises(InputError, match=r"max_queue = 64: doubling it changes the cost by (1|0.[1-9])"):
+        solve(scenario, truncation=0.01)
 
 
 @pytest.mark.parametrize("load", [0.2, 0.6, 0.9])

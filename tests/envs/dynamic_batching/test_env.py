@@ -9,10 +9,12 @@ from stable_baselines3.common.env_checker import check_env as check_with_sb3
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.checks import check_environment
+from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.dynamic_batching.env import DynamicBatchingEnv
 from servegym.envs.dynamic_batching.observation import DRAINING, GAP_S, OLDEST_S, QUEUE
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario, load_dynamic_batching
 from servegym.envs.dynamic_batching.vector import DynamicBatchingVectorEnv
+from servegym.envs.scenario.compose import list_scenarios
 
 ENV_ID = "servegym.envs:servegym/DynamicBatching-v0"
 
@@ -215,12 +217,13 @@ def test_bad_arrivals_are_refused(arrivals_s: list[float], said: str) -> None:
     assert said in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "rps", "watts"),
-    [("inoue_v100", 5770.65, 268.98), ("inoue_p4", 1651.2, 61.8), ("googlenet_p4", 2958.7, 60.7)],
-)
-def test_presets_at_their_largest_batch(name: str, rps: float, watts: float) -> None:
-    """Rate and power of full batches one after another follow from the published law."""
+LARGEST = {"inoue_v100": (5770.65, 268.98), "inoue_p4": (1651.2, 61.8), "googlenet_p4": (2958.7, 60.7)}
+"""Requests a second and watts of full batches one after another, from the published laws."""
+
+
+@pytest.mark.parametrize("name", list_scenarios(DynamicBatchingConfig))
+def test_presets_at_their_largest_batch(name: str) -> None:
+    rps, watts = LARGEST[name]
     scenario = load_dynamic_batching(name)
     env = DynamicBatchingVectorEnv(1, scenario, arrivals_s=np.zeros(4 * scenario.max_batch))
     env.reset(seed=0)
