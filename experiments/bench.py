@@ -22,6 +22,7 @@ from servegym.experiments.benchmarks.batch_serving import measure_batch
 from servegym.experiments.benchmarks.engines import measure_engines
 from servegym.experiments.benchmarks.environments import (
     decisions_per_wall_s,
+    deferring,
     playing,
     routing_and_scheduling,
     scheduling,
@@ -39,6 +40,7 @@ FIRST_STEPS = {
     "servegym/Routing-v0": "generated_8xh100",
     "servegym/Batching-v0": "generated_1xh100",
     "servegym/TwoLevel-v0": "generated_8xh100",
+    "servegym/DeferredBatching-v0": "resnet50_8gpu",
 }
 """The scenario in which each environment takes its first step."""
 
@@ -237,6 +239,7 @@ def bench_env(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     if scenario.is_plain:  # the environments that schedule take no other
         plays["servegym/Batching-v0"] = scheduling(scenario, settings.num_envs, settings.steps)
         plays["servegym/TwoLevel-v0"] = routing_and_scheduling(scenario, settings.num_envs, settings.steps)
+        plays["servegym/DeferredBatching-v0"] = deferring(settings.num_envs, settings.steps)
     decisions = settings.steps * settings.num_envs
     answer: dict[str, Any] = {
         "decisions_per_s": {

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from servegym.agents.deferred_batching import Frontrun
 from servegym.envs.batching.vector import BatchingVectorEnv
+from servegym.envs.deferred_batching.vector import DeferredBatchingVectorEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
@@ -83,6 +85,23 @@ def routing_and_scheduling(scenario: Scenario, num_envs: int, steps: int) -> Cal
             env.step(np.where(masks[:, 0], replicas[step], choices))
 
     play()  # compiles
+    return play
+
+
+def deferring(num_envs: int, steps: int) -> Callable[[], None]:
+    """A pass of `steps` calls of DeferredBatching by Symphony's rule, which is part of it. Compiled already.
+
+    In the environment's default scenario: others are of another kind.
+    """
+    env = DeferredBatchingVectorEnv(num_envs, copy=False)
+    policy = Frontrun()
+    observation, _ = env.reset(seed=0)
+
+    def play() -> None:
+        for _ in range(steps):
+            env.step(policy.act(observation))  # written in place
+
+    play()  # compiles, and fills the queues
     return play
 
 
