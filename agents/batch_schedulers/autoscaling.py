@@ -74,10 +74,10 @@ def symphony_autoscaler(
     growth: PositiveFloat = 0.2,
     patience: PositiveInt = 10,
 ) -> Autoscaler:
-    """The most GPUs, those at the start, how long one takes to start; the window, the rule's parameters.
+    """The most GPUs, those at the start, how long one takes to start, the window, the rule's numbers.
 
-    All are ours. The defaults were chosen on waves, steps, ramps and spikes of Poisson arrivals, for one model
-    and for 24.
+    All are ours. The defaults were chosen on waves, steps, ramps and spikes of Poisson arrivals, for one
+    model and for 24.
     """
     parameters = (max_gpus, startup_s, headroom, bad_limit, growth, patience)
     return Autoscaler(

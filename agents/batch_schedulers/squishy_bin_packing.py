@@ -154,5 +154,6 @@ def _occupancy_with(state: ClusterState, number: int, model: int) -> float:
 @kernel
 def _size_in(state: ClusterState, model: int, duty_s: float) -> int:
     """What comes together of a session in a duty cycle."""
-    size = max(1, math.ceil(duty_s * state.model_memory[model, LEFT_RPS]))
-    return min(int(state.max_batch[model]), size)
+    size: int = math.ceil(duty_s * state.model_memory[model, LEFT_RPS])
+    largest: int = state.max_batch[model]
+    return min(largest, max(1, size))
