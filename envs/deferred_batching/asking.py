@@ -115,10 +115,10 @@ def wakes_at_s(state: ClusterState, model: int) -> float:
 
 
 @routine
-def send(state: ClusterState, model: int, gpu: int, keeps_oldest: bool) -> None:
-    """Dispatches the candidate, or the batch that keeps the oldest it can; drops what is left behind."""
+def send(state: ClusterState, model: int, gpu: int, keeps_more: bool) -> None:
+    """Dispatches the candidate, or the batch that keeps more; drops what is left behind."""
     memory = state.model_memory[model]
-    behind, prefix, size = batch_of(state, model, keeps_oldest)
+    behind, prefix, size = batch_of(state, model, keeps_more)
     drop(state, model, behind)
     if size > 0:
         dispatch(state, model, gpu, size)
@@ -130,14 +130,15 @@ def send(state: ClusterState, model: int, gpu: int, keeps_oldest: bool) -> None:
 
 
 @kernel
-def batch_of(state: ClusterState, model: int, keeps_oldest: bool) -> tuple[int, int, int]:
+def batch_of(state: ClusterState, model: int, keeps_more: bool) -> tuple[int, int, int]:
     """One of the two batches: requests it leaves behind, old ones among those after them, its size."""
     memory = state.model_memory[model]
     first, prefix = int(memory[LEFT_BEHIND]), int(memory[PREFIX])
-    if keeps_oldest:
-        return gathered(state, model, 0, first + prefix, -math.inf, 1)
     measure(state, model)
-    behind, prefix, size = gathered(state, model, first, prefix, -math.inf, int(memory[TARGET]))
+    target = int(memory[TARGET])
+    if keeps_more:
+        return gathered(state, model, 0, first + prefix, -math.inf, max(1, 3 * target // 4))
+    behind, prefix, size = gathered(state, model, first, prefix, -math.inf, target)
     return first + behind, prefix, size
 
 

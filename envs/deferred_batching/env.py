@@ -83,7 +83,7 @@ class DeferredBatchingEnv(NativeEnv):
         0            wait
         1 + g        send the candidate to GPU g, and drop what it leaves behind: requests in whose favour it
                      would be smaller than the rate demands
-        1 + G + g    send the batch to GPU g that keeps the oldest request that can be kept
+        1 + G + g    send the batch to GPU g for which only 3/4 of that size is demanded: it keeps more
         Legal are idle GPUs, and to wait, unless nothing could ever end the wait; `action_masks()` gives this
         as bool (1 + 2 G,), as MaskablePPO wants it. An illegal action raises ValueError and changes nothing.
     Reward: minus the increase of what the episode costs (envs/deferred_batching/reward.py): 1 for each

@@ -54,7 +54,7 @@ class DeferredBatchingEpisodes:
     Written in place: `observation`, arrays with a leading axis K (observation.py), `masks`, bool
     (K, 1 + 2 G), `rewards`, float64 (K,), `finished`, bool (K,), and `num_decisions`, int64 (K,).
     An action is 0 to wait, `1 + g` to send the candidate to GPU `g`, `1 + G + g` to send it the batch that
-    keeps the oldest.
+    keeps more.
     """
 
     def __init__(

@@ -51,9 +51,9 @@ CANDIDATE_COLUMNS = (
     ("size", "requests"),  # the batch of the target size, `b*`
     ("end_s", "s"),  # from now, if it is sent now to a GPU with the weights; likewise below
     ("left_behind", "requests"),  # of the front of the queue, dropped with it
-    ("oldest_size", "requests"),  # the batch that keeps the oldest it can
-    ("oldest_end_s", "s"),
-    ("oldest_left_behind", "requests"),
+    ("smaller_size", "requests"),  # the batch that keeps more, of the target `3 b* / 4`
+    ("smaller_end_s", "s"),
+    ("smaller_left_behind", "requests"),
     ("until_front_s", "s"),  # send then, and a batch larger by one would be late; below 0: since; 0: full
     ("until_latest_s", "s"),  # send then, and it ends a margin before its deadline
     ("until_expires_s", "s"),  # send later, and it is late
@@ -154,8 +154,8 @@ def observe(
 def _write_candidate(state: ClusterState, model: int, row: np.ndarray) -> None:
     memory = state.model_memory[model]
     at = 0
-    for keeps_oldest in (False, True):
-        behind, _, size = batch_of(state, model, keeps_oldest)
+    for keeps_more in (False, True):
+        behind, _, size = batch_of(state, model, keeps_more)
         row[at] = size
         row[at + 1] = lead_s(state, size) + state.latency_s[model, size]
         row[at + 2] = behind

@@ -191,7 +191,7 @@ def words(action: int, num_gpus: int) -> str:
     if action == 0:
         return "wait"
     kept, gpu = divmod(action - 1, num_gpus)
-    return f"oldest to GPU {gpu}" if kept else f"send to GPU {gpu}"
+    return f"keep more, GPU {gpu}" if kept else f"send to GPU {gpu}"
 
 
 def lay_out(figure: Any, cluster: BatchCluster) -> Sequence[Part]:

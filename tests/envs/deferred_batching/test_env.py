@@ -163,12 +163,12 @@ def test_waiting_is_asked_about_again_when_the_window_opens_and_when_it_closes()
     assert episodes.rewards[0] == -1.0  # nobody sent it: dropped once its time was over
 
 
-def test_the_second_batch_keeps_the_oldest() -> None:
-    """A batch of the target leaves the oldest behind; the other one takes it, and the rest is late."""
-    # 1 GPU, l(b) = 1 + b/8: it is busy until 1.125; then 1 request has 1.2 s left, and 8 have plenty
-    model = ServedModel.of_law("m", LinearBatchLatency(0.125, 1.0), 8, slo_s=2.25)
-    arrival_s = [0.0, 0.0625, *np.linspace(1.0, 1.0625, 8)]
-    workload = BatchWorkload("late", np.array(arrival_s), np.zeros(10, np.int32))
+def test_the_second_batch_keeps_more() -> None:
+    """A batch of the target leaves the oldest behind; the smaller one takes it, and others are late."""
+    # 1 GPU, l(b) = 1 + b/8, is busy until 1.125; then the target is 6, and the oldest has 1.525 s left
+    model = ServedModel.of_law("m", LinearBatchLatency(0.125, 1.0), 8, slo_s=2.5)
+    arrival_s = np.array([0.0, 0.15, *np.linspace(1.0, 1.0625, 8)])
+    workload = BatchWorkload("late", arrival_s, np.zeros(10, np.int32))
 
     def after_first() -> DeferredBatchingEpisodes:
         episodes = DeferredBatchingEpisodes(scenario_of(BatchCluster((model,), 1)), 1, 10)
@@ -176,17 +176,18 @@ def test_the_second_batch_keeps_the_oldest() -> None:
         episodes.step(np.array([1]))  # the first, alone
         return episodes
 
+    def candidate(*columns: str) -> list[float]:
+        return [float(seen(target, "candidate", column)) for column in columns]
+
     target = after_first()
-    assert seen(target, "candidate", "waiting") == 9
-    size, kept = seen(target, "candidate", "size"), seen(target, "candidate", "oldest_size")
-    assert (size, kept) == (8, 1)
-    assert seen(target, "candidate", "left_behind") == 1
-    assert seen(target, "candidate", "oldest_left_behind") == 0
+    assert candidate("waiting", "target") == [9, 6]
+    assert candidate("size", "end_s", "left_behind") == [8, 2.0, 1]
+    assert candidate("smaller_size", "smaller_end_s", "smaller_left_behind") == [4, 1.5, 0]
     target.step(np.array([1]))
     assert target.results(0).outcome.tolist() == [GOOD, DROPPED, *[GOOD] * 8]
-    oldest = after_first()
-    oldest.step(np.array([2]))
-    assert oldest.results(0).outcome.tolist() == [GOOD, GOOD, *[DROPPED] * 8]
+    smaller = after_first()
+    smaller.step(np.array([2]))
+    assert smaller.results(0).outcome.tolist() == [*[GOOD] * 5, *[DROPPED] * 5]
 
 
 def test_the_return_is_minus_what_the_objective_weighs() -> None:
