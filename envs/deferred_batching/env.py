@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 
 from servegym.costmodels.native.structs import fields_of
+from servegym.envs.batch_metrics import summarise_batches
 from servegym.envs.batch_scenario import BatchScenario, load_batch_scenario
 from servegym.envs.batch_scenario.stream import BatchEpisodeStream
 from servegym.envs.deferred_batching.episodes import DeferredBatchingEpisodes
@@ -13,7 +14,6 @@ from servegym.envs.deferred_batching.observation import observation_space
 from servegym.envs.deferred_batching.viewer import PAST, ClusterSnapshot, lay_out, span_of, words
 from servegym.envs.problem import Problem
 from servegym.envs.sim.batch.autoscaler import Autoscaler
-from servegym.envs.sim.batch.simulate import BatchResults
 from servegym.envs.single import NativeEnv
 from servegym.envs.viewer import Facts
 from servegym.envs.workloads.batch_workload import BatchWorkload
@@ -42,25 +42,9 @@ def deferred_batching_problem(
         episodes.observation,
         observation_space(len(cluster.models), cluster.num_gpus, cluster.has_limited_memory, flat),
         gym.spaces.Discrete(1 + 2 * cluster.num_gpus),
-        lambda episode_id, _: summary_of(episodes.results(episode_id)),
+        lambda episode_id, _: summarise_batches(episodes.results(episode_id), cluster),
         flat,
     )
-
-
-def summary_of(results: BatchResults) -> dict[str, float]:
-    """What is said of an episode: counts, shares and rates as `BatchResults` has them."""
-    num_requests, num_batches = len(results.outcome), results.num_batches
-    return {
-        "num_requests": float(num_requests),
-        "bad_share": results.bad_share,
-        "good_rps": results.good_rps,
-        "utilisation": results.utilisation,
-        "mean_batch": float((results.batch_size > 0).sum()) / num_batches if num_batches else 0.0,
-        "num_batches": float(num_batches),
-        "gpu_s": float(results.gpu_used_s.sum()),
-        "energy_j": results.energy_j,
-        "duration_s": results.duration_s,
-    }
 
 
 class DeferredBatchingEnv(NativeEnv):
