@@ -41,10 +41,16 @@ def read_config(config: DictConfig, schema: type[Schema]) -> Schema:
     return settings
 
 
-def load_config(path: Path, schema: type[Schema]) -> Schema:
-    """A configuration that an earlier command has written. InputError where it does not fit its schema."""
+def load_config(path: Path, schema: type[Schema], **parts: type) -> Schema:
+    """A configuration that an earlier command has written. InputError where it does not fit its schema.
+
+    parts: the schemas of keys that can be of several kinds.
+    """
     try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
+        template = OmegaConf.structured(schema)
+        for key, part in parts.items():
+            template[key] = OmegaConf.structured(part)
+        settings = OmegaConf.to_object(OmegaConf.merge(template, OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise InputError(f"{path}: {explain(error)}") from error
     except yaml.YAMLError as error:

@@ -6,6 +6,7 @@ checkpoints/     to go on from after a kill             tensorboard/     the sam
 policy.pt        weights of the trained network         finished.json    written last: the run is complete
 """
 
+import contextlib
 import json
 import os
 from dataclasses import asdict
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from servegym.agents.networks.build import build_network
+from servegym.agents.learners.families import FAMILIES, Family, family_of
+from servegym.agents.networks.action_network import ActionNetwork
+from servegym.agents.networks.build import NETWORKS, build_network
 from servegym.agents.networks.network_policy import NetworkPolicy
-from servegym.agents.networks.router_network import RouterNetwork
 from servegym.costmodels.errors import InputError
 from servegym.experiments.configs import load_config
 from servegym.experiments.train_config import TrainConfig
@@ -65,13 +69,14 @@ def load_run_config(run_dir: Path) -> TrainConfig:
     path = run_dir / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{run_dir} is no run directory: missing {CONFIG_FILE}")
-    return load_config(path, TrainConfig)
+    return load_config(path, TrainConfig, scenario=_family_in(path).schema)
 
 
-def load_network(run_dir: Path, config: TrainConfig) -> RouterNetwork:
+def load_network(run_dir: Path, config: TrainConfig) -> ActionNetwork:
     """The trained network of a run."""
     agent = config.agent
-    network = build_network(agent.network, config.scenario.fleet.num_replicas, agent.hidden, agent.layers)
+    num_actions = family_of(agent.network).num_actions(config.scenario)
+    network = build_network(agent.network, num_actions, agent.hidden, agent.layers)
     path = run_dir / POLICY_FILE
     try:
         network.load_state_dict(torch.load(path, weights_only=True))
@@ -111,6 +116,15 @@ def _require_finished(run_dir: Path) -> None:
             f"{run_dir} is incomplete: missing {', '.join(missing)}; "
             f"finish it with servegym train run_dir={run_dir} resume=true"
         )
+
+
+def _family_in(path: Path) -> Family:
+    """The family of a configuration on disk; any where the file does not say, which its reader will refuse."""
+    with contextlib.suppress(OmegaConfBaseException, yaml.YAMLError):
+        network = OmegaConf.select(OmegaConf.load(path), "agent.network")  # type: ignore[arg-type]
+        if network in NETWORKS:
+            return family_of(network)
+    return FAMILIES[0]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`servegym train`: trains a router into a run directory, and goes on there after a kill."""
+"""`servegym train`: trains a policy into a run directory, and goes on there after a kill."""
 
 import csv
 import json
@@ -12,16 +12,15 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
-from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from servegym.agents.learners.checkpoint import checkpoints
-from servegym.agents.learners.ppo import build_ppo
+from servegym.agents.learners.families import family_of
+from servegym.agents.learners.ppo import algorithm_of, build_ppo
 from servegym.agents.learners.ppo import resume as resume_learning
 from servegym.agents.learners.ppo import train as learn
 from servegym.agents.learners.vec_env import SB3VecEnv
 from servegym.costmodels.errors import InputError
-from servegym.envs.routing.vector import RoutingVectorEnv
-from servegym.envs.scenario import Scenario
 from servegym.experiments import run_directory as files
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
@@ -41,22 +40,25 @@ def train(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(settings.run_dir)
     if not files.missing_files(run_dir):
         return _answer(settings, "finished before")
-    scenario = Scenario(settings.scenario)
-    vec_env = SB3VecEnv(RoutingVectorEnv(settings.num_envs, scenario))
+    network = settings.agent.network
+    family = family_of(network)
+    scenario = family.scenario(settings.scenario)
+    vec_env = SB3VecEnv(family.vector(settings.num_envs, scenario))
     vec_env.reset()  # refuses traffic that cannot be had or cannot be served
+    origin = {"scenario": scenario.name, **family.source(scenario)}
     resumed = bool(checkpoints(run_dir))
     tensorboard = run_dir / files.TENSORBOARD_FOLDER
     try:
         if not resumed:  # refuses bad values before it writes anything
             model = build_ppo(settings.agent, vec_env, settings.seed, tensorboard)
-        _prepare(run_dir, settings, scenario)
+        _prepare(run_dir, settings, origin)
     except OSError as error:
         raise InputError(f"run_dir = {run_dir}: cannot be written ({error.strerror})") from error
-    _say(scenario, settings, resumed)
+    _say(origin, settings, resumed)
     started = time.monotonic()
-    curve = [TrainingCurve(run_dir / files.CURVE_FILE)]
+    curve = [TrainingCurve(run_dir / files.CURVE_FILE, family.metrics)]
     if resumed:
-        model = resume_learning(run_dir, vec_env, curve, tensorboard)
+        model = resume_learning(run_dir, vec_env, curve, tensorboard, algorithm_of(network))
     else:
         learn(model, settings.total_steps, run_dir, curve, settings.checkpoint_steps)
     _finish(run_dir, model, time.monotonic() - started)
@@ -68,10 +70,13 @@ def show(answer: dict[str, Any]) -> None:
     run_dir = answer["run_dir"]
     console = Console(soft_wrap=True)
     line = f"{answer['status'].capitalize()}: {run_dir}, {answer['steps']:,} decisions, seed {answer['seed']}"
+    family = family_of(answer["network"])
     if answer["training"]:
-        line += f"; mean TTFT in the last training episodes {answer['training']['mean_ttft_s'] * 1e3:.1f} ms"
+        value = answer["training"][family.shown.metric] * family.shown.factor
+        line += f"; {family.shown.label} in the last training episodes {value:.1f} {family.shown.unit}"
     console.print(line)
-    console.print(f"Next: servegym evaluate run_dir={run_dir}; servegym export run_dir={run_dir}")
+    export = f"; servegym export run_dir={run_dir}" if family.exportable else ""
+    console.print(f"Next: servegym evaluate run_dir={run_dir}{export}")
 
 
 def _settings(config: DictConfig) -> TrainConfig:
@@ -107,7 +112,7 @@ def _settings_to_resume(config: DictConfig) -> TrainConfig:
     return settings
 
 
-def _prepare(run_dir: Path, settings: TrainConfig, scenario: Scenario) -> None:
+def _prepare(run_dir: Path, settings: TrainConfig, origin: dict[str, Any]) -> None:
     """Makes the run directory and writes down what the run is, at its first start."""
     command = "servegym train " + " ".join(map(shlex.quote, HydraConfig.get().overrides.task))
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -115,29 +120,22 @@ def _prepare(run_dir: Path, settings: TrainConfig, scenario: Scenario) -> None:
         file.write(command.strip() + "\n")
     begun = (run_dir / files.CONFIG_FILE).is_file()
     if not begun or not (run_dir / files.PROVENANCE_FILE).is_file():
-        origin = {
-            "scenario": scenario.name,
-            "workload_source": scenario.traffic.source,
-            "held_out": scenario.traffic.held_out,
-            "network": settings.agent.network,
-            "seed": settings.seed,
-            **provenance(),
-        }
+        origin = {**origin, "network": settings.agent.network, "seed": settings.seed, **provenance()}
         files.write_text(run_dir / files.PROVENANCE_FILE, json.dumps(origin, indent=2) + "\n")
     if not begun:
         files.save_config(settings, run_dir)
 
 
-def _say(scenario: Scenario, settings: TrainConfig, resumed: bool) -> None:
+def _say(origin: dict[str, Any], settings: TrainConfig, resumed: bool) -> None:
     doing = "Going on with" if resumed else "Training"
     print(
-        f"{doing} {settings.agent.network} on {scenario.name} ({scenario.traffic.source}), "
+        f"{doing} {settings.agent.network} on {origin['scenario']} ({origin['workload_source']}), "
         f"{settings.total_steps:,} decisions in {settings.num_envs} environments, into {settings.run_dir}",
         file=sys.stderr,
     )
 
 
-def _finish(run_dir: Path, model: PPO, elapsed_s: float) -> None:
+def _finish(run_dir: Path, model: OnPolicyAlgorithm, elapsed_s: float) -> None:
     """Writes the trained network, and then that the run is complete."""
     partial = run_dir / f".{files.POLICY_FILE}.partial"
     torch.save(model.policy.network.state_dict(), partial)  # type: ignore[union-attr]

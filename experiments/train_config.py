@@ -1,20 +1,21 @@
 """The configuration of a training run: what `conf/train.yaml` holds and what its run directory keeps."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from servegym.agents.learners.config import PPOConfig
+from servegym.agents.learners.families import check_fits
 from servegym.costmodels.errors import InputError
-from servegym.envs.scenario.config import ScenarioConfig
 
 
 @dataclass
 class TrainConfig:
     """Schema of `conf/train.yaml`."""
 
-    scenario: ScenarioConfig = MISSING
+    scenario: Any = MISSING  # of the schema that the family of the network has
     agent: PPOConfig = MISSING
     seed: int = 0
     total_steps: int = MISSING
@@ -28,6 +29,8 @@ class TrainConfig:
             value = getattr(self, key)
             if value != MISSING and value < least:
                 raise InputError(f"{key} = {value}: must be at least {least}")
+        if MISSING not in (self.scenario, self.agent):
+            check_fits(self.agent.network, self.scenario)
 
 
 ConfigStore.instance().store(group="agent", name="schema", node=PPOConfig)

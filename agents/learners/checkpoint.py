@@ -9,12 +9,14 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
-from stable_baselines3 import PPO
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from servegym.costmodels.errors import InputError
+
+Learner = TypeVar("Learner", bound=OnPolicyAlgorithm)
 
 KEPT = 2
 """Checkpoints that stay: the newest, and one before it."""
@@ -32,7 +34,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "checkpoints").glob("step_*"))
 
 
-def save_checkpoint(model: PPO, training: Training, run_dir: Path) -> Path:
+def save_checkpoint(model: OnPolicyAlgorithm, training: Training, run_dir: Path) -> Path:
     """Writes one checkpoint of `model` and removes all but the last KEPT."""
     folder = run_dir / "checkpoints"
     partial, complete = folder / "partial", folder / f"step_{model.num_timesteps:012d}"
@@ -49,8 +51,10 @@ def save_checkpoint(model: PPO, training: Training, run_dir: Path) -> Path:
     return complete
 
 
-def load_checkpoint(run_dir: Path, vec_env: VecEnv) -> tuple[PPO, Training]:
-    """The newest checkpoint of a run, to go on in `vec_env`.
+def load_checkpoint(
+    run_dir: Path, vec_env: VecEnv, algorithm: type[Learner]
+) -> tuple[Learner, Training]:
+    """The newest checkpoint of a run, to go on in `vec_env` with the algorithm that saved it.
 
     InputError where there is none, or where the environment differs in spaces from the saved one.
     """
@@ -60,7 +64,7 @@ def load_checkpoint(run_dir: Path, vec_env: VecEnv) -> tuple[PPO, Training]:
     newest = found[-1]
     try:
         env = VecNormalize.load(str(newest / "returns.pkl"), vec_env)
-        model = PPO.load(newest / "model.zip", env, device="cpu")
+        model = algorithm.load(newest / "model.zip", env, device="cpu")
     except (ValueError, AssertionError) as error:
         raise InputError(f"{newest}: does not fit this environment: {error}") from error
     return model, json.loads((newest / "training.json").read_text())

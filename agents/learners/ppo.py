@@ -1,24 +1,38 @@
-"""PPO from Stable-Baselines3, configured for routing: build, train, resume."""
+"""PPO from Stable-Baselines3, or with masked actions from sb3-contrib: build, train, resume."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from servegym.agents.learners.callbacks import ProgressBar, SaveCheckpoints
-from servegym.agents.learners.checkpoint import Training, checkpoints, load_checkpoint, save_checkpoint
+from servegym.agents.learners.checkpoint import (
+    Learner,
+    Training,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from servegym.agents.learners.config import PPOConfig
-from servegym.agents.networks.policy import RouterPolicy
+from servegym.agents.learners.families import family_of
+from servegym.agents.networks.policy import MaskedPolicy, RouterPolicy
 from servegym.costmodels.errors import InputError
 
 
-def build_ppo(config: PPOConfig, vec_env: VecEnv, seed: int, tensorboard_dir: Path | None = None) -> PPO:
+def algorithm_of(network: str) -> type[PPO] | type[MaskablePPO]:
+    """The algorithm that trains a network of NETWORKS."""
+    return MaskablePPO if family_of(network).masked else PPO
+
+
+def build_ppo(config: PPOConfig, vec_env: VecEnv, seed: int, tensorboard_dir: Path | None = None) -> PPO | MaskablePPO:
     """A fresh PPO on `vec_env`; every draw of the network and the learner comes from `seed`.
 
     Rewards are divided by the running standard deviation of the discounted return and clipped to
@@ -33,8 +47,9 @@ def build_ppo(config: PPOConfig, vec_env: VecEnv, seed: int, tensorboard_dir: Pa
             f"environments, {config.n_steps} x {vec_env.num_envs} = {decisions}"
         )
     env = VecNormalize(vec_env, norm_obs=False, clip_reward=10.0, gamma=config.gamma)
-    model = PPO(
-        RouterPolicy,
+    policy = MaskedPolicy if family_of(config.network).masked else RouterPolicy
+    model = algorithm_of(config.network)(
+        policy,
         env,
         learning_rate=LinearSchedule(config.learning_rate, config.final_learning_rate, 1.0),
         n_steps=config.n_steps,
@@ -60,12 +75,12 @@ def build_ppo(config: PPOConfig, vec_env: VecEnv, seed: int, tensorboard_dir: Pa
 
 
 def train(
-    model: PPO,
+    model: Learner,
     total_steps: int,
     run_dir: Path,
     callbacks: Sequence[BaseCallback] = (),
     checkpoint_steps: int = 100_000,
-) -> PPO:
+) -> Learner:
     """Trains a fresh model for `total_steps` decisions, rounded up to whole updates.
 
     Saves a checkpoint in `run_dir` before the first update, about every `checkpoint_steps` decisions and at
@@ -86,19 +101,22 @@ def resume(
     vec_env: VecEnv,
     callbacks: Sequence[BaseCallback] = (),
     tensorboard_dir: Path | None = None,
-) -> PPO:
+    algorithm: type[OnPolicyAlgorithm] = PPO,
+) -> OnPolicyAlgorithm:
     """Goes on from the newest checkpoint of `run_dir` to the run's total number of steps.
 
     Weights, optimiser, counters, schedules and reward statistics are those of the checkpoint; episodes
     start afresh, with traffic not seen before. A finished run is returned as it is. InputError
     where there is no checkpoint.
     """
-    model, training = load_checkpoint(run_dir, vec_env)
+    model, training = load_checkpoint(run_dir, vec_env, algorithm)
     _log_to(model, tensorboard_dir)
     return _learn(model, training, run_dir, callbacks)
 
 
-def _learn(model: PPO, training: Training, run_dir: Path, callbacks: Sequence[BaseCallback]) -> PPO:
+def _learn(
+    model: Learner, training: Training, run_dir: Path, callbacks: Sequence[BaseCallback]
+) -> Learner:
     remaining = training["total_steps"] - model.num_timesteps
     if remaining <= 0:
         return model
@@ -111,6 +129,6 @@ def _learn(model: PPO, training: Training, run_dir: Path, callbacks: Sequence[Ba
     return model
 
 
-def _log_to(model: PPO, tensorboard_dir: Path | None) -> None:
+def _log_to(model: OnPolicyAlgorithm, tensorboard_dir: Path | None) -> None:
     formats = [] if tensorboard_dir is None else ["tensorboard"]
     model.set_logger(configure(None if tensorboard_dir is None else str(tensorboard_dir), formats))

@@ -6,17 +6,17 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from servegym.envs.routing.vector import RoutingVectorEnv
+from servegym.envs.vector import NativeVectorEnv
 
 
 class SB3VecEnv(VecEnv):
-    """Presents a `RoutingVectorEnv` to Stable-Baselines3 and sb3-contrib.
+    """Presents a `NativeVectorEnv` to Stable-Baselines3 and sb3-contrib.
 
     `infos` are empty dicts but for episodes that ended: `terminal_observation`, `episode_metrics` and
     SB3's `episode` record (return `r`, length `l`). `env_method("action_masks")` serves MaskablePPO.
     """
 
-    def __init__(self, env: RoutingVectorEnv) -> None:
+    def __init__(self, env: NativeVectorEnv) -> None:
         self.env = env  # before the base class asks it for its render mode
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._actions = np.zeros(env.num_envs, np.int64)

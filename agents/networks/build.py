@@ -1,14 +1,20 @@
 """The networks by name."""
 
+from collections.abc import Callable
+
+from servegym.agents.networks.action_network import ActionNetwork
 from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.mlp import RouterMLP
-from servegym.agents.networks.router_network import RouterNetwork
+from servegym.agents.networks.queue_mlp import QueueMLP
 
-NETWORKS = ("gnn", "mlp")
+NETWORKS: dict[str, Callable[[int, int, int], ActionNetwork]] = {
+    "gnn": lambda num_actions, hidden, layers: RouterGNN(hidden, layers),
+    "mlp": RouterMLP,
+    "queue_mlp": QueueMLP,
+}
+"""Each from the number of actions, the width and the number of layers."""
 
 
-def build_network(name: str, num_replicas: int, hidden: int, layers: int) -> RouterNetwork:
-    """A fresh network of NETWORKS for a fleet of `num_replicas`, weights drawn from torch's generator."""
-    if name == "gnn":
-        return RouterGNN(hidden, layers)
-    return RouterMLP(num_replicas, hidden, layers)
+def build_network(name: str, num_actions: int, hidden: int, layers: int) -> ActionNetwork:
+    """A fresh network of NETWORKS that chooses among `num_actions`, weights drawn from torch's generator."""
+    return NETWORKS[name](num_actions, hidden, layers)

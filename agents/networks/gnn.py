@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from servegym.agents.networks.normalise import REPLICA_INPUTS, REQUEST_INPUTS
-from servegym.agents.networks.router_network import RouterNetwork, linear
+from servegym.agents.networks.action_network import linear
+from servegym.agents.networks.router_network import RouterNetwork
 
 
 class MessageRound(nn.Module):

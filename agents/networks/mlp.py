@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from servegym.agents.networks.normalise import REPLICA_INPUTS, REQUEST_INPUTS
-from servegym.agents.networks.router_network import RouterNetwork, linear
+from servegym.agents.networks.action_network import linear
+from servegym.agents.networks.router_network import RouterNetwork
 from servegym.costmodels.errors import InputError
 
 

@@ -1,25 +1,30 @@
-"""A router network as a `Policy`: always the replica with the highest score."""
+"""A network as a `Policy`: always the action with the highest score."""
+
+from typing import Any
 
 import numpy as np
 import torch
 
-from servegym.agents.networks.router_network import RouterNetwork
+from servegym.agents.networks.action_network import ActionNetwork, as_tensors
 
 
 class NetworkPolicy:
     """Acts for K episodes at once with one batched evaluation of `network`; `name` is for tables."""
 
-    def __init__(self, network: RouterNetwork, name: str = "network") -> None:
+    def __init__(self, network: ActionNetwork, name: str = "network") -> None:
         self.network = network.eval()
         self.name = name
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Nothing to do: the network has no memory and draws nothing."""
 
-    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """`request` (K, 4) and `replicas` (K, R, 13) to replicas chosen, int64 (K,)."""
-        request = torch.as_tensor(observation["request"], dtype=torch.float32)
-        replicas = torch.as_tensor(observation["replicas"], dtype=torch.float32)
+    def act(self, observation: Any, masks: np.ndarray | None = None) -> np.ndarray:
+        """Actions chosen, int64 (K,), from raw arrays with a leading axis K.
+
+        masks: bool (K, actions), what is legal; None where the network sees that itself.
+        """
         with torch.no_grad():
-            logits, _ = self.network(request, replicas)
+            logits, _ = self.network.scores(as_tensors(observation))
+        if masks is not None:
+            logits = logits.masked_fill(~torch.from_numpy(masks), -torch.inf)
         return np.asarray(logits.argmax(dim=1).numpy())
