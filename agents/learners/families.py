@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from servegym.costmodels.errors import InputError
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
@@ -32,7 +34,8 @@ class Family:
     environment, from the configuration of a scenario. masked: whether the learner has to ask the environment
     which actions are legal; if not, the networks see it. metrics: of an episode, in the training curve.
     source: where the requests of a scenario come from, and what of them is kept for testing, for the run's
-    provenance. exportable: whether a trained network can be handed to a serving system.
+    provenance. work: requests served by actions, where an episode is a piece of a process without end and waiting
+    is a decision (centring.py). exportable: whether a trained network can be handed to a serving system.
     """
 
     environment: str
@@ -45,11 +48,18 @@ class Family:
     metrics: tuple[str, ...]
     shown: Shown
     source: Callable[[Any], dict[str, Any]]
+    work: Callable[[np.ndarray], np.ndarray] | None = None
     exportable: bool = False
 
 
 def _of_traffic(scenario: Scenario) -> dict[str, Any]:
     return {"workload_source": scenario.traffic.source, "held_out": scenario.traffic.held_out}
+
+
+
+def batch_sizes(actions: np.ndarray) -> np.ndarray:
+    """Requests served by actions of DynamicBatching-v0: they are the sizes of the batches."""
+    return actions.astype(np.float64)
 
 
 FAMILIES = (
@@ -77,6 +87,7 @@ FAMILIES = (
         metrics=("cost", "mean_response_s", "power_w", "mean_batch"),
         shown=Shown("cost", "mean cost", 1e3, "ms"),
         source=lambda scenario: {"workload_source": "poisson arrivals", "held_out": None},
+        work=batch_sizes,
     ),
 )
 """All of them; no two have a network in common."""

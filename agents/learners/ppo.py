@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from servegym.agents.learners.callbacks import ProgressBar, SaveCheckpoints
+from servegym.agents.learners.centring import CentredRewards
 from servegym.agents.learners.checkpoint import (
     Learner,
     Training,
@@ -46,8 +47,12 @@ def build_ppo(config: PPOConfig, vec_env: VecEnv, seed: int, tensorboard_dir: Pa
             f"agent.batch_size = {config.batch_size}: must divide agent.n_steps times the number of "
             f"environments, {config.n_steps} x {vec_env.num_envs} = {decisions}"
         )
-    env = VecNormalize(vec_env, norm_obs=False, clip_reward=10.0, gamma=config.gamma)
-    policy = MaskedPolicy if family_of(config.network).masked else RouterPolicy
+    family = family_of(config.network)
+    if family.work is not None:
+        env: VecNormalize = CentredRewards(vec_env, family.work, config.gamma)
+    else:
+        env = VecNormalize(vec_env, norm_obs=False, clip_reward=10.0, gamma=config.gamma)
+    policy = MaskedPolicy if family.masked else RouterPolicy
     model = algorithm_of(config.network)(
         policy,
         env,
