@@ -51,9 +51,7 @@ def save_checkpoint(model: OnPolicyAlgorithm, training: Training, run_dir: Path)
     return complete
 
 
-def load_checkpoint(
-    run_dir: Path, vec_env: VecEnv, algorithm: type[Learner]
-) -> tuple[Learner, Training]:
+def load_checkpoint(run_dir: Path, vec_env: VecEnv, algorithm: type[Learner]) -> tuple[Learner, Training]:
     """The newest checkpoint of a run, to go on in `vec_env` with the algorithm that saved it.
 
     InputError where there is none, or where the environment differs in spaces from the saved one.

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.batch_scenario import BatchScenario
+from servegym.envs.batch_scenario.config import BatchScenarioConfig
+from servegym.envs.deferred_batching.vector import DeferredBatchingVectorEnv
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.envs.dynamic_batching.vector import DynamicBatchingVectorEnv
@@ -56,7 +59,6 @@ def _of_traffic(scenario: Scenario) -> dict[str, Any]:
     return {"workload_source": scenario.traffic.source, "held_out": scenario.traffic.held_out}
 
 
-
 def batch_sizes(actions: np.ndarray) -> np.ndarray:
     """Requests served by actions of DynamicBatching-v0: they are the sizes of the batches."""
     return actions.astype(np.float64)
@@ -88,6 +90,18 @@ FAMILIES = (
         shown=Shown("cost", "mean cost", 1e3, "ms"),
         source=lambda scenario: {"workload_source": "poisson arrivals", "held_out": None},
         work=batch_sizes,
+    ),
+    Family(
+        environment="servegym/DeferredBatching-v0",
+        schema=BatchScenarioConfig,
+        scenario=BatchScenario,
+        vector=DeferredBatchingVectorEnv,
+        networks=("gpu_scorer",),
+        num_actions=lambda config: 1 + 2 * int(config.fleet.num_gpus),
+        masked=True,
+        metrics=("bad_share", "good_rps", "utilisation", "mean_batch"),
+        shown=Shown("bad_share", "bad requests", 1e2, "%"),
+        source=lambda scenario: {"workload_source": scenario.traffic.source, "held_out": None},
     ),
 )
 """All of them; no two have a network in common."""

@@ -33,7 +33,9 @@ def algorithm_of(network: str) -> type[PPO] | type[MaskablePPO]:
     return MaskablePPO if family_of(network).masked else PPO
 
 
-def build_ppo(config: PPOConfig, vec_env: VecEnv, seed: int, tensorboard_dir: Path | None = None) -> PPO | MaskablePPO:
+def build_ppo(
+    config: PPOConfig, vec_env: VecEnv, seed: int, tensorboard_dir: Path | None = None
+) -> PPO | MaskablePPO:
     """A fresh PPO on `vec_env`; every draw of the network and the learner comes from `seed`.
 
     Rewards are divided by the running standard deviation of the discounted return and clipped to
@@ -119,9 +121,7 @@ def resume(
     return _learn(model, training, run_dir, callbacks)
 
 
-def _learn(
-    model: Learner, training: Training, run_dir: Path, callbacks: Sequence[BaseCallback]
-) -> Learner:
+def _learn(model: Learner, training: Training, run_dir: Path, callbacks: Sequence[BaseCallback]) -> Learner:
     remaining = training["total_steps"] - model.num_timesteps
     if remaining <= 0:
         return model

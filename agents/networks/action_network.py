@@ -25,6 +25,10 @@ class ActionNetwork(nn.Module):
         logits, value = self(**observation) if isinstance(observation, dict) else self(observation)
         return logits, value
 
+    def best(self, logits: Tensor) -> Tensor:
+        """int64 (B,): the actions to take, from logits in which illegal ones are far below all others."""
+        return logits.argmax(dim=1)
+
 
 def as_tensors(observation: Any) -> Any:
     """An observation of NumPy arrays as float32 tensors."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from servegym.agents.networks.action_network import ActionNetwork
 from servegym.agents.networks.gnn import RouterGNN
+from servegym.agents.networks.gpu_scorer import GpuScorer
 from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.queue_mlp import QueueMLP
 
@@ -11,6 +12,7 @@ NETWORKS: dict[str, Callable[[int, int, int], ActionNetwork]] = {
     "gnn": lambda num_actions, hidden, layers: RouterGNN(hidden, layers),
     "mlp": RouterMLP,
     "queue_mlp": QueueMLP,
+    "gpu_scorer": lambda num_actions, hidden, layers: GpuScorer(hidden, layers),
 }
 """Each from the number of actions, the width and the number of layers."""
 

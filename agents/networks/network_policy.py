@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from servegym.agents.networks.action_network import ActionNetwork, as_tensors
+from servegym.agents.networks.action_network import ILLEGAL_LOGIT, ActionNetwork, as_tensors
 
 
 class NetworkPolicy:
@@ -26,5 +26,5 @@ class NetworkPolicy:
         with torch.no_grad():
             logits, _ = self.network.scores(as_tensors(observation))
         if masks is not None:
-            logits = logits.masked_fill(~torch.from_numpy(masks), -torch.inf)
-        return np.asarray(logits.argmax(dim=1).numpy())
+            logits = logits.masked_fill(~torch.from_numpy(masks), ILLEGAL_LOGIT)
+        return np.asarray(self.network.best(logits).numpy())

@@ -119,7 +119,9 @@ class MaskedPolicy(_ByNetwork, MaskableActorCriticPolicy):
         distribution, values = self._evaluate(obs, action_masks)
         return values, distribution.log_prob(actions), distribution.entropy()
 
-    def get_distribution(self, obs: PyTorchObs, action_masks: np.ndarray | None = None) -> MaskableDistribution:
+    def get_distribution(
+        self, obs: PyTorchObs, action_masks: np.ndarray | None = None
+    ) -> MaskableDistribution:
         """The distribution over actions."""
         return self._evaluate(obs, action_masks)[0]
 
