@@ -7,8 +7,10 @@ from typing import Any
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
+from servegym.agents.networks.router_network import RouterNetwork
 from servegym.agents.serving.export import export_policy
 from servegym.agents.serving.schema import FILES
+from servegym.costmodels.errors import InputError
 from servegym.experiments.configs import read_config
 from servegym.experiments.run_directory import load_run_policy
 
@@ -28,6 +30,11 @@ def export(config: DictConfig) -> dict[str, Any]:
     """
     settings = read_config(config, ExportConfig)
     policy, origin = load_run_policy(Path(settings.run_dir))
+    if not isinstance(policy.network, RouterNetwork):
+        raise InputError(
+            f"run_dir = {settings.run_dir}: its network, {origin['network']}, is no router's; only those of "
+            "servegym/Routing-v0 can be exported"
+        )
     difference = export_policy(policy.network, origin, Path(settings.out))
     return {
         "run_dir": settings.run_dir,

@@ -119,9 +119,9 @@ def _require_finished(run_dir: Path) -> None:
 
 
 def _family_in(path: Path) -> Family:
-    """The family of a configuration on disk; any where the file does not say, which its reader will refuse."""
+    """The family of a configuration on disk; any where the file does not say, which its reader refuses."""
     with contextlib.suppress(OmegaConfBaseException, yaml.YAMLError):
-        network = OmegaConf.select(OmegaConf.load(path), "agent.network")  # type: ignore[arg-type]
+        network = OmegaConf.select(OmegaConf.load(path), "agent.network")
         if network in NETWORKS:
             return family_of(network)
     return FAMILIES[0]

@@ -12,10 +12,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
+from sb3_contrib import MaskablePPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from servegym.agents.learners.checkpoint import checkpoints
 from servegym.agents.learners.families import family_of
+from servegym.agents.learners.imitation import imitate
 from servegym.agents.learners.ppo import algorithm_of, build_ppo
 from servegym.agents.learners.ppo import resume as resume_learning
 from servegym.agents.learners.ppo import train as learn
@@ -50,17 +52,21 @@ def train(config: DictConfig) -> dict[str, Any]:
     tensorboard = run_dir / files.TENSORBOARD_FOLDER
     try:
         if not resumed:  # refuses bad values before it writes anything
-            model = build_ppo(settings.agent, vec_env, settings.seed, tensorboard)
+            fresh = build_ppo(settings.agent, vec_env, settings.seed, tensorboard)
         _prepare(run_dir, settings, origin)
     except OSError as error:
         raise InputError(f"run_dir = {run_dir}: cannot be written ({error.strerror})") from error
     _say(origin, settings, resumed)
     started = time.monotonic()
     curve = [TrainingCurve(run_dir / files.CURVE_FILE, family.metrics)]
+    model: OnPolicyAlgorithm
     if resumed:
         model = resume_learning(run_dir, vec_env, curve, tensorboard, algorithm_of(network))
     else:
-        learn(model, settings.total_steps, run_dir, curve, settings.checkpoint_steps)
+        if settings.agent.imitate_steps > 0:
+            assert family.teacher is not None and isinstance(fresh, MaskablePPO)  # checked by PPOConfig
+            imitate(fresh, family.teacher(), settings.agent.imitate_steps)
+        model = learn(fresh, settings.total_steps, run_dir, curve, settings.checkpoint_steps)
     _finish(run_dir, model, time.monotonic() - started)
     return _answer(settings, "resumed" if resumed else "trained")
 

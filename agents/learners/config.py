@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from servegym.agents.learners.families import family_of
 from servegym.agents.networks.build import NETWORKS
 from servegym.costmodels.errors import InputError
 
@@ -18,6 +19,7 @@ class PPOConfig:
     network: str = "gnn"  # one of NETWORKS
     hidden: int = 64  # width of the network
     layers: int = 2  # rounds of message passing (gnn) or hidden layers (mlp)
+    imitate_steps: int = 0  # decisions of the published rule of the family that are imitated before all else
     learning_rate: float = 1e-3  # of Adam, at the start
     final_learning_rate: float = 0.0  # reached linearly at the last step
     n_steps: int = 128  # decisions per environment between updates
@@ -34,6 +36,10 @@ class PPOConfig:
         _require(self.network in NETWORKS, "network", self.network, f"one of {', '.join(NETWORKS)}")
         for key in ("hidden", "layers", "n_steps", "batch_size", "n_epochs"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        _require(self.imitate_steps >= 0, "imitate_steps", self.imitate_steps, "at least 0")
+        if self.imitate_steps > 0:
+            teacher = family_of(self.network).teacher
+            _require(teacher is not None, "imitate_steps", self.imitate_steps, "0: nothing to imitate here")
         for key in ("learning_rate", "clip_range", "max_grad_norm"):
             _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
         for key in ("final_learning_rate", "ent_coef", "vf_coef"):

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from servegym.agents.deferred_batching import Frontrun
+from servegym.agents.policy import Policy
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario import BatchScenario
 from servegym.envs.batch_scenario.config import BatchScenarioConfig
@@ -32,27 +34,32 @@ class Shown(NamedTuple):
 class Family:
     """A kind of decision problem: an environment, and the networks that read what is observed in it.
 
-    environment: its id. schema: of the configuration of its scenarios; scenario: makes one ready to run.
-    vector: the native vector environment of a number of episodes of a scenario. num_actions: of the
-    environment, from the configuration of a scenario. masked: whether the learner has to ask the environment
-    which actions are legal; if not, the networks see it. metrics: of an episode, in the training curve.
-    source: where the requests of a scenario come from, and what of them is kept for testing, for the run's
-    provenance. work: requests served by actions, where an episode is a piece of a process without end and waiting
-    is a decision (centring.py). exportable: whether a trained network can be handed to a serving system.
+    environment: its id. vector: its native form, of a number of episodes of a scenario. shown: of `metrics`.
     """
 
     environment: str
     schema: type
+    """Of the configuration of a scenario."""
     scenario: Callable[[Any], Any]
-    vector: Callable[[int, Any], NativeVectorEnv]
-    networks: tuple[str, ...]
-    num_actions: Callable[[Any], int]
-    masked: bool
-    metrics: tuple[str, ...]
-    shown: Shown
+    """From its configuration."""
     source: Callable[[Any], dict[str, Any]]
+    """Where requests come from and what of them is kept for testing, for the run's provenance."""
+    vector: Callable[[int, Any], NativeVectorEnv]
+    num_actions: Callable[[Any], int]
+    """From the configuration of a scenario."""
+    networks: tuple[str, ...]
+    """Names of NETWORKS."""
+    masked: bool
+    """Whether the learner must ask the environment which actions are legal; if not, the networks see it."""
+    metrics: tuple[str, ...]
+    """Of an episode, in the training curve."""
+    shown: Shown
+    teacher: Callable[[], Policy] | None = None
+    """A published rule that a network can learn to imitate first."""
     work: Callable[[np.ndarray], np.ndarray] | None = None
+    """Requests served by actions, where episodes are pieces of a process without end (centring.py)."""
     exportable: bool = False
+    """Whether a trained network can be handed to a serving system."""
 
 
 def _of_traffic(scenario: Scenario) -> dict[str, Any]:
@@ -69,39 +76,40 @@ FAMILIES = (
         environment="servegym/Routing-v0",
         schema=ScenarioConfig,
         scenario=Scenario,
+        source=_of_traffic,
         vector=RoutingVectorEnv,
         networks=("gnn", "mlp"),
         num_actions=lambda config: int(config.fleet.num_replicas),
         masked=False,
         metrics=("mean_ttft_s", "p99_ttft_s", "mean_latency_s"),
         shown=Shown("mean_ttft_s", "mean TTFT", 1e3, "ms"),
-        source=_of_traffic,
         exportable=True,
     ),
     Family(
         environment="servegym/DynamicBatching-v0",
         schema=DynamicBatchingConfig,
         scenario=DynamicBatchingScenario.of_config,
+        source=lambda scenario: {"workload_source": "poisson arrivals", "held_out": None},
         vector=DynamicBatchingVectorEnv,
         networks=("queue_mlp",),
         num_actions=lambda config: int(config.max_batch) + 1,
         masked=True,
         metrics=("cost", "mean_response_s", "power_w", "mean_batch"),
         shown=Shown("cost", "mean cost", 1e3, "ms"),
-        source=lambda scenario: {"workload_source": "poisson arrivals", "held_out": None},
         work=batch_sizes,
     ),
     Family(
         environment="servegym/DeferredBatching-v0",
         schema=BatchScenarioConfig,
         scenario=BatchScenario,
+        source=lambda scenario: {"workload_source": scenario.traffic.source, "held_out": None},
         vector=DeferredBatchingVectorEnv,
         networks=("gpu_scorer",),
         num_actions=lambda config: 1 + 2 * int(config.fleet.num_gpus),
         masked=True,
         metrics=("bad_share", "good_rps", "utilisation", "mean_batch"),
         shown=Shown("bad_share", "bad requests", 1e2, "%"),
-        source=lambda scenario: {"workload_source": scenario.traffic.source, "held_out": None},
+        teacher=Frontrun,
     ),
 )
 """All of them; no two have a network in common."""
@@ -118,6 +126,6 @@ def check_fits(network: str, scenario: Any) -> None:
         return
     fitting = [name for family in FAMILIES if isinstance(scenario, family.schema) for name in family.networks]
     raise InputError(
-        f"agent.network = {network}: learns {family_of(network).environment}, which scenario {scenario.name} is "
-        f"not for; must be one of {', '.join(fitting)}"
+        f"agent.network = {network}: learns {family_of(network).environment}, which {scenario.name} is no "
+        f"scenario of; must be one of {', '.join(fitting)}"
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def build_ppo(
         env: VecNormalize = CentredRewards(vec_env, family.work, config.gamma)
     else:
         env = VecNormalize(vec_env, norm_obs=False, clip_reward=10.0, gamma=config.gamma)
-    policy = MaskedPolicy if family.masked else RouterPolicy
+    policy: Any = MaskedPolicy if family.masked else RouterPolicy
     model = algorithm_of(config.network)(
         policy,
         env,

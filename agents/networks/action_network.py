@@ -13,9 +13,9 @@ ILLEGAL_LOGIT = -1e9
 class ActionNetwork(nn.Module):
     """Scores the actions of B episodes at once. Subclasses write `forward`.
 
-    It takes the arrays of an observation by name, or the one array that an observation is, each with a leading
-    axis B and in raw units, and returns logits (B, A) and values (B,). `num_replicas` is the only size of the fleet
-    that it takes, None where it takes any.
+    It takes the arrays of an observation by name, or the one array that an observation is, each with a
+    leading axis B and in raw units, and returns logits (B, A) and values (B,). `num_replicas` is the only
+    size of a fleet that it takes, None where it takes any.
     """
 
     num_replicas: int | None = None

@@ -11,8 +11,8 @@ hear of all others through the request. Nothing depends on the number or the ord
 import torch
 from torch import Tensor, nn
 
-from servegym.agents.networks.normalise import REPLICA_INPUTS, REQUEST_INPUTS
 from servegym.agents.networks.action_network import linear
+from servegym.agents.networks.normalise import REPLICA_INPUTS, REQUEST_INPUTS
 from servegym.agents.networks.router_network import RouterNetwork
 
 

@@ -23,16 +23,20 @@ KINDS = 3
 class GpuScorer(ActionNetwork):
     """Scores the three kinds of answers from the whole, and the GPUs that a batch may go to each by itself.
 
-    The probability of a kind is shared out among the idle GPUs, so how many there are does not tilt the choice.
-    The whole is the candidate and the means over GPUs and over models of what one layer makes of each; the value comes
-    from it as well. `hidden` is the width, `layers` how many there are over the whole.
+    The probability of a kind is shared out among the idle GPUs, so how many there are does not tilt the
+    choice. The whole is the candidate, and the means over GPUs and over models of what one layer makes of
+    each; the value comes from it as well. `hidden` is the width, `layers` how many there are over the whole.
     """
+
+    candidate_units: Tensor
+    model_units: Tensor
+    gpu_units: Tensor
 
     def __init__(self, hidden: int = 64, layers: int = 2) -> None:
         super().__init__()
-        for name, columns in (("candidate", CANDIDATE_COLUMNS), ("model", MODEL_COLUMNS), ("gpu", GPU_COLUMNS)):
-            units = torch.tensor([UNITS[unit] for _, unit in columns])
-            self.register_buffer(f"{name}_units", units, persistent=False)
+        self.register_buffer("candidate_units", _units(CANDIDATE_COLUMNS), persistent=False)
+        self.register_buffer("model_units", _units(MODEL_COLUMNS), persistent=False)
+        self.register_buffer("gpu_units", _units(GPU_COLUMNS), persistent=False)
         self.encode_gpu = linear(len(GPU_COLUMNS), hidden)
         self.encode_model = linear(len(MODEL_COLUMNS), hidden)
         self.encode = linear(len(CANDIDATE_COLUMNS) + 2 + 2 * hidden, hidden)
@@ -43,10 +47,6 @@ class GpuScorer(ActionNetwork):
         self.score_gpu = linear(hidden, KINDS - 1, gain=0.01)
         self.value = linear(hidden, 1, gain=1.0)
 
-    candidate_units: Tensor
-    model_units: Tensor
-    gpu_units: Tensor
-
     def forward(
         self, candidate: Tensor, models: Tensor, gpus: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -56,13 +56,13 @@ class GpuScorer(ActionNetwork):
         """
         may_wait = candidate[:, MAY_WAIT] > 0
         idle = gpus[..., IDLE] > 0
-        due = torch.stack(  # a timer fires at the very instant, and rounds
-            [candidate[:, UNTIL_FRONT_S] <= 0, candidate[:, UNTIL_FRONT_S + 1] <= 0], dim=1
-        )
+        # The agent is asked at these very instants, and next to them everything else looks the same.
+        begun = candidate[:, UNTIL_FRONT_S : UNTIL_FRONT_S + 2] <= 0
         gpu_state = torch.relu(self.encode_gpu(_scaled(gpus, self.gpu_units)))
         model_state = torch.relu(self.encode_model(_scaled(models, self.model_units)))
-        inputs = [_scaled(candidate, self.candidate_units), due, gpu_state.mean(dim=1), model_state.mean(dim=1)]
-        whole = torch.relu(self.encode(torch.cat(inputs, dim=1)))
+        numbers = _scaled(candidate, self.candidate_units)
+        inputs = torch.cat([numbers, begun, gpu_state.mean(dim=1), model_state.mean(dim=1)], dim=1)
+        whole = torch.relu(self.encode(inputs))
         for layer in self.trunk:
             whole = torch.relu(layer(whole))
         each = torch.relu(self.gpu_from_itself(gpu_state) + self.gpu_from_whole(whole).unsqueeze(1))
@@ -75,11 +75,15 @@ class GpuScorer(ActionNetwork):
 
     def best(self, logits: Tensor) -> Tensor:
         """The likeliest kind of answer, and of its GPUs the likeliest."""
-        sends = logits[:, 1:].unflatten(1, (KINDS - 1, -1))
+        sends = logits[:, 1:].reshape(len(logits), KINDS - 1, -1)
         kind = torch.cat([logits[:, :1], sends.logsumexp(dim=-1)], dim=1).argmax(dim=1)
         num_gpus = sends.shape[-1]
         gpu = sends[torch.arange(len(kind)), (kind - 1).clamp(min=0)].argmax(dim=1)
         return torch.where(kind == 0, 0, 1 + (kind - 1) * num_gpus + gpu)
+
+
+def _units(columns: tuple[tuple[str, str], ...]) -> Tensor:
+    return torch.tensor([UNITS[unit] for _, unit in columns])
 
 
 def _scaled(columns: Tensor, units: Tensor) -> Tensor:

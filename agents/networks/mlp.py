@@ -5,8 +5,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from servegym.agents.networks.normalise import REPLICA_INPUTS, REQUEST_INPUTS
 from servegym.agents.networks.action_network import linear
+from servegym.agents.networks.normalise import REPLICA_INPUTS, REQUEST_INPUTS
 from servegym.agents.networks.router_network import RouterNetwork
 from servegym.costmodels.errors import InputError
 

@@ -3,7 +3,7 @@
 import itertools
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from servegym.agents.networks.action_network import ActionNetwork, linear
 from servegym.envs.dynamic_batching.observation import DRAINING, QUEUE
@@ -12,19 +12,19 @@ INPUTS = 5
 
 
 class QueueMLP(ActionNetwork):
-    """Scores waiting and the batches of 1 to `num_actions - 1` requests; `layers` hidden ones of width `hidden`.
+    """Scores waiting and batches of 1 to `num_actions - 1` requests, by `layers` layers of width `hidden`.
 
-    Arrivals of the environment are Poisson, so what will come depends on nothing that has been: who waits is all
-    there is to know, and the trained policy is a table by the length of the queue. A batch is scored by
-    how many requests it leaves waiting of those that it could take: "all there are" is one score, whatever the queue.
-    Illegal actions are masked by whoever asks.
+    Arrivals of the environment are Poisson, so what will come depends on nothing that has been: who waits is
+    all there is to know, and the trained policy is a table by the length of the queue. A batch is scored by
+    how many requests it leaves behind of those that it could take: "all there are" is one score, whatever the
+    queue. Illegal actions are masked by whoever asks.
     """
 
     def __init__(self, num_actions: int, hidden: int = 64, layers: int = 2) -> None:
         super().__init__()
         self.max_batch = num_actions - 1
         widths = [INPUTS] + [hidden] * layers
-        self.trunk = torch.nn.ModuleList(linear(*pair) for pair in itertools.pairwise(widths))
+        self.trunk = nn.ModuleList(linear(*pair) for pair in itertools.pairwise(widths))
         self.score = linear(hidden, num_actions, gain=0.01)
         self.value = linear(hidden, 1, gain=1.0)
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from servegym.agents.networks.normalise import replica_normalisation, request_normalisation
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT
+from servegym.agents.networks.normalise import replica_normalisation, request_normalisation
 from servegym.agents.networks.router_network import RouterNetwork
 from servegym.agents.serving.artifact import check_golden, load_artifact, sha256
 from servegym.agents.serving.golden import FLEET_SIZES, golden_observation

@@ -58,7 +58,8 @@ def scenario_of_run(name: str) -> ScenarioConfig:
     """The scenario that a run was trained on."""
     from servegym.experiments.run_directory import load_run_config
 
-    return load_run_config(Path(name)).scenario
+    scenario: ScenarioConfig = load_run_config(Path(name)).scenario
+    return scenario
 
 
 def contender(name: str, kind: str, scenario: Scenario) -> Contender:

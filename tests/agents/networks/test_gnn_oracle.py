@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch_geometric.nn import HeteroConv, SAGEConv
 
-from servegym.agents.networks.gnn import MessageRound, RouterGNN
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT
+from servegym.agents.networks.gnn import MessageRound, RouterGNN
 from servegym.agents.serving.golden import plausible_observation
 
 TO_REPLICA = ("request", "asks", "replica")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from servegym.agents.networks.action_network import ILLEGAL_LOGIT
 from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.network_policy import NetworkPolicy
-from servegym.agents.networks.action_network import ILLEGAL_LOGIT
 from servegym.agents.networks.router_network import RouterNetwork
 from servegym.agents.serving.golden import plausible_observation
 from servegym.costmodels.errors import InputError

@@ -1,0 +1,58 @@
+"""A warm start: the network first learns to do as a published rule does."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.utils import obs_as_tensor
+
+from servegym.agents.policy import Policy
+
+
+def imitate(model: MaskablePPO, teacher: Policy, num_decisions: int) -> None:
+    """Trains `model` on what `teacher` does in its environments in `num_decisions`, in whole rollouts.
+
+    The teacher acts. After each rollout the network passes over its decisions as in an update of PPO, with
+    PPO's optimiser: scores by cross entropy, values by the returns. They do not count as the model's own.
+    """
+    env, buffer = model.get_env(), model.rollout_buffer
+    policy: Any = model.policy  # typed for flat observations only
+    assert env is not None
+    model.set_random_seed(model.seed)
+    torch.set_num_threads(1)
+    observation: Any = env.reset()
+    teacher.reset(env.num_envs, model.seed or 0)
+    starts = np.ones(env.num_envs, np.bool_)
+    for _ in range(-(-num_decisions // (buffer.buffer_size * env.num_envs))):
+        buffer.reset()
+        policy.set_training_mode(False)
+        while not buffer.full:
+            actions = torch.from_numpy(teacher.act(observation))
+            masks = np.stack(env.env_method("action_masks"))
+            with torch.no_grad():
+                seen = obs_as_tensor(observation, model.device)
+                values, log_probs, _ = policy.evaluate_actions(seen, actions, masks)
+            following, rewards, dones, _ = env.step(actions.numpy())
+            column = actions.numpy().reshape(-1, 1)
+            buffer.add(observation, column, rewards, starts, values, log_probs, action_masks=masks)
+            observation, starts = following, dones
+        with torch.no_grad():
+            values = policy.predict_values(obs_as_tensor(observation, model.device))
+        buffer.compute_returns_and_advantage(last_values=values, dones=starts)
+        _learn_from(model)
+
+
+def _learn_from(model: MaskablePPO) -> None:
+    """The passes of one update over the decisions in the model's buffer."""
+    policy: Any = model.policy
+    policy.set_training_mode(True)
+    for _ in range(model.n_epochs):
+        for batch in model.rollout_buffer.get(model.batch_size):
+            actions = batch.actions.long().flatten()
+            values, log_probs, _ = policy.evaluate_actions(batch.observations, actions, batch.action_masks)
+            of_values = torch.nn.functional.mse_loss(values.flatten(), batch.returns)
+            policy.optimizer.zero_grad()
+            (model.vf_coef * of_values - log_probs.mean()).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), model.max_grad_norm)
+            policy.optimizer.step()
