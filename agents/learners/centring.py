@@ -13,9 +13,9 @@ class CentredRewards(VecNormalize):
     """Adds to each reward what the work done by its action costs on average, then normalises as its base.
 
     work: of actions (K,), how much each does of a total that is the same for every policy: requests served.
-    So the sum over an episode changes by the same for all policies, while the discounted one no longer favours
-    who puts work off: the discount is by decisions, and a decision to wait is over sooner. Reward centring
-    as Naik et al. have it ("Reward Centering", arXiv 2405.09999), by work in place of time.
+    So the sum over an episode changes by the same for all policies, while the discounted one no longer
+    favours who puts work off: the discount is by decisions, and a decision to wait is over sooner. It is
+    reward centring (Naik et al., "Reward Centering", arXiv 2405.09999), by work in place of time.
     """
 
     def __init__(self, vec_env: VecEnv, work: Callable[[np.ndarray], np.ndarray], gamma: float) -> None:

@@ -53,6 +53,6 @@ def _learn_from(model: MaskablePPO) -> None:
             values, log_probs, _ = policy.evaluate_actions(batch.observations, actions, batch.action_masks)
             of_values = torch.nn.functional.mse_loss(values.flatten(), batch.returns)
             policy.optimizer.zero_grad()
-            (model.vf_coef * of_values - log_probs.mean()).backward()  # type: ignore[no-untyped-call]
+            (model.vf_coef * of_values - log_probs.mean()).backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), model.max_grad_norm)
             policy.optimizer.step()

@@ -17,6 +17,24 @@ SMALL_SCENARIO = (
     *FEW_REQUESTS,
 )
 
+SMALL_SCENARIO_OF = {
+    "servegym/Routing-v0": SMALL_SCENARIO,
+    "servegym/DynamicBatching-v0": (
+        "scenario=inoue_v100",
+        "scenario.max_batch=8",
+        "scenario.rate_rps=800",
+        "scenario.requests=32",
+    ),
+    "servegym/DeferredBatching-v0": (
+        "scenario=resnet50_8gpu",
+        "scenario.fleet.num_gpus=2",
+        "scenario.workload.rate_rps=1000",
+        "scenario.workload.requests=200",
+        "scenario.episode.requests=32",
+    ),
+}
+"""A scenario of each environment that can be learnt."""
+
 SHORT_TRAINING = (
     "agent.hidden=8",
     "agent.n_steps=16",
