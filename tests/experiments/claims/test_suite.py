@@ -11,7 +11,7 @@ import pytest
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import load_scenario
 from servegym.experiments import evaluate as command
-from servegym.experiments.claims.claim import Claim, Figure, Paper, at_most, change, check, ratio
+from servegym.experiments.claims.claim import Claim, Figure, Paper, at_most, change, check, ratio, value
 from servegym.experiments.claims.suite import FILES, run_claims
 from servegym.experiments.evaluation.statistics import Estimate
 from tests.experiments.commands import answer_of, error_of
@@ -79,6 +79,11 @@ PAPERS = {"queues": QUEUES, "others": Paper("other", "a book", [])}
         (change("c", -0.33, -0.45), (-0.6, -0.7, -0.5), "reproduced"),
         (at_most("m", 0.03), (0.03, 0.0, 0.1), "reproduced"),
         (at_most("m", 0.03), (0.031, 0.0, 0.1), "not reproduced"),
+        (value("v", 100.0, factor=1.03), (103.0, 90.0, 110.0), "reproduced"),
+        (value("v", 100.0, factor=1.03), (97.1, 97.0, 97.2), "reproduced"),
+        (value("v", 100.0, factor=1.03), (103.1, 90.0, 110.0), "not reproduced"),
+        (value("v", 100.0, factor=1.03), (97.0, 90.0, 110.0), "not reproduced"),
+        (value("v", 100.0, factor=1.03), (np.nan, np.nan, np.nan), "not reproduced"),
         (ratio("r", 3.0), (np.nan, np.nan, np.nan), "not reproduced"),
         (at_most("m", 0.03), (np.nan, np.nan, np.nan), "not reproduced"),
     ],
