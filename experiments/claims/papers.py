@@ -4,6 +4,7 @@ from servegym.experiments.claims import (
     distserve,
     epd,
     fastserve,
+    inoue,
     intelligent_router,
     larry,
     learning_to_rank,
@@ -13,8 +14,10 @@ from servegym.experiments.claims import (
     preble,
     sal,
     sarathi,
+    smdp,
     splitwise,
     ssjf,
+    symphony,
     trail,
 )
 from servegym.experiments.claims.claim import Paper
@@ -35,6 +38,9 @@ PAPERS: dict[str, Paper] = {
     "ssjf": ssjf.PAPER,
     "multi_bin": multi_bin.PAPER,
     "larry": larry.PAPER,
+    "symphony": symphony.PAPER,
+    "inoue": inoue.PAPER,
+    "smdp": smdp.PAPER,
 }
 """Every paper by the name it is chosen by, which is the name of its file."""
 
@@ -52,5 +58,6 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "ssjf": ("ssjf",),
     "multi_bin": ("multi_bin",),
     "larry": ("larry", "conservative"),
+    "symphony": ("symphony",),
 }
 """Of each paper, the policies that its claims put to the test."""
