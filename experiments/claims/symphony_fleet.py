@@ -180,12 +180,12 @@ CLAIMS = (
         "settings the one with the largest ratio.",
         figures=[ratio(MOST_NAME, 5.0), *(at_most(_rival_name(title), 1.0) for title in RIVALS.values())],
         measure=measure_goodput,
-        remark="The gain is largest where GPUs are fewer than models and objectives are tight: on 8 GPUs with "
-        "1.3 times a batch of 4 Symphony serves 4 to 4.6 times as much as Shepherd, the best there, and 6 "
-        "times as much as Clockwork. On 24 GPUs with 4 times a batch of 4 it is 10 to 18 % ahead of "
-        "Clockwork: whoever can wait for long has full batches anyway. Nexus, which plans for mean rates, and "
-        "Clipper, which gives each model GPUs of its own, are far behind in bursts (0: less than a fiftieth "
-        "of Symphony's).",
+        remark="The gain is largest where GPUs are fewer than models and objectives are tight: on 8 GPUs "
+        "with 1.3 times a batch of 4 Symphony serves 4 to 4.6 times as much as Shepherd, the best there, and "
+        "6 times as much as Clockwork. On 24 GPUs with 4 times a batch of 4 it is 10 to 18 % ahead of "
+        "Clockwork: whoever can wait for long has full batches anyway. Nexus, which plans for mean rates, "
+        "and Clipper, which gives each model GPUs of its own, are far behind in bursts (0: less than a "
+        "fiftieth of Symphony's).",
     ),
     Claim(
         name="fewer_gpus",
@@ -195,9 +195,9 @@ CLAIMS = (
         "Clockwork, Nexus, Shepherd, TF-Serving and Triton.",
         figures=[change(_gpus_name(slo_factor), -0.6) for slo_factor in SLO_FACTORS],
         measure=measure_gpus,
-        remark="45 % with tight objectives (11 GPUs against 20 of Clockwork and Shepherd), 38 % and 22 % with "
-        "longer ones: 8 against 13 and 7 against 9. More only against single rivals: TF-Serving and Triton "
-        "need 26 GPUs with tight objectives, Nexus more than 200.",
+        remark="45 % with tight objectives (11 GPUs against 20 of Clockwork and Shepherd), 38 % and 22 % "
+        "with longer ones: 8 against 13 and 7 against 9. More only against single rivals: TF-Serving and "
+        "Triton need 26 GPUs with tight objectives, Nexus more than 200.",
     ),
     Claim(
         name="sub_clusters",
