@@ -21,6 +21,7 @@ from servegym.envs.workloads import Workload
 from servegym.experiments.benchmarks.batch_serving import measure_batch
 from servegym.experiments.benchmarks.engines import measure_engines
 from servegym.experiments.benchmarks.environments import (
+    batching,
     decisions_per_wall_s,
     deferring,
     playing,
@@ -41,6 +42,7 @@ FIRST_STEPS = {
     "servegym/Batching-v0": "generated_1xh100",
     "servegym/TwoLevel-v0": "generated_8xh100",
     "servegym/DeferredBatching-v0": "resnet50_8gpu",
+    "servegym/DynamicBatching-v0": "inoue_v100",
 }
 """The scenario in which each environment takes its first step."""
 
@@ -240,6 +242,7 @@ def bench_env(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
         plays["servegym/Batching-v0"] = scheduling(scenario, settings.num_envs, settings.steps)
         plays["servegym/TwoLevel-v0"] = routing_and_scheduling(scenario, settings.num_envs, settings.steps)
         plays["servegym/DeferredBatching-v0"] = deferring(settings.num_envs, settings.steps)
+        plays["servegym/DynamicBatching-v0"] = batching(settings.num_envs, settings.steps)
     decisions = settings.steps * settings.num_envs
     answer: dict[str, Any] = {
         "decisions_per_s": {

@@ -11,6 +11,9 @@ import numpy as np
 from servegym.agents.deferred_batching import Frontrun
 from servegym.envs.batching.vector import BatchingVectorEnv
 from servegym.envs.deferred_batching.vector import DeferredBatchingVectorEnv
+from servegym.envs.dynamic_batching.observation import QUEUE
+from servegym.envs.dynamic_batching.scenario import load_dynamic_batching
+from servegym.envs.dynamic_batching.vector import DynamicBatchingVectorEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
@@ -102,6 +105,20 @@ def deferring(num_envs: int, steps: int) -> Callable[[], None]:
             env.step(policy.act(observation))  # written in place
 
     play()  # compiles, and fills the queues
+    return play
+
+
+def batching(num_envs: int, steps: int) -> Callable[[], None]:
+    """A pass of `steps` calls of DynamicBatching on a preset, all that wait at once. Compiled already."""
+    scenario = load_dynamic_batching("inoue_v100")
+    env = DynamicBatchingVectorEnv(num_envs, scenario, copy=False)
+    queues = env.reset(seed=0)[0][:, QUEUE]  # a view: the next step writes into it
+
+    def play() -> None:
+        for _ in range(steps):
+            env.step(np.minimum(queues, scenario.max_batch))
+
+    play()  # compiles
     return play
 
 
