@@ -9,12 +9,19 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from servegym.agents.batch_schedulers import BATCH_SCHEDULERS, make_batch_scheduler
+from servegym.agents.batch_schedulers import (
+    AUTOSCALERS,
+    BATCH_SCHEDULERS,
+    make_autoscaler,
+    make_batch_scheduler,
+)
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_rebalancer, make_router
 from servegym.agents.schedulers import SCHEDULERS, make_scheduler
 from servegym.costmodels.errors import InputError
+from servegym.envs.batch_scenario import BatchScenario
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.sim.batch.autoscaler import Autoscaler
 from servegym.envs.sim.batch.scheduler import BatchScheduler
 from servegym.envs.sim.llm.cluster.plan import Migration
 from servegym.envs.sim.llm.ranking import Ranking
@@ -126,6 +133,27 @@ def build_batch_scheduler(parameters: dict[str, object]) -> BatchScheduler:
         return make_batch_scheduler(name, **rest)
     except InputError as error:
         raise InputError(str(error).replace("batch_scheduler.", "policy.", 1)) from None
+
+
+FROM_BATCH_SCENARIO: dict[str, Callable[[BatchScenario], object]] = {
+    "max_gpus": lambda scenario: scenario.cluster.num_gpus,
+    "initial": lambda scenario: scenario.config.fleet.initial_gpus or scenario.cluster.num_gpus,
+    "startup_s": lambda scenario: scenario.config.fleet.startup_s,
+}
+"""Parameters of autoscalers that no YAML gives."""
+
+
+def build_autoscaler(parameters: dict[str, object] | None, scenario: BatchScenario) -> Autoscaler | None:
+    """The autoscaler from its YAML, as a router; None for none."""
+    if parameters is None:
+        return None
+    rest = dict(parameters)
+    name = str(rest.pop("name"))
+    for key in FROM_BATCH_SCENARIO.keys() & rest.keys():
+        raise InputError(f"autoscaler.{key} = {rest[key]}: is the scenario's, must not be given")
+    _check_types("autoscaler", get_type_hints(AUTOSCALERS.get(name, make_autoscaler)), rest)
+    of_scenario = {key: of(scenario) for key, of in FROM_BATCH_SCENARIO.items()}
+    return make_autoscaler(name, **rest, **of_scenario)
 
 
 def _completed(

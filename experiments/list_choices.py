@@ -8,12 +8,12 @@ import gymnasium as gym
 from rich.console import Console
 
 import servegym.envs  # noqa: F401  (registers the environments)
-from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
+from servegym.agents.batch_schedulers import AUTOSCALERS, BATCH_SCHEDULERS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario.compose import SCENARIO_SCHEMAS, list_group, list_scenarios
-from servegym.experiments.configs import FROM_SCENARIO
+from servegym.experiments.configs import FROM_BATCH_SCENARIO, FROM_SCENARIO
 from servegym.experiments.hydra_app import to_json
 
 USE = {
@@ -21,6 +21,7 @@ USE = {
     "routers": "router=NAME router.PARAMETER=VALUE",
     "schedulers": "scheduler=NAME scheduler.PARAMETER=VALUE",
     "batch schedulers": "policy=NAME policy.PARAMETER=VALUE",
+    "autoscalers": "autoscaler=NAME autoscaler.PARAMETER=VALUE",
     "rebalancers": "rebalancer=NAME rebalancer.PARAMETER=VALUE",
     "agents": "agent=NAME",
     "workloads": "workload@scenario.workload=NAME",
@@ -60,6 +61,7 @@ def choices() -> dict[str, Any]:
         "routers": {name: _defaults(make) for name, make in ROUTERS.items()},
         "schedulers": {name: _defaults(make) for name, make in SCHEDULERS.items()},
         "batch schedulers": {name: _defaults(make) for name, make in BATCH_SCHEDULERS.items()},
+        "autoscalers": {name: _defaults(make) for name, make in AUTOSCALERS.items()},
         "rebalancers": {name: _defaults(make) for name, make in REBALANCERS.items()},
         "agents": list_group("agent"),
         "workloads": list_group("workload"),
@@ -75,7 +77,8 @@ def choices() -> dict[str, Any]:
 
 def _defaults(make: Any) -> dict[str, Any]:
     parameters = inspect.signature(make).parameters
-    return {name: each.default for name, each in parameters.items() if name not in FROM_SCENARIO}
+    of_scenario = {*FROM_SCENARIO, *FROM_BATCH_SCENARIO}
+    return {name: each.default for name, each in parameters.items() if name not in of_scenario}
 
 
 def _with_parameters(name: str, defaults: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
+from servegym.agents.batch_schedulers import AUTOSCALERS, BATCH_SCHEDULERS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.parameters import allowed_of
 from servegym.agents.published import publication_of
@@ -19,15 +19,17 @@ from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.output_folder import output_folder
 from servegym.envs.sim.llm.needs import NEEDS
 from servegym.experiments.claims.papers import PAPERS, POLICIES
-from servegym.experiments.configs import FROM_SCENARIO
+from servegym.experiments.config_errors import KEYS
+from servegym.experiments.configs import FROM_BATCH_SCENARIO, FROM_SCENARIO
 
 FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "router": ROUTERS,
     "rebalancer": REBALANCERS,
     "scheduler": SCHEDULERS,
     "batch_scheduler": BATCH_SCHEDULERS,
+    "autoscaler": AUTOSCALERS,
 }
-"""What makes each policy, by family (the key of a command that chooses one) and by name."""
+"""What makes each policy, by family and by name."""
 
 INDEX = "README.md"
 
@@ -55,9 +57,9 @@ def _page(family: str, name: str, make: Callable[..., Any]) -> str:
         ("Source", publication.source),
         ("Evidence", publication.evidence.value),
         ("Work of a decision", publication.complexity),
-        ("Needs", _needs(make)),
+        ("Needs", "nothing" if family == "autoscaler" else _needs(make)),
         ("Code", f"`{module.__name__.removeprefix('servegym.').replace('.', '/')}.py`"),
-        ("Use", f"`{family}={name}`"),
+        ("Use", f"`{KEYS.get(family, family)}={name}`"),
     ]
     parts = [
         f"# {family.capitalize().replace('_', ' ')}: {name}",
@@ -83,7 +85,7 @@ def _parameters(make: Callable[..., Any]) -> str:
     hints, ranges = get_type_hints(make), allowed_of(make)
     rows = []
     for name, parameter in parameters.items():
-        if name in FROM_SCENARIO:
+        if name in {*FROM_SCENARIO, *FROM_BATCH_SCENARIO}:
             rows.append(f"| `{name}` | | the scenario's | |")
             continue
         allowed = ranges[name].text if name in ranges else ""

@@ -20,7 +20,7 @@ from servegym.envs.batch_scenario.config import BatchScenarioConfig
 from servegym.envs.batch_scenario.stream import BatchEpisodeStream
 from servegym.envs.sim.batch.simulate import BatchResults
 from servegym.envs.sim.batch.state import OUTCOMES
-from servegym.experiments.configs import build_batch_scheduler, read_config
+from servegym.experiments.configs import build_autoscaler, build_batch_scheduler, read_config
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
 
@@ -38,6 +38,7 @@ class SimulateBatchesConfig:
 
     scenario: BatchScenarioConfig = MISSING
     policy: Any = MISSING
+    autoscaler: Any = None
     split: str = "test"
     seed: int = 0
     out: str = MISSING
@@ -58,14 +59,16 @@ def simulate_batches(config: DictConfig) -> dict[str, Any]:
     check_replaceable(out, FILES)
     scenario = BatchScenario(settings.scenario)
     scheduler = build_batch_scheduler(settings.policy)
+    autoscaler = build_autoscaler(settings.autoscaler, scenario)
     stream = BatchEpisodeStream(scenario, settings.split)
     stream.restart(settings.seed)
-    results = scenario.simulate(stream.next_workload(), scheduler, log=True)
+    results = scenario.simulate(stream.next_workload(), scheduler, autoscaler, log=True)
     answer = {
         "scenario": scenario.name,
         "workload_source": scenario.traffic.source,
         "split": settings.split,
         "policy": settings.policy,
+        "autoscaler": settings.autoscaler,
         "num_gpus": scenario.cluster.num_gpus,
         "seed": settings.seed,
         "metrics": summarise_batches(results, scenario.cluster),

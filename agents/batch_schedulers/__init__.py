@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from servegym.agents.batch_schedulers.autoscaling import symphony_autoscaler
 from servegym.agents.batch_schedulers.clipper import clipper
 from servegym.agents.batch_schedulers.clockwork import clockwork
 from servegym.agents.batch_schedulers.nexus import nexus
@@ -10,6 +11,7 @@ from servegym.agents.batch_schedulers.symphony import symphony
 from servegym.agents.batch_schedulers.tf_serving import tf_serving
 from servegym.agents.batch_schedulers.triton import triton
 from servegym.costmodels.errors import InputError
+from servegym.envs.sim.batch.autoscaler import Autoscaler
 from servegym.envs.sim.batch.scheduler import BatchScheduler
 
 BATCH_SCHEDULERS: dict[str, Callable[..., BatchScheduler]] = {
@@ -28,4 +30,18 @@ def make_batch_scheduler(name: str, **parameters: object) -> BatchScheduler:
         raise InputError(f"batch scheduler {name}: {error}") from error
 
 
-__all__ = ["BATCH_SCHEDULERS", "make_batch_scheduler"]
+AUTOSCALERS: dict[str, Callable[..., Autoscaler]] = {"staggered": symphony_autoscaler}
+"""What makes each autoscaler, by name: that of Symphony goes by the law of staggered batches."""
+
+
+def make_autoscaler(name: str, **parameters: object) -> Autoscaler:
+    """The autoscaler `name` with these parameters; InputError lists the known ones."""
+    if name not in AUTOSCALERS:
+        raise InputError(f"autoscaler = {name}: must be one of {', '.join(AUTOSCALERS)}")
+    try:
+        return AUTOSCALERS[name](**parameters)
+    except TypeError as error:
+        raise InputError(f"autoscaler {name}: {error}") from error
+
+
+__all__ = ["AUTOSCALERS", "BATCH_SCHEDULERS", "make_autoscaler", "make_batch_scheduler"]

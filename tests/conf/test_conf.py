@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
+from servegym.agents.batch_schedulers import AUTOSCALERS, BATCH_SCHEDULERS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_router
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import family_of
@@ -26,7 +26,7 @@ from servegym.envs.scenario.compose import compose_scenario, list_group, list_sc
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.experiments.cli import COMMANDS
-from servegym.experiments.configs import FROM_SCENARIO
+from servegym.experiments.configs import FROM_BATCH_SCENARIO, FROM_SCENARIO
 from servegym.experiments.hydra_app import OF_KIND
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 from tests.experiments.commands import (
@@ -88,7 +88,8 @@ def play(*overrides: str, scenario: str = "generated_8xh100") -> RoutingEnv:
 
 def test_no_file_is_left_out() -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert groups == {"scenario", "router", "scheduler", "batch_scheduler", "rebalancer", "agent", *PARTS}
+    policies = {"router", "scheduler", "rebalancer", "batch_scheduler", "autoscaler"}
+    assert groups == {"scenario", "agent", *policies, *PARTS}
     assert list_group("rebalancer") == list(REBALANCERS)  # run by tests/experiments/test_rebalancer.py
     # The commands' own files are run by the tests of the commands.
     commands = {*COMMANDS, *OF_KIND.values()} - {"list"}
@@ -154,14 +155,18 @@ def test_scheduler(capsys: pytest.CaptureFixture[str], folder: Path, name: str) 
     assert answer["metrics"]["num_finished"] == answer["metrics"]["num_requests"] > 50
 
 
-@pytest.mark.parametrize("group, makers", [("scheduler", SCHEDULERS), ("batch_scheduler", BATCH_SCHEDULERS)])
+@pytest.mark.parametrize(
+    "group, makers",
+    [("scheduler", SCHEDULERS), ("batch_scheduler", BATCH_SCHEDULERS), ("autoscaler", AUTOSCALERS)],
+)
 def test_there_is_a_file_for_every_scheduler(group: str, makers: dict[str, Callable[..., Any]]) -> None:
     """With the defaults of the code, but for what refers to the scenario."""
     assert list_group(group) == sorted(makers)
     for name, make in makers.items():
         given = {key: value for key, value in yaml_of(group, name).items() if key != "name"}
         parameters = inspect.signature(make).parameters
-        defaults = {key: each.default for key, each in parameters.items() if key not in FROM_SCENARIO}
+        of_scenario = {*FROM_SCENARIO, *FROM_BATCH_SCENARIO}
+        defaults = {key: each.default for key, each in parameters.items() if key not in of_scenario}
         assert given.keys() == defaults.keys()
         for key, value in given.items():
             default = list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from servegym.experiments.claims.papers import PAPERS, POLICIES
+from servegym.experiments.config_errors import KEYS
 from servegym.experiments.policy_pages import FAMILIES, pages
 
 FOLDER = Path(__file__).parents[2] / "docs" / "policies"
@@ -18,7 +19,7 @@ def test_each_policy_has_a_page_that_says_what_it_must() -> None:
     for family, policies in FAMILIES.items():
         for name in policies:
             page = made[f"{name}.md"]
-            assert f"`{family}={name}`" in page
+            assert f"`{KEYS.get(family, family)}={name}`" in page
             for part in (
                 "| Source |",
                 "| Evidence |",

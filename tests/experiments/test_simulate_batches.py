@@ -69,12 +69,28 @@ def test_training_episodes_and_a_folder_by_name(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.usefixtures("folder")
+def test_an_autoscaler_uses_fewer_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = ("scenario.fleet.num_gpus=4", "scenario.fleet.initial_gpus=1", "scenario.fleet.startup_s=0.01")
+    all_gpus = answer_of(capsys, "simulate", *SMALL, *fleet)
+    scaled = answer_of(
+        capsys, "simulate", *SMALL, *fleet, "autoscaler=staggered", "autoscaler.every_s=0.05", "out=scaled"
+    )
+    assert scaled["autoscaler"]["every_s"] == 0.05
+    assert all_gpus["autoscaler"] is None
+    assert all_gpus["metrics"]["gpu_s"] == pytest.approx(4 * all_gpus["metrics"]["duration_s"])
+    assert 0 < scaled["metrics"]["gpu_s"] < 0.8 * all_gpus["metrics"]["gpu_s"]
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     "words, message",
     [
         (("policy=jsq",), "policy = jsq: must be one of clipper, clockwork, "),
         (("router=jsq",), "router: must not be chosen here"),
         (("policy.margin_s=-1",), "policy.margin_s = -1: must be at least 0"),
+        (("autoscaler=none",), "autoscaler = none: must be one of staggered"),
+        (("autoscaler=staggered", "autoscaler.patience=0"), "autoscaler.patience = 0: must be at least 1"),
+        (("autoscaler=staggered", "+autoscaler.initial=1"), "autoscaler.initial = 1: is the scenario's"),
         (("split=all",), "split = all: must be one of train, test"),
         (("seed=-1",), "seed = -1: must be at least 0"),
         (("scenario.zoo.gpu=H100",), "scenario.zoo.gpu = H100"),
