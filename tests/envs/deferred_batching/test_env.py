@@ -35,7 +35,12 @@ WAIT = 0
 
 def small(*overrides: str) -> BatchScenario:
     """Few requests to few GPUs, more than they can serve."""
-    few = ("scenario.episode.requests=150", "scenario.fleet.num_gpus=3", "scenario.workload.rate_rps=2500")
+    few = (
+        "scenario.episode.requests=100",
+        "scenario.workload.requests=100",
+        "scenario.workload.rate_rps=2500",
+        "scenario.fleet.num_gpus=3",
+    )
     return load_batch_scenario("resnet50_8gpu", (*few, *overrides))
 
 
@@ -113,8 +118,8 @@ def test_frontrun_is_symphony(num_models: int, rate_rps: float) -> None:
     Below its goodput, at it, and where most requests must be dropped, with one model and with a pool of them.
     """
     cluster = BatchCluster(models(num_models), 8)
-    for seed in range(3):
-        workload = poisson(seed, rate_rps, 1500, num_models)
+    for seed in range(2):
+        workload = poisson(seed, rate_rps, 1200, num_models)
         expected = simulate_batches(cluster, workload, make_batch_scheduler("symphony"))
         results, total = played(cluster, workload, frontrun)
         for name in ("start_s", "end_s", "gpu", "batch_size", "outcome"):
@@ -132,7 +137,7 @@ def test_random_play_never_errs_and_is_far_worse() -> None:
 
     scaler = Autoscaler("up_and_down", up_and_down, every_s=0.02, startup_s=0.005, initial=2, memory_size=1)
     cluster = BatchCluster(models(3, 0.06), 4, Delays(1e-4, 5e-5, 2e-3), gpu_memory_bytes=2.0)
-    for seed in range(10):
+    for seed in range(6):
         workload = poisson(seed, 1500, 300, 3)
         episodes = DeferredBatchingEpisodes(scenario_of(cluster), 1, 300, scaler if seed % 2 else None)
         episodes.begin(0, workload)
