@@ -19,6 +19,7 @@ from servegym.envs.sim.batch.simulate import simulate_batches
 from servegym.envs.sim.batch.staggered import analytic_goodput
 from servegym.experiments.claims.batch_load import crossings_rps, goodput_rps, keeps, poisson
 from servegym.experiments.claims.claim import Claim, Figure, Paper, at_most, value
+from servegym.experiments.claims.symphony_day import CLAIM as CLAIM_OF_A_DAY
 from servegym.experiments.claims.symphony_fleet import CLAIMS as CLAIMS_OF_FLEETS
 
 GPUS, REQUESTS = 8, 60_000
@@ -246,5 +247,6 @@ PAPER = Paper(
             measure=measure_delayed,
         ),
         *CLAIMS_OF_FLEETS,
+        CLAIM_OF_A_DAY,
     ),
 )

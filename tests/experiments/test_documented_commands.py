@@ -110,7 +110,7 @@ def test_examples_of_the_usage(folder: Path) -> None:
 
 def test_demo_and_bench_are_found_in_the_makefile() -> None:
     found = documented(ROOT / "Makefile")
-    assert [words[0] for words in found] == ["train", "evaluate", "export"] + 5 * ["bench"]
+    assert [words[0] for words in found] == ["train", "evaluate", "export"] + 6 * ["bench"]
 
 
 def test_commands_are_found_in_markdown() -> None:

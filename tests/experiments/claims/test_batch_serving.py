@@ -7,7 +7,7 @@ from servegym.agents.batch_schedulers import make_batch_scheduler
 from servegym.envs.sim.batch.cluster import BatchCluster
 from servegym.envs.sim.batch.model import ServedModel
 from servegym.envs.workloads.batch_workload import BatchWorkload
-from servegym.experiments.claims import batch_load, symphony, symphony_fleet
+from servegym.experiments.claims import batch_load, symphony, symphony_day, symphony_fleet
 from servegym.experiments.claims.clairvoyant_fleet import fewest_gpus
 
 SYMPHONY = make_batch_scheduler("symphony")
@@ -71,9 +71,10 @@ def test_the_networks_have_the_bounds_of_the_law() -> None:
 @pytest.mark.slow
 @pytest.mark.compiled
 def test_every_figure_of_symphony_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((symphony, "SEEDS"), (symphony, "LADDER_SEEDS"), (symphony_fleet, "SEEDS")):
-        monkeypatch.setattr(module, name, range(1))
+    monkeypatch.setattr(symphony, "LADDER_SEEDS", range(1))
     monkeypatch.setattr(symphony_fleet, "LARGE_SEEDS", range(1))
+    for module in (symphony, symphony_fleet, symphony_day):
+        monkeypatch.setattr(module, "SEEDS", range(1))
     for claim in symphony.PAPER.claims:
         measured = claim.measure()
         assert set(measured) == {figure.name for figure in claim.figures}
