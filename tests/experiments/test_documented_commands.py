@@ -66,7 +66,8 @@ def reduced(words: list[str]) -> list[str]:
         return words
     if "suite=claims" in words:
         return [*words, "claims=[intelligent_router]"]  # the cheapest, and without data
-    few = FEW_REQUESTS if any(word.startswith("scenario=") for word in words) else ()
+    of_fleets = words[0] != "solve" and any(word.startswith("scenario=") for word in words)
+    few = FEW_REQUESTS if of_fleets else ()
     return [*words, *few, *REDUCTIONS.get(words[0], ())]
 
 
