@@ -185,7 +185,8 @@ CLAIMS = (
         "6 times as much as Clockwork. On 24 GPUs with 4 times a batch of 4 it is 10 to 18 % ahead of "
         "Clockwork, and its own eager condition serves 6 % more (`servegym goodput scenario=zoo_24_models "
         "scenario.zoo.slo_factor=4 policy=symphony policy.condition=eager policy.drop=timeout`): whoever can "
-        "wait for long has full batches anyway. Nexus, which plans for mean rates, and Clipper, which gives each model GPUs of its own, are far behind in bursts (0: less than a "
+        "wait for long has full batches anyway. Nexus, which plans for mean rates, and Clipper, "
+        "which gives each model GPUs of its own, are far behind in bursts (0: less than a "
         "fiftieth of Symphony's).",
     ),
     Claim(
