@@ -18,6 +18,7 @@ from servegym.experiments.claims.papers import PAPERS
 from servegym.experiments.claims.report import show as show_claims
 from servegym.experiments.claims.suite import OUT, run_claims
 from servegym.experiments.configs import build_scenario, read_config, read_seeds
+from servegym.experiments.evaluation.batching import evaluate_batching, is_of_batching, show_batching
 from servegym.experiments.evaluation.comparison import Evaluation, Rows
 from servegym.experiments.evaluation.contenders import contender, kind_of, scenario_of_run
 from servegym.experiments.evaluation.plots import PLOTS, draw_plots
@@ -53,7 +54,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Returns scenario, workload_source, seeds, baseline, of each policy its scheduler (None: the engine's own)
     and each metric's iqm, low and high, the comparisons, and the paths `report` and `out`. InputError for
-    anything that cannot be evaluated, before the first simulation. With `suite`: what `run_claims` returns.
+    anything that cannot be evaluated, before the first simulation. With `suite`: what `run_claims` returns;
+    with a run that was trained to batch: what `evaluate_batching` returns.
     """
     if OmegaConf.is_missing(config, "scenario"):
         config = config.copy()
@@ -62,6 +64,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if settings.suite is not None or settings.claims is not None:
         return _run_suite(settings)
     seeds = read_seeds(settings.seeds, FEWEST_SEEDS)
+    if settings.run_dir is not None and is_of_batching(Path(settings.run_dir)):
+        out = settings.out or f"{settings.run_dir}/evaluation"
+        return evaluate_batching(Path(settings.run_dir), seeds, Path(out))
     kinds = _kinds(settings)
     runs = [name for name, kind in kinds.items() if kind == "run"]
     scenario = build_scenario(_scenario(settings, runs), settings.rebalancer)
@@ -105,6 +110,9 @@ def show(answer: dict[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = TABLE_WIDTH
+    if "environment" in answer:
+        show_batching(answer, console)
+        return
     console.print(f"\n{answer['scenario']}, {answer['workload_source']}, {len(answer['seeds'])} seeds\n")
     for table in tables(answer):
         console.print(table.as_rich(), "")

@@ -30,8 +30,13 @@ class ArrivalStream:
         """Arrival times of the next episode, seconds, (N,)."""
         if self._given is not None:
             return self._given
-        rng = np.random.default_rng(self._seed.spawn(1)[0])
-        return np.cumsum(rng.exponential(1 / self.scenario.rate_rps, self.scenario.requests))
+        return poisson_arrivals(self.scenario, self._seed.spawn(1)[0])
+
+
+def poisson_arrivals(scenario: DynamicBatchingScenario, seed: np.random.SeedSequence) -> Arrivals:
+    """Arrival times of an episode, seconds, (requests,)."""
+    gaps_s = np.random.default_rng(seed).exponential(1 / scenario.rate_rps, scenario.requests)
+    return np.cumsum(gaps_s)
 
 
 def _checked(arrivals_s: npt.ArrayLike) -> Arrivals:

@@ -55,10 +55,14 @@ def kind_of(name: str) -> str:
 
 
 def scenario_of_run(name: str) -> ScenarioConfig:
-    """The scenario that a run was trained on."""
+    """The scenario that a run was trained on. InputError for one that was not trained to route."""
     from servegym.experiments.run_directory import load_run_config
 
-    scenario: ScenarioConfig = load_run_config(Path(name)).scenario
+    scenario = load_run_config(Path(name)).scenario
+    if not isinstance(scenario, ScenarioConfig):
+        raise InputError(
+            f"policies: {name}: was not trained to route requests; evaluate it by run_dir={name}"
+        )
     return scenario
 
 
@@ -81,6 +85,7 @@ def contender(name: str, kind: str, scenario: Scenario) -> Contender:
     from servegym.experiments.run_directory import load_run_policy
 
     torch.set_num_threads(1)  # a second thread made these small products ten times as slow
+    scenario_of_run(name)  # refuses other kinds
     policy, provenance = load_run_policy(Path(name))
     _check_disjoint(name, provenance, scenario)
     description = f"{policy.name}, trained for {provenance['steps']:,} decisions on {provenance['scenario']}"

@@ -29,6 +29,8 @@ from servegym.experiments.evaluation.statistics import Estimate, estimate
 Attainment = Callable[[float, int], float]
 """Of a rate and a seed: the share of requests that keep their limits, in [0, 1]."""
 
+Rates = npt.NDArray[np.float64]
+
 TOLERANCE = 0.01
 """Relative width of the interval that a search ends with."""
 
@@ -76,20 +78,41 @@ def largest_rate(
     lowest rate tried, infinity where it holds at the highest one. InputError for a guess that is not above 0
     and finite.
     """
-    if not 0 < guess < math.inf:
-        raise InputError(f"first rate = {guess}: must be above 0 and finite")
-    holding, failing = (guess, math.inf) if holds(guess) else (0.0, guess)
+
+    def one(rates: Rates, which: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        return np.array([holds(float(rate)) for rate in rates])
+
+    return float(largest_rates(one, np.array([guess]), tolerance, most_steps)[0])
+
+
+def largest_rates(
+    holds: Callable[[Rates, npt.NDArray[np.int64]], npt.NDArray[np.bool_]],
+    guesses: Rates,
+    tolerance: float = TOLERANCE,
+    most_steps: int = MOST_STEPS,
+) -> Rates:
+    """`largest_rate` of S things at once, from `guesses` (S,): for what is quicker side by side.
+
+    `holds(rates, which)` is asked about those of them, by number, whose search has not ended.
+    """
+    if not ((guesses > 0) & np.isfinite(guesses)).all():
+        raise InputError(f"first rate = {guesses[0]}: must be above 0 and finite")
+    holding, failing = np.zeros(len(guesses)), np.full(len(guesses), math.inf)
+
+    def ask(rates: Rates, which: npt.NDArray[np.int64]) -> None:
+        held = holds(rates, which)
+        holding[which[held]] = rates[held]
+        failing[which[~held]] = rates[~held]
+
+    ask(guesses, np.arange(len(guesses)))
     for _ in range(most_steps):
-        if holding > 0 and failing < math.inf:
-            break
-        rate = 2 * holding if holding > 0 else failing / 2
-        holding, failing = (rate, failing) if holds(rate) else (holding, rate)
-    if holding == 0 or failing == math.inf:
-        return holding and math.inf
-    while failing > holding * (1 + tolerance):
-        rate = math.sqrt(holding * failing)
-        holding, failing = (rate, failing) if holds(rate) else (holding, rate)
-    return holding
+        which = np.flatnonzero((holding == 0) | np.isinf(failing))
+        if len(which):
+            ask(np.where(holding > 0, 2 * holding, failing / 2)[which], which)
+    bracketed = (holding > 0) & np.isfinite(failing)
+    while len(which := np.flatnonzero(bracketed & (failing > holding * (1 + tolerance)))):
+        ask(np.sqrt(holding * failing)[which], which)
+    return np.where(np.isinf(failing) & (holding > 0), math.inf, holding)
 
 
 def find_goodput(

@@ -1,0 +1,87 @@
+"""What `servegym evaluate` does with a run that was trained to batch: it has rivals of its own."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+
+from servegym.agents.learners.families import family_of
+from servegym.costmodels.errors import InputError
+from servegym.costmodels.output_folder import output_folder
+from servegym.experiments.evaluation.comparison import Rows
+from servegym.experiments.evaluation.deferred_batching import (
+    evaluate_deferred_batching,
+    show_deferred_batching,
+)
+from servegym.experiments.evaluation.dynamic_batching import evaluate_dynamic_batching, show_dynamic_batching
+from servegym.experiments.hydra_app import to_json
+from servegym.experiments.run_directory import CONFIG_FILE, load_run_config, load_run_policy
+
+FILES = ("results.csv", "evaluation.json")
+"""What such an evaluation writes."""
+
+KEYS = ("run_dir", "seeds", "out")
+"""What may be given to it."""
+
+
+class BatchingEvaluation(NamedTuple):
+    """Of the runs of one environment: the answer with rows for results.csv, and how it is shown."""
+
+    evaluate: Callable[[Path, Sequence[int]], tuple[dict[str, Any], Rows]]
+    show: Callable[[dict[str, Any], Console], None]
+
+
+EVALUATIONS = {
+    "servegym/DynamicBatching-v0": BatchingEvaluation(evaluate_dynamic_batching, show_dynamic_batching),
+    "servegym/DeferredBatching-v0": BatchingEvaluation(evaluate_deferred_batching, show_deferred_batching),
+}
+"""By environment."""
+
+
+def is_of_batching(run_dir: Path) -> bool:
+    """Whether a folder is a training run of an environment in EVALUATIONS."""
+    if not (run_dir / CONFIG_FILE).is_file():
+        return False
+    return family_of(load_run_config(run_dir).agent.network).environment in EVALUATIONS
+
+
+def evaluate_batching(run_dir: Path, seeds: Sequence[int], out: Path) -> dict[str, Any]:
+    """Evaluates a run on the scenario that it was trained on, and writes FILES to `out`.
+
+    Returns environment, scenario, run_dir, seeds, steps trained, `out`, and what the evaluation says.
+    InputError for keys that do not apply, and for a run that is not complete.
+    """
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    given = [word.lstrip("+").partition("=")[0] for word in words]
+    if others := [key for key in given if key not in KEYS]:
+        raise InputError(
+            f"run_dir = {run_dir}: was trained to batch, its rivals are set: leave out {', '.join(others)}"
+        )
+    torch.set_num_threads(1)  # a second thread made these small products ten times as slow
+    _, origin = load_run_policy(run_dir)
+    environment = family_of(origin["network"]).environment
+    with output_folder(out, FILES) as folder:
+        answer, rows = EVALUATIONS[environment].evaluate(run_dir, seeds)
+        answer = {
+            "environment": environment,
+            "scenario": origin["scenario"],
+            "run_dir": str(run_dir),
+            "steps": origin["steps"],
+            "seeds": list(seeds),
+            **answer,
+            "out": str(out),
+        }
+        with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        (folder / "evaluation.json").write_text(to_json(answer) + "\n")
+    return answer
+
+
+def show_batching(answer: dict[str, Any], console: Console) -> None:
+    """Prints the table of an evaluation, and where it is."""
+    EVALUATIONS[answer["environment"]].show(answer, console)
+    console.print(f"Results: {answer['out']}", soft_wrap=True)
