@@ -37,7 +37,7 @@ def evaluate_deferred_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dic
     """The answer of `servegym evaluate` about a run, and a row of results for each policy, rate and seed.
 
     Of each policy: `goodput_rps` with its interval, `gain` over Symphony's goodput, paired by seed, and the
-    mean `bad_share` at each of `rates_rps`. All get the same requests, those of `servegym goodput` with these seeds.
+    mean `bad_share` at each of `rates_rps`. All get the same requests, as from `servegym goodput`.
     """
     config = load_run_config(run_dir).scenario
     config = replace(config, workload=replace(config.workload, requests=REQUESTS, seconds=None))

@@ -23,7 +23,7 @@ REQUESTS = 50_000
 """Of a test episode, long enough for its ends not to matter."""
 
 QUEUES = 4
-"""A network is asked about queues of up to so many times the largest batch; its last answer is for any more."""
+"""A network is asked about queues of up to so many times the largest batch; the last stands for any more."""
 
 _TEST = 2**32 - 1  # spawn key of test arrivals, beyond any number of training episodes
 

@@ -1,0 +1,96 @@
+"""`servegym train` and `evaluate` of environments of batching: the rivals are the optimum, or Symphony."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servegym.agents import smdp
+from servegym.agents.deferred_batching import Frontrun
+from servegym.envs.batch_scenario import BatchScenario, load_batch_scenario
+from servegym.envs.dynamic_batching.scenario import load_dynamic_batching
+from servegym.experiments.evaluation import deferred_batching, dynamic_batching
+from servegym.experiments.evaluation.goodput import largest_rate, largest_rates
+from tests.experiments.commands import SHORT_TRAINING, SMALL_SCENARIO_OF, answer_of, error_of
+
+QUEUE = ("train", *SMALL_SCENARIO_OF["servegym/DynamicBatching-v0"], "agent=ppo_queue", *SHORT_TRAINING)
+GPUS = ("train", *SMALL_SCENARIO_OF["servegym/DeferredBatching-v0"], "agent=ppo_gpu_scorer", *SHORT_TRAINING)
+
+
+def test_a_batching_server_is_held_against_the_optimum(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_batching, "REQUESTS", 200)
+    answer_of(capsys, *QUEUE, "run_dir=run")
+    answer = answer_of(capsys, "evaluate", "run_dir=run", "seeds=3")
+    assert (answer["environment"], answer["steps"], answer["seeds"]) == (
+        "servegym/DynamicBatching-v0",
+        256,
+        [0, 1, 2],
+    )
+    policies = answer["policies"]
+    assert list(policies) == ["optimal", "ppo_queue_mlp", "work_conserving", "control_limit", "static"]
+    optimal = policies.pop("optimal")
+    scenario = load_dynamic_batching("inoue_v100", QUEUE[2:4])
+    assert optimal["exact"]["cost"] == pytest.approx(smdp.solve(scenario).cost, rel=1e-6)
+    for policy in policies.values():
+        worse = policy["exact"]["cost"]
+        assert worse is None or worse >= optimal["exact"]["cost"] * (1 - 1e-9)  # null: the queue grows
+    table = np.array(answer["sizes"])
+    exact = smdp.evaluate(scenario, table).cost
+    said = policies["ppo_queue_mlp"]["exact"]["cost"]
+    assert said == pytest.approx(exact) if math.isfinite(exact) else said is None
+    with (folder / "run/evaluation/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * 3
+    message = error_of(capsys, "evaluate", "run_dir=run", "policies=[jsq]", "baseline=sal")
+    assert "its rivals are set: leave out policies, baseline" in message
+    assert "was not trained to route" in error_of(capsys, "evaluate", "policies=[run]")
+    assert "its network, queue_mlp, is no router's" in error_of(capsys, "export", "run_dir=run")
+    assert "must be one of queue_mlp" in error_of(capsys, *QUEUE[:-1], "agent.network=gnn", "run_dir=other")
+
+
+def test_a_batch_scheduler_is_held_against_symphony(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deferred_batching, "REQUESTS", 200)
+    answer_of(capsys, *GPUS, "agent.imitate_steps=128", "run_dir=run")
+    answer = answer_of(capsys, "evaluate", "run_dir=run", "seeds=2")
+    policies = answer["policies"]
+    assert list(policies) == ["symphony", "symphony eager", "ppo_gpu_scorer"]
+    for policy in policies.values():
+        assert policy["bad_share"] == sorted(policy["bad_share"])  # the same requests, only closer together
+    assert policies["symphony"]["gain"]["iqm"] == 0
+    assert policies["symphony"]["goodput_rps"]["iqm"] > policies["symphony eager"]["goodput_rps"]["iqm"]
+    found = answer_of(
+        capsys, "goodput", *GPUS[1:3], "policy=symphony", "seeds=2", "requests=200", f"{GPUS[3]}"
+    )
+    for here, there in zip(policies["symphony"]["goodputs_rps"], found["rates_rps"], strict=True):
+        assert here == pytest.approx(there, rel=0.02)
+
+
+def test_the_rule_played_side_by_side_is_symphony() -> None:
+    few = ("scenario.fleet.num_gpus=2", "scenario.workload.requests=300", "scenario.workload.rate_rps=1200")
+    scenario: BatchScenario = load_batch_scenario("resnet50_8gpu", few)
+    workloads = [scenario.traffic.test_workload(seed) for seed in (0, 1)]
+
+    class Rule(Frontrun):
+        def act(self, observation, masks=None):  # type: ignore[no-untyped-def]
+            return super().act(observation)
+
+    played = deferred_batching.side_by_side(Rule(), scenario, workloads)  # type: ignore[arg-type]
+    serve = deferred_batching._by_scheduler(scenario)
+    for mine, theirs in zip(played, serve(workloads), strict=True):
+        assert np.array_equal(mine.outcome, theirs.outcome)
+
+
+def test_searches_side_by_side_find_what_each_finds_alone() -> None:
+    limits = np.array([3.0, 700.0, 0.0, math.inf, 41.5])
+    guesses = np.array([100.0, 100.0, 100.0, 100.0, 41.0])
+    found = largest_rates(lambda rates, which: rates <= limits[which], guesses, most_steps=12)
+    for limit, guess, rate in zip(limits, guesses, found, strict=True):
+        assert rate == largest_rate(lambda each, limit=limit: each <= limit, guess, most_steps=12)  # type: ignore[misc]
+        if 0 < limit < math.inf:
+            assert limit / 1.01 <= rate <= limit
