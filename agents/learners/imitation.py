@@ -1,4 +1,4 @@
-"""A warm start: the network first learns to do as a published rule does."""
+"""A warm start: the network first learns from a published rule when to wait."""
 
 from typing import Any
 
@@ -14,7 +14,9 @@ def imitate(model: MaskablePPO, teacher: Policy, num_decisions: int) -> None:
     """Trains `model` on what `teacher` does in its environments in `num_decisions`, in whole rollouts.
 
     The teacher acts. After each rollout the network passes over its decisions as in an update of PPO, with
-    PPO's optimiser: scores by cross entropy, values by the returns. They do not count as the model's own.
+    PPO's optimiser: values by the returns, scores by the cross entropy of whether to wait, which is action 0.
+    What else to do is left open: a network that has learnt that as well tries nothing new, and stays with
+    the rule. These decisions do not count as the model's own.
     """
     env, buffer = model.get_env(), model.rollout_buffer
     policy: Any = model.policy  # typed for flat observations only
@@ -49,8 +51,10 @@ def _learn_from(model: MaskablePPO) -> None:
     policy.set_training_mode(True)
     for _ in range(model.n_epochs):
         for batch in model.rollout_buffer.get(model.batch_size):
-            actions = batch.actions.long().flatten()
-            values, log_probs, _ = policy.evaluate_actions(batch.observations, actions, batch.action_masks)
+            waits = torch.zeros(len(batch.actions), dtype=torch.long)
+            values, waiting, _ = policy.evaluate_actions(batch.observations, waits, batch.action_masks)
+            acting = torch.log1p(-waiting.exp().clamp(max=1 - 1e-6))
+            log_probs = torch.where(batch.actions.flatten() == 0, waiting, acting)
             of_values = torch.nn.functional.mse_loss(values.flatten(), batch.returns)
             policy.optimizer.zero_grad()
             (model.vf_coef * of_values - log_probs.mean()).backward()
