@@ -52,6 +52,7 @@ def test_a_batching_server_is_held_against_the_optimum(
     assert "must be one of queue_mlp" in error_of(capsys, *QUEUE[:-1], "agent.network=gnn", "run_dir=other")
 
 
+@pytest.mark.compiled
 def test_a_batch_scheduler_is_held_against_symphony(
     capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ def test_imitation_does_as_the_rule(tmp_path: Path) -> None:
         return same / asked
 
     imitate(model, teacher, 2048)
-    assert agreement() > 0.97
+    assert agreement() > 0.97  # on whether to wait, which is all that is imitated
     assert model.num_timesteps == 0
     with pytest.raises(InputError, match=r"agent\.imitate_steps = 5: must be 0"):
         PPOConfig(network="gnn", imitate_steps=5)
