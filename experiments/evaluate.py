@@ -65,8 +65,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         return _run_suite(settings)
     seeds = read_seeds(settings.seeds, FEWEST_SEEDS)
     if settings.run_dir is not None and is_of_batching(Path(settings.run_dir)):
-        out = settings.out or f"{settings.run_dir}/evaluation"
-        return evaluate_batching(Path(settings.run_dir), seeds, Path(out))
+        folder = settings.out or f"{settings.run_dir}/evaluation"
+        return evaluate_batching(Path(settings.run_dir), seeds, Path(folder))
     kinds = _kinds(settings)
     runs = [name for name, kind in kinds.items() if kind == "run"]
     scenario = build_scenario(_scenario(settings, runs), settings.rebalancer)

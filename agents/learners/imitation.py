@@ -57,6 +57,7 @@ def _learn_from(model: MaskablePPO) -> None:
             log_probs = torch.where(batch.actions.flatten() == 0, waiting, acting)
             of_values = torch.nn.functional.mse_loss(values.flatten(), batch.returns)
             policy.optimizer.zero_grad()
-            (model.vf_coef * of_values - log_probs.mean()).backward()
+            loss: torch.Tensor = model.vf_coef * of_values - log_probs.mean()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(policy.parameters(), model.max_grad_norm)
             policy.optimizer.step()

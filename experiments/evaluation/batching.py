@@ -12,7 +12,6 @@ from rich.console import Console
 from servegym.agents.learners.families import family_of
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import output_folder
-from servegym.experiments.evaluation.comparison import Rows
 from servegym.experiments.evaluation.deferred_batching import (
     evaluate_deferred_batching,
     show_deferred_batching,
@@ -31,7 +30,7 @@ KEYS = ("run_dir", "seeds", "out")
 class BatchingEvaluation(NamedTuple):
     """Of the runs of one environment: the answer with rows for results.csv, and how it is shown."""
 
-    evaluate: Callable[[Path, Sequence[int]], tuple[dict[str, Any], Rows]]
+    evaluate: Callable[[Path, Sequence[int]], tuple[dict[str, Any], Sequence[tuple[object, ...]]]]
     show: Callable[[dict[str, Any], Console], None]
 
 

@@ -60,9 +60,7 @@ def scenario_of_run(name: str) -> ScenarioConfig:
 
     scenario = load_run_config(Path(name)).scenario
     if not isinstance(scenario, ScenarioConfig):
-        raise InputError(
-            f"policies: {name}: was not trained to route; evaluate it by run_dir={name}"
-        )
+        raise InputError(f"policies: {name}: was not trained to route; evaluate it by run_dir={name}")
     return scenario
 
 

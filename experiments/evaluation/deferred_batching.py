@@ -16,7 +16,6 @@ from servegym.envs.batch_scenario import BatchScenario
 from servegym.envs.deferred_batching.episodes import DeferredBatchingEpisodes
 from servegym.envs.sim.batch.simulate import BatchResults
 from servegym.envs.workloads.batch_workload import BatchWorkload
-from servegym.experiments.evaluation.comparison import Rows
 from servegym.experiments.evaluation.goodput import largest_rates
 from servegym.experiments.evaluation.statistics import estimate, relative_change
 from servegym.experiments.run_directory import load_run_config, load_run_policy
@@ -30,10 +29,12 @@ BAD_SHARE = 0.01
 FACTORS = (0.9, 0.95, 1.0, 1.05, 1.1)
 """Rates at which bad requests are counted, of Symphony's goodput."""
 
+Row = tuple[object, ...]
+
 Serve = Callable[[Sequence[BatchWorkload]], list[BatchResults]]
 
 
-def evaluate_deferred_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dict[str, Any], Rows]:
+def evaluate_deferred_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dict[str, Any], list[Row]]:
     """The answer of `servegym evaluate` about a run, and a row of results for each policy, rate and seed.
 
     Of each policy: `goodput_rps` with its interval, `gain` over Symphony's goodput, paired by seed, and the
@@ -56,12 +57,12 @@ def evaluate_deferred_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dic
         if name == "symphony":
             guesses = np.maximum(goodput[name], 1.0)
     rates = [float(round(factor * np.mean(goodput["symphony"]))) for factor in FACTORS]
-    rows: Rows = [["policy", "rate_rps", "seed", "bad_share"]]
+    rows: list[Row] = [("policy", "rate_rps", "seed", "bad_share")]
     policies = {}
     for name, of in serve.items():
         bad = np.array([_bad_shares(of, workloads, np.full(len(seeds), rate)) for rate in rates])
         rows += [
-            [name, rate, seed, share]
+            (name, rate, seed, share)
             for rate, shares in zip(rates, bad, strict=True)
             for seed, share in zip(seeds, shares, strict=True)
         ]

@@ -15,7 +15,6 @@ from servegym.envs.dynamic_batching.episodes import DynamicBatchingEpisodes
 from servegym.envs.dynamic_batching.observation import FEATURES, QUEUE
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.envs.dynamic_batching.stream import poisson_arrivals
-from servegym.experiments.evaluation.comparison import Rows
 from servegym.experiments.evaluation.statistics import estimate, relative_change
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 
@@ -27,11 +26,13 @@ QUEUES = 4
 
 _TEST = 2**32 - 1  # spawn key of test arrivals, beyond any number of training episodes
 
+Row = tuple[object, ...]
+
 Act = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Actions (K,) from observations (K, FEATURES) and legal actions (K, max_batch + 1)."""
 
 
-def evaluate_dynamic_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dict[str, Any], Rows]:
+def evaluate_dynamic_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dict[str, Any], list[Row]]:
     """The answer of `servegym evaluate` about a run, and a row of results for each policy and seed.
 
     Of each policy: parameter, `exact` (agents/smdp/evaluate.py), and simulated on one test episode a seed,
@@ -65,8 +66,8 @@ def evaluate_dynamic_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dict
             "excess": relative_change(costs[name], costs["optimal"])._asdict(),
         }
     answer = {"requests": REQUESTS, "sizes": tables[network.name][1].tolist(), "policies": policies}
-    rows: Rows = [["policy", "seed", "cost"]]
-    rows += [[name, seed, cost] for name in costs for seed, cost in zip(seeds, costs[name], strict=True)]
+    rows: list[Row] = [("policy", "seed", "cost")]
+    rows += [(name, seed, cost) for name in costs for seed, cost in zip(seeds, costs[name], strict=True)]
     return answer, rows
 
 
