@@ -1,17 +1,19 @@
-"""Symphony's autoscaler, in our reading: as many GPUs as staggered batches need, and some room.
+"""Symphony's autoscaler, in our reading: as many GPUs as the load needs, and some room.
 
 Chen et al., "Symphony: Optimized DNN Model Serving using Deferred Batch Scheduling" (arXiv 2308.07470) claims
 GPU use in proportion to load and robust autoscaling; neither a rule nor code is public. Deferred batches are
-as large as the deadlines allow whatever the number of GPUs, so the GPU seconds that the requests of a window
-need (`required_s`, docs/batch_serving.md, "Autoscaling") say how many GPUs it takes:
+as large as the deadlines allow whatever the number of GPUs, so both the GPU seconds that the requests of a
+window need at the sizes of staggered batches, and those in which batches did run (`required_s`, `busy_s`:
+docs/batch_serving.md, "Autoscaling"), say how many GPUs it takes:
 
-    needed = headroom * required_s / every_s
+    needed = min(headroom * required_s, busy_s / utilisation) / every_s
+
+The first asks for too many where many models share few GPUs, as it takes each as if alone; the second where
+there are more GPUs than needed for one model, whose batches then get smaller.
 
 GPUs are added at once: up to `needed`, and where more than `bad_limit` of the requests that ended were bad by
 the share `growth`, unless GPUs called for before are still to start. They are given back after `patience`
 windows in a row that needed fewer, down to the most of these. A bad window needs at least those there are.
-
-Each model is counted as if alone, so the rule asks for more than is needed where many share a few GPUs.
 """
 
 import math
@@ -22,6 +24,7 @@ import numpy as np
 from servegym.agents.parameters import NonNegativeFloat, PositiveFloat, PositiveInt, at_least, within
 from servegym.agents.published import Evidence, published
 from servegym.envs.sim.batch.autoscaler import (
+    BUSY_S,
     NOW_S,
     NUM_ACTIVE,
     NUM_BAD,
@@ -32,7 +35,7 @@ from servegym.envs.sim.batch.autoscaler import (
     compiled_autoscaler,
 )
 
-_MAX_GPUS, _STARTUP_S, _HEADROOM, _BAD_LIMIT, _GROWTH, _PATIENCE = range(6)
+_MAX_GPUS, _STARTUP_S, _HEADROOM, _BAD_LIMIT, _GROWTH, _PATIENCE, _UTILISATION = range(7)
 _LOW_WINDOWS, _MOST_NEEDED, _STARTED_S = range(3)
 """The parameters. Memory: windows in a row that needed fewer, the most of these, when all have started."""
 
@@ -41,7 +44,8 @@ _LOW_WINDOWS, _MOST_NEEDED, _STARTED_S = range(3)
 def scale(signal: np.ndarray, parameters: np.ndarray, memory: np.ndarray, wanted: np.ndarray) -> None:
     """More GPUs at once, fewer after some patience."""
     active = signal[NUM_ACTIVE]
-    needed = math.ceil(parameters[_HEADROOM] * signal[REQUIRED_S] / signal[WINDOW_S])
+    needed_s = min(parameters[_HEADROOM] * signal[REQUIRED_S], signal[BUSY_S] / parameters[_UTILISATION])
+    needed = math.ceil(needed_s / signal[WINDOW_S])
     if signal[NUM_BAD] > parameters[_BAD_LIMIT] * signal[NUM_ENDED]:
         has_started = signal[NOW_S] >= memory[_STARTED_S]
         needed = max(needed, math.ceil((1 + parameters[_GROWTH]) * active) if has_started else active)
@@ -70,6 +74,7 @@ def symphony_autoscaler(
     startup_s: NonNegativeFloat = 0.0,
     every_s: PositiveFloat = 1.0,
     headroom: Annotated[float, at_least(1)] = 1.2,
+    utilisation: Annotated[float, within(0.1, 1)] = 0.65,
     bad_limit: Annotated[float, within(0, 1)] = 0.01,
     growth: PositiveFloat = 0.2,
     patience: PositiveInt = 10,
@@ -79,7 +84,7 @@ def symphony_autoscaler(
     All are ours. The defaults were chosen on waves, steps, ramps and spikes of Poisson arrivals, for one
     model and for 24.
     """
-    parameters = (max_gpus, startup_s, headroom, bad_limit, growth, patience)
+    parameters = (max_gpus, startup_s, headroom, bad_limit, growth, patience, utilisation)
     return Autoscaler(
         "symphony", scale, every_s, startup_s, initial, np.array(parameters, np.float64), memory_size=3
     )

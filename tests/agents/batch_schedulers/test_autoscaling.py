@@ -7,6 +7,7 @@ from servegym.agents.batch_schedulers import make_batch_scheduler
 from servegym.agents.batch_schedulers.autoscaling import symphony_autoscaler
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.batch.autoscaler import (
+    BUSY_S,
     NOW_S,
     NUM_ACTIVE,
     NUM_BAD,
@@ -30,12 +31,12 @@ class Asked:
         self.parameters, self.memory = scaler.parameters, np.zeros(scaler.memory_size)
         self.active, self.now_s = active, 0.0
 
-    def answer(self, required_s: float, num_bad: int = 0) -> int:
+    def answer(self, required_s: float, num_bad: int = 0, busy_s: float = 1e3) -> int:
         """GPUs wanted after a window in which 100 requests ended."""
         self.now_s += 1.0
         signal = np.zeros(SIGNAL_COLUMNS)
         signal[[NOW_S, NUM_ACTIVE, WINDOW_S, NUM_ENDED]] = self.now_s, self.active, 1.0, 100
-        signal[[REQUIRED_S, NUM_BAD]] = required_s, num_bad
+        signal[[REQUIRED_S, NUM_BAD, BUSY_S]] = required_s, num_bad, busy_s
         wanted = np.zeros(1, np.int64)
         self.scale(signal, self.parameters, self.memory, wanted)
         self.active = int(wanted[0])
@@ -47,6 +48,13 @@ def test_what_staggered_batches_need_is_added_at_once() -> None:
     asked = Asked(4, headroom=1.5)
     assert asked.answer(6.0) == 9
     assert asked.answer(100.0) == 20
+
+
+def test_what_batches_took_is_enough_where_it_is_less() -> None:
+    """Six GPU seconds at a utilisation of one half."""
+    asked = Asked(4, headroom=1.5, utilisation=0.5)
+    assert asked.answer(100.0, busy_s=6.0) == 12
+    assert asked.answer(10.0, busy_s=100.0) == 15
 
 
 def test_gpus_are_given_back_after_some_windows_down_to_the_most_of_these() -> None:
