@@ -17,22 +17,17 @@ UNITS = {"0 or 1": 1.0, "requests": 4.0, "s": 1e-3, "requests/s": 500.0}
 """What counts as one, by the unit of the column (ours)."""
 
 KINDS = 3
-"""To wait, to send the candidate, to send the batch that keeps the oldest request."""
+"""To wait, to send the candidate, to send the smaller batch that keeps more."""
 
 
-class GpuScorer(ActionNetwork):
-    """Scores the three kinds of answers from the whole, and the GPUs that a batch may go to each by itself.
-
-    The probability of a kind is shared out among the idle GPUs, so how many there are does not tilt the
-    choice. The whole is the candidate, and the means over GPUs and over models of what one layer makes of
-    each; the value comes from it as well. `hidden` is the width, `layers` how many there are over the whole.
-    """
+class Whole(nn.Module):
+    """The candidate, and the means over GPUs and over models of what one layer makes of each."""
 
     candidate_units: Tensor
     model_units: Tensor
     gpu_units: Tensor
 
-    def __init__(self, hidden: int = 64, layers: int = 2) -> None:
+    def __init__(self, hidden: int, layers: int) -> None:
         super().__init__()
         self.register_buffer("candidate_units", _units(CANDIDATE_COLUMNS), persistent=False)
         self.register_buffer("model_units", _units(MODEL_COLUMNS), persistent=False)
@@ -41,6 +36,32 @@ class GpuScorer(ActionNetwork):
         self.encode_model = linear(len(MODEL_COLUMNS), hidden)
         self.encode = linear(len(CANDIDATE_COLUMNS) + 2 + 2 * hidden, hidden)
         self.trunk = nn.ModuleList(linear(hidden, hidden) for _ in range(layers - 1))
+
+    def forward(self, candidate: Tensor, models: Tensor, gpus: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw observations to the state of the whole (B, hidden) and of each GPU (B, G, hidden)."""
+        # The agent is asked at these very instants, and next to them everything else looks the same.
+        begun = candidate[:, UNTIL_FRONT_S : UNTIL_FRONT_S + 2] <= 0
+        gpu_state = torch.relu(self.encode_gpu(_scaled(gpus, self.gpu_units)))
+        model_state = torch.relu(self.encode_model(_scaled(models, self.model_units)))
+        numbers = _scaled(candidate, self.candidate_units)
+        inputs = torch.cat([numbers, begun, gpu_state.mean(dim=1), model_state.mean(dim=1)], dim=1)
+        whole = torch.relu(self.encode(inputs))
+        for layer in self.trunk:
+            whole = torch.relu(layer(whole))
+        return whole, gpu_state
+
+
+class GpuScorer(ActionNetwork):
+    """Scores the three kinds of answers from the whole, and the GPUs that a batch may go to each by itself.
+
+    The probability of a kind is shared out among the idle GPUs, so how many there are does not tilt the
+    choice. The value has a whole of its own: sharing one, its gradients would drown those of the scores.
+    `hidden` is the width, `layers` how many there are over the whole.
+    """
+
+    def __init__(self, hidden: int = 64, layers: int = 2) -> None:
+        super().__init__()
+        self.actor, self.critic = Whole(hidden, layers), Whole(hidden, layers)
         self.gpu_from_whole = linear(hidden, hidden, bias=False)
         self.gpu_from_itself = linear(hidden, hidden)
         self.score_kinds = linear(hidden, KINDS, gain=0.01)
@@ -56,22 +77,15 @@ class GpuScorer(ActionNetwork):
         """
         may_wait = candidate[:, MAY_WAIT] > 0
         idle = gpus[..., IDLE] > 0
-        # The agent is asked at these very instants, and next to them everything else looks the same.
-        begun = candidate[:, UNTIL_FRONT_S : UNTIL_FRONT_S + 2] <= 0
-        gpu_state = torch.relu(self.encode_gpu(_scaled(gpus, self.gpu_units)))
-        model_state = torch.relu(self.encode_model(_scaled(models, self.model_units)))
-        numbers = _scaled(candidate, self.candidate_units)
-        inputs = torch.cat([numbers, begun, gpu_state.mean(dim=1), model_state.mean(dim=1)], dim=1)
-        whole = torch.relu(self.encode(inputs))
-        for layer in self.trunk:
-            whole = torch.relu(layer(whole))
+        whole, gpu_state = self.actor(candidate, models, gpus)
         each = torch.relu(self.gpu_from_itself(gpu_state) + self.gpu_from_whole(whole).unsqueeze(1))
         scores = self.score_gpu(each).masked_fill(~idle.unsqueeze(-1), ILLEGAL_LOGIT)
         kinds = self.score_kinds(whole)
         shared = kinds[:, 1:].unsqueeze(-1) + scores.transpose(1, 2).log_softmax(dim=-1)  # (B, 2, G)
         sends = shared.masked_fill(~idle.unsqueeze(1), ILLEGAL_LOGIT).flatten(1)
         waits = kinds[:, :1].masked_fill(~may_wait.unsqueeze(-1), ILLEGAL_LOGIT)
-        return torch.cat([waits, sends], dim=1), self.value(whole).squeeze(-1)
+        state, _ = self.critic(candidate, models, gpus)
+        return torch.cat([waits, sends], dim=1), self.value(state).squeeze(-1)
 
     def best(self, logits: Tensor) -> Tensor:
         """The likeliest kind of answer, and of its GPUs the likeliest."""
