@@ -18,7 +18,7 @@ from servegym.envs.dynamic_batching.stream import poisson_arrivals
 from servegym.experiments.evaluation.statistics import estimate, relative_change
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 
-REQUESTS = 50_000
+REQUESTS = 20_000
 """Of a test episode, long enough for its ends not to matter."""
 
 QUEUES = 4
