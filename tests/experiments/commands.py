@@ -37,6 +37,7 @@ SMALL_SCENARIO_OF = {
 
 SHORT_TRAINING = (
     "agent.hidden=8",
+    "agent.imitate_steps=0",
     "agent.n_steps=16",
     "agent.batch_size=32",
     "num_envs=4",
