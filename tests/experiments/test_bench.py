@@ -18,6 +18,7 @@ from servegym.experiments.cli import main
 from tests.experiments.commands import FEW_REQUESTS, SHORT_BENCH, answer_of
 
 
+@pytest.mark.compiled
 def test_simulator_is_measured_by_number_of_replicas(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_schedulers_of_batches_are_measured_at_two_scales(
     assert PLAIN in capsys.readouterr().out
 
 
+@pytest.mark.compiled
 def test_table_names_what_was_measured(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert main(["bench", "env", *SHORT_BENCH, *FEW_REQUESTS]) == 0
     assert "servegym/Routing-v0" in capsys.readouterr().out
@@ -147,6 +149,7 @@ def test_processes_side_by_side(capsys: pytest.CaptureFixture[str], folder: Path
     assert answer["processes_ratio"] > 0
 
 
+@pytest.mark.compiled
 def test_every_router_and_scheduler_is_measured(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     answer = answer_of(capsys, "bench", "policies", *SHORT_BENCH, *FEW_REQUESTS)
     found = {each["name"]: each for family in ("routers", "schedulers") for each in answer[family]}

@@ -33,6 +33,7 @@ def scores(waiting: list[float], running: list[float] = [], share: float = 1.0) 
     return row
 
 
+@pytest.mark.compiled
 def test_equal_scores_are_vllm_v1() -> None:
     """In the order of the queue while they fit, and all of the budget: the simulator's vLLM V1."""
     preemptions = 0

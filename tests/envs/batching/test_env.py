@@ -79,6 +79,7 @@ def assert_same_outcome(played: Results, expected: Results, rtol: float) -> None
         np.testing.assert_allclose(getattr(played, name), getattr(expected, name), rtol=rtol, err_msg=name)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("exact", [True, False])
 def test_taking_the_head_of_the_queue_is_vllm_v1(exact: bool) -> None:
     """With vLLM's choices the environment does what the simulator's vLLM V1 does, preemptions included.
