@@ -37,7 +37,8 @@ def pytest_configure() -> None:
 
 
 def _fail_for_time(*_: object) -> None:
-    pytest.fail(f"took over {LONGEST_S} s of processor time in plain Python: mark it `compiled`")
+    reason = f"took over {LONGEST_S} s of processor time in plain Python: mark it `compiled`"
+    pytest.fail(reason, pytrace=False)  # pytest cannot show places without a line, where this may happen
 
 
 @pytest.hookimpl(wrapper=True)

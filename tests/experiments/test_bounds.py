@@ -8,6 +8,7 @@ from servegym.experiments.cli import main
 from tests.experiments.commands import SMALL_SCENARIO, answer_of, error_of
 
 
+@pytest.mark.compiled
 def test_gaps_are_of_the_best_routers(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     answer = answer_of(capsys, "bounds", *SMALL_SCENARIO, "routers=[jsq,round_robin]", "seeds=[0,2]")
     assert list(folder.iterdir()) == []
@@ -26,6 +27,7 @@ def test_gaps_are_of_the_best_routers(capsys: pytest.CaptureFixture[str], folder
     assert routers["jsq"]["mean_latency_s"] == pytest.approx(mean_s)
 
 
+@pytest.mark.compiled
 def test_table(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert main(["bounds", *SMALL_SCENARIO, "routers=[jsq]"]) == 0
     shown = capsys.readouterr().out
