@@ -32,13 +32,11 @@ class Network(NamedTuple):
     latency: measured times with a running maximum over the batch sizes, so that no larger batch takes less;
     where measuring began with more than one request, smaller batches take as long as that one.
     linear: `l(b) = alpha b + beta` fitted to the measured times.
-    num_raised: how many of the measured times the running maximum has changed.
     """
 
     name: str
     latency: TabulatedBatchLatency
     linear: LinearBatchLatency
-    num_raised: int
 
 
 @cache
@@ -75,10 +73,8 @@ def _fastest(profiles: Iterable[DnnProfile]) -> DnnProfile:
 
 
 def _network(name: str, profile: DnnProfile) -> Network:
-    batch, measured_s = profile.measured.batch, np.array(profile.measured.latency_s)
-    latency_s = np.maximum.accumulate(measured_s)
-    raised = int((latency_s > measured_s).sum())
-    sizes, times = list(batch), [float(each) for each in latency_s]
+    sizes = list(profile.measured.batch)
+    times = np.maximum.accumulate(profile.measured.latency_s).tolist()
     if sizes[0] > 1:
         sizes, times = [1, *sizes], [times[0], *times]
-    return Network(name, TabulatedBatchLatency(tuple(sizes), tuple(times)), profile.linear, raised)
+    return Network(name, TabulatedBatchLatency(tuple(sizes), tuple(times)), profile.linear)

@@ -31,6 +31,7 @@ from servegym.envs.sim.batch.gathering import (
     expires_s,
     front_s,
     gather,
+    gone_s,
     latest_s,
     measure,
     took,
@@ -75,8 +76,6 @@ _LOWEST_NUMBER = 1.0
 _TO_MATCH, _TO_GATHER = 1.0, 2.0
 
 RETRY_S = 1e-3
-EXPIRED_S = 1e-6
-"""How long after its window a candidate is gathered anew, so that rounding does not find it open."""
 
 
 @compiled_schedule
@@ -114,10 +113,12 @@ def _consider(state: ClusterState, model: int) -> None:
             set_timer(state, model, math.inf)
             return
         earliest_s = state.clock[NOW] + lead_s(state, size)
-        wish_s = min(_wish_s(state, model, size), latest_s(state, model, size, state.parameters[_MARGIN_S]))
+        wish_s = min(
+            _wish_s(state, model, size), latest_s(state, model, 0, size, state.parameters[_MARGIN_S])
+        )
         memory[_SIZE] = size
         memory[_AT_S] = max(earliest_s, wish_s)
-        memory[_EXPIRES_S] = expires_s(state, model, size)
+        memory[_EXPIRES_S] = expires_s(state, model, 0, size)
         send_s = memory[_AT_S] - lead_s(state, size)
         if send_s > state.clock[NOW]:
             memory[_TIMER] = _TO_MATCH
@@ -148,10 +149,10 @@ def _wish_s(state: ClusterState, model: int, size: int) -> float:
             return -math.inf
         return float(memory[_LAST_START_S] + memory[TARGET] / memory[RATE_RPS])
     if condition == _LATEST:
-        return latest_s(state, model, size, margin_s)
+        return latest_s(state, model, 0, size, margin_s)
     if condition == _TIMEOUT:
         return float(arrival_of(state, model, 0) + state.parameters[_SHARE] * state.slo_s[model])
-    return front_s(state, model, size, margin_s)
+    return front_s(state, model, 0, size, margin_s)
 
 
 @kernel
@@ -166,7 +167,7 @@ def _match(state: ClusterState, model: int) -> bool:
         return _grant(state, model, gpu)
     set_key(state.pool, model, memory[_EXPIRES_S])
     memory[_TIMER] = _TO_GATHER
-    set_timer(state, model, memory[_EXPIRES_S] - lead_s(state, int(memory[_SIZE])) + EXPIRED_S)
+    set_timer(state, model, gone_s(state, int(memory[_SIZE]), memory[_EXPIRES_S]))
     return False
 
 

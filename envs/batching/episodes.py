@@ -12,12 +12,13 @@ from servegym.costmodels.native.jit import jit, kernel
 from servegym.costmodels.native.structs import struct
 from servegym.envs.batching.observation import FLAT_FEATURES, observation_of
 from servegym.envs.batching.reward import cost_since, objective_record
-from servegym.envs.batching.scheduled import ScheduledEpisodes, first_illegal
+from servegym.envs.batching.scheduled import ScheduledEpisodes
+from servegym.envs.legality import ALL_LEGAL, first_illegal
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.decision_view import write_decision
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, decide_by_scores
 from servegym.envs.sim.llm.fleet import advance, submit
-from servegym.envs.sim.llm.state import NOBODY, Fleet
+from servegym.envs.sim.llm.state import Fleet
 
 EPISODE = np.dtype(
     [
@@ -156,7 +157,7 @@ def _begin(state: State, episode_id: int) -> None:
 def _step(state: State, choices: np.ndarray) -> int:
     """One decision in every episode that is not finished; none where one is illegal: returns that episode."""
     illegal = first_illegal(state.masks, state.finished, choices)
-    if illegal != NOBODY:
+    if illegal != ALL_LEGAL:
         return illegal
     for episode_id in range(choices.shape[0]):
         state.rewards[episode_id] = 0.0
@@ -169,7 +170,7 @@ def _step(state: State, choices: np.ndarray) -> int:
             state.finished[episode_id] = not _go_on(state, episode_id)
         state.rewards[episode_id] = _reward(state, episode_id)
         _observe(state, episode_id)
-    return NOBODY
+    return ALL_LEGAL
 
 
 @jit

@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from servegym.costmodels.iterations.power import IterationPower, iteration_power
-from servegym.costmodels.native.jit import kernel
 from servegym.costmodels.specs import GPUS, MODELS
+from servegym.envs.legality import ALL_LEGAL
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.simulate import Results, refuse_columns
-from servegym.envs.sim.llm.state import NOBODY
 from servegym.envs.workloads import Workload
 
 
@@ -71,7 +70,7 @@ class ScheduledEpisodes:
         if actions.shape != self.finished.shape:
             raise ValueError(f"actions have shape {actions.shape}, must be {self.finished.shape}")
         episode_id = self._take(actions)
-        if episode_id != NOBODY:
+        if episode_id != ALL_LEGAL:
             raise ValueError(
                 f"action {actions[episode_id]} in environment {episode_id}, decision "
                 f"{self.episodes[episode_id].num_decisions}: must be one that action_masks() allows: "
@@ -102,16 +101,5 @@ class ScheduledEpisodes:
         raise NotImplementedError
 
     def _take(self, actions: np.ndarray) -> int:
-        """Does what `step` does, unless an action is not legal: returns its episode, else NOBODY."""
+        """Does what `step` does, unless an action is not legal: returns its episode, else ALL_LEGAL."""
         raise NotImplementedError
-
-
-@kernel
-def first_illegal(masks: np.ndarray, finished: np.ndarray, actions: np.ndarray) -> int:
-    """The first episode, of those not finished, whose action its mask does not allow; NOBODY if none."""
-    for episode_id in range(actions.shape[0]):
-        action = actions[episode_id]
-        if finished[episode_id] or (0 <= action < masks.shape[1] and masks[episode_id, action]):
-            continue
-        return episode_id
-    return NOBODY

@@ -11,12 +11,15 @@ import math
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.batch.actions import dispatch, drop, set_timer
 from servegym.envs.sim.batch.gathering import (
-    FAR_S,
     GATHERING_COLUMNS,
     PREFIX,
     TARGET,
     count_arrival,
+    expires_s,
+    front_s,
     gathered,
+    gone_s,
+    latest_s,
     measure,
 )
 from servegym.envs.sim.batch.min_tree import NONE, first_smallest, set_key, smallest_key
@@ -33,9 +36,6 @@ from servegym.envs.sim.batch.state import ARRIVAL, FREED, NOW, PAUSED, TIMER, Cl
 
 MARGIN_S = 100e-6
 """How much before its deadline a batch shall end, for timers that fire late [Symphony's default]."""
-
-EXPIRED_S = 1e-6
-"""How long after its window a candidate is gathered anew, so that rounding does not find it open."""
 
 (
     LEFT_BEHIND,  # requests before the candidate's; of the queue after them is PREFIX
@@ -166,12 +166,9 @@ def _look(state: ClusterState, model: int) -> None:
         return
     memory[LEFT_BEHIND] = behind
     memory[PREFIX] = prefix
-    deadline_s = deadline_of(state, model, behind)
-    memory[FRONT_S] = -math.inf
-    if size < state.max_batch[model]:
-        memory[FRONT_S] = deadline_s - MARGIN_S - state.latency_s[model, size + 1] - state.data_s
-    memory[LATEST_S] = deadline_s - MARGIN_S - state.latency_s[model, size]
-    memory[EXPIRES_S] = min(deadline_s - state.latency_s[model, size], FAR_S)
+    memory[FRONT_S] = front_s(state, model, behind, size, MARGIN_S)
+    memory[LATEST_S] = latest_s(state, model, behind, size, MARGIN_S)
+    memory[EXPIRES_S] = expires_s(state, model, behind, size)
     _make_due(state, model)
 
 
@@ -192,5 +189,4 @@ def _is_open(state: ClusterState, model: int) -> bool:
 def _gone_s(state: ClusterState, model: int) -> float:
     """When a candidate can be in time no more."""
     memory = state.model_memory[model]
-    at_s: float = memory[EXPIRES_S] - lead_s(state, int(memory[SIZE])) + EXPIRED_S
-    return at_s
+    return gone_s(state, int(memory[SIZE]), memory[EXPIRES_S])

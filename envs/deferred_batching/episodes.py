@@ -21,9 +21,9 @@ from servegym.envs.deferred_batching.observation import (
     observe,
 )
 from servegym.envs.deferred_batching.reward import cost_so_far
+from servegym.envs.legality import ALL_LEGAL, first_illegal
 from servegym.envs.sim.batch.autoscaler import Autoscaler
 from servegym.envs.sim.batch.loop import run
-from servegym.envs.sim.batch.min_tree import NONE
 from servegym.envs.sim.batch.queues import is_idle
 from servegym.envs.sim.batch.setup import Simulation
 from servegym.envs.sim.batch.simulate import BatchResults, check, results_of
@@ -114,7 +114,7 @@ class DeferredBatchingEpisodes:
         if actions.shape != self.finished.shape:
             raise ValueError(f"actions have shape {actions.shape}, must be {self.finished.shape}")
         episode_id = _step(self._state, actions)
-        if episode_id != NONE:
+        if episode_id != ALL_LEGAL:
             raise ValueError(
                 f"action {actions[episode_id]} in environment {episode_id}, decision "
                 f"{self.num_decisions[episode_id]}: must be one that action_masks() allows: "
@@ -141,22 +141,11 @@ def _begin(state: State, episode_id: int) -> None:
     state.costs[episode_id] = 0.0  # what was before the first decision is charged with it
 
 
-@kernel
-def _first_illegal(state: State, actions: np.ndarray) -> int:
-    for episode_id in range(actions.shape[0]):
-        action = actions[episode_id]
-        if state.finished[episode_id]:
-            continue
-        if not (0 <= action < state.masks.shape[1] and state.masks[episode_id, action]):
-            return episode_id
-    return NONE
-
-
 @jit
 def _step(state: State, actions: np.ndarray) -> int:
     """One decision in every episode that is not finished; none where one is illegal: returns that episode."""
-    illegal = _first_illegal(state, actions)
-    if illegal != NONE:
+    illegal = first_illegal(state.masks, state.finished, actions)
+    if illegal != ALL_LEGAL:
         return illegal
     for episode_id in range(actions.shape[0]):
         state.rewards[episode_id] = 0.0
@@ -172,7 +161,7 @@ def _step(state: State, actions: np.ndarray) -> int:
             send(cluster, model, action - 1 - cluster.num_gpus, True)
         state.num_decisions[episode_id] += 1
         _go_on(state, episode_id)
-    return NONE
+    return ALL_LEGAL
 
 
 @kernel

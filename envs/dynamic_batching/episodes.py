@@ -9,13 +9,12 @@ import numpy as np
 
 from servegym.costmodels.native.jit import jit, kernel
 from servegym.costmodels.native.structs import struct
-from servegym.envs.batching.scheduled import first_illegal
 from servegym.envs.dynamic_batching.observation import DRAINING, FEATURES, GAP_S, OLDEST_S, QUEUE
 from servegym.envs.dynamic_batching.reward import request_seconds
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.envs.dynamic_batching.stream import Arrivals
+from servegym.envs.legality import ALL_LEGAL, first_illegal
 from servegym.envs.metrics import percentile
-from servegym.envs.sim.llm.state import NOBODY
 
 EPISODE = np.dtype(
     [
@@ -101,7 +100,7 @@ class DynamicBatchingEpisodes:
         if actions.shape != self.finished.shape:
             raise ValueError(f"actions have shape {actions.shape}, must be {self.finished.shape}")
         episode_id = _step(self._state, actions)
-        if episode_id != NOBODY:
+        if episode_id != ALL_LEGAL:
             raise ValueError(
                 f"action {actions[episode_id]} in environment {episode_id}, decision "
                 f"{self.episodes[episode_id].num_decisions}: must be one that action_masks() allows: "
@@ -211,7 +210,7 @@ def _begin(state: State, episode_id: int) -> None:
 def _step(state: State, actions: np.ndarray) -> int:
     """One decision in every episode that is not finished; none where one is illegal: returns that episode."""
     illegal = first_illegal(state.masks, state.finished, actions)
-    if illegal != NOBODY:
+    if illegal != ALL_LEGAL:
         return illegal
     for episode_id in range(actions.shape[0]):
         state.rewards[episode_id] = 0.0
@@ -224,4 +223,4 @@ def _step(state: State, actions: np.ndarray) -> int:
         episode.unpaid = 0.0
         episode.num_decisions += 1
         episode.last_batch = size
-    return NOBODY
+    return ALL_LEGAL

@@ -10,7 +10,8 @@ import numpy as np
 from servegym.costmodels.native.jit import jit, kernel
 from servegym.costmodels.native.structs import struct
 from servegym.envs.batching.reward import cost_since, objective_record
-from servegym.envs.batching.scheduled import ScheduledEpisodes, first_illegal
+from servegym.envs.batching.scheduled import ScheduledEpisodes
+from servegym.envs.legality import ALL_LEGAL, first_illegal
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, write_decision
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, next_decision
@@ -190,7 +191,7 @@ def _begin(state: State, episode_id: int) -> None:
 def _step(state: State, actions: np.ndarray) -> int:
     """One decision in every episode that is not finished; none where one is illegal: returns that episode."""
     illegal = first_illegal(state.masks, state.finished, actions)
-    if illegal != NOBODY:
+    if illegal != ALL_LEGAL:
         return illegal
     count = state.replicas.shape[1]
     for episode_id in range(actions.shape[0]):
@@ -208,4 +209,4 @@ def _step(state: State, actions: np.ndarray) -> int:
             state.finished[episode_id] = not _go_on(state, episode_id)
         state.rewards[episode_id] = _reward(state, episode_id)
         _observe(state, episode_id)
-    return NOBODY
+    return ALL_LEGAL

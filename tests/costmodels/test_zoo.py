@@ -21,9 +21,7 @@ def test_networks_of_a_gpu(gpu: str) -> None:
         assert network.linear.alpha_s >= 0 and network.linear.seconds(1) > 0
 
 
-def test_the_running_maximum_changes_few_of_the_measured_times() -> None:
-    """31 of 698, almost all of ConvNets of a few images, which take a framework's overhead."""
-    assert sum(network.num_raised for gpu in GPUS for network in zoo(gpu)) == 31
+def test_no_larger_batch_takes_less_than_was_measured_for_a_smaller_one() -> None:
     falling = next(network for network in zoo("V100") if network.name == "efficientnet-widese-b4-mixed")
     source = next(
         each.measured
@@ -31,7 +29,7 @@ def test_the_running_maximum_changes_few_of_the_measured_times() -> None:
         if each.model == "efficientnet-widese-b4" and "Mixed" in each.variant
     )
     np.testing.assert_array_equal(falling.latency.latency_s, np.maximum.accumulate(source.latency_s))
-    assert falling.num_raised == np.sum(np.array(falling.latency.latency_s) != source.latency_s) > 0
+    assert np.any(np.diff(source.latency_s) < 0)
 
 
 def test_of_runtimes_the_fastest_stands_for_the_network() -> None:

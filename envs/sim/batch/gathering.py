@@ -32,6 +32,9 @@ GATHERING_COLUMNS = COUNTS + _RING
 FAR_S = 1e300
 """A finite time later than all others: trees of keys have inf for nobody."""
 
+_EXPIRED_S = 1e-6
+"""How long after its window a candidate is gathered anew, so that rounding does not find it open."""
+
 
 @kernel
 def count_arrival(state: ClusterState, model: int) -> None:
@@ -121,24 +124,31 @@ def took(state: ClusterState, model: int, count: int) -> None:
 
 
 @kernel
-def front_s(state: ClusterState, model: int, size: int, margin_s: float) -> float:
+def front_s(state: ClusterState, model: int, first: int, size: int, margin_s: float) -> float:
     """The start after which a batch larger by one would be late; -inf where none is larger.
 
-    Of the batch of `size` gathered last, as are `latest_s` and `expires_s`.
+    Of a batch of `size` whose oldest request is at place `first` of the queue; so in `latest_s` and
+    `expires_s`.
     """
     if size >= state.max_batch[model]:
         return -math.inf
     larger_s = state.latency_s[model, size + 1]
-    return deadline_of(state, model, 0) - margin_s - larger_s - state.data_s
+    return deadline_of(state, model, first) - margin_s - larger_s - state.data_s
 
 
 @kernel
-def latest_s(state: ClusterState, model: int, size: int, margin_s: float) -> float:
+def latest_s(state: ClusterState, model: int, first: int, size: int, margin_s: float) -> float:
     """The last start in time, but for the margin."""
-    return deadline_of(state, model, 0) - margin_s - state.latency_s[model, size]
+    return deadline_of(state, model, first) - margin_s - state.latency_s[model, size]
 
 
 @kernel
-def expires_s(state: ClusterState, model: int, size: int) -> float:
+def expires_s(state: ClusterState, model: int, first: int, size: int) -> float:
     """The last start in time, FAR_S without an objective."""
-    return min(deadline_of(state, model, 0) - state.latency_s[model, size], FAR_S)
+    return min(deadline_of(state, model, first) - state.latency_s[model, size], FAR_S)
+
+
+@kernel
+def gone_s(state: ClusterState, size: int, expires_s: float) -> float:
+    """When a batch can be sent in time no more."""
+    return expires_s - lead_s(state, size) + _EXPIRED_S

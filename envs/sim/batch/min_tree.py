@@ -34,12 +34,6 @@ def set_key(tree: np.ndarray, item: int, key: float) -> None:
 
 
 @kernel
-def key_of(tree: np.ndarray, item: int) -> float:
-    """The key of an item."""
-    return tree[tree.size // 2 + item]
-
-
-@kernel
 def smallest_key(tree: np.ndarray) -> float:
     """inf where all are."""
     return tree[1]

@@ -3,7 +3,7 @@
 import math
 
 from servegym.costmodels.native.jit import kernel
-from servegym.envs.sim.batch.min_tree import NONE, first_at_most, first_smallest, smallest_key
+from servegym.envs.sim.batch.min_tree import NONE, first_at_most, first_smallest
 from servegym.envs.sim.batch.state import ACTIVE, NOW, ClusterState
 
 
@@ -71,9 +71,3 @@ def first_free(state: ClusterState) -> int:
 def free_from(state: ClusterState, gpu: int) -> float:
     """When a GPU will have ended all it has; inf for NONE."""
     return math.inf if gpu == NONE else state.free_at_s[gpu]
-
-
-@kernel
-def earliest_free(state: ClusterState) -> float:
-    """When the first GPU with room is free; inf without one."""
-    return smallest_key(state.with_room)
