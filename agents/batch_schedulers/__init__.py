@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from servegym.agents.batch_schedulers.autoscaling import symphony_autoscaler
 from servegym.agents.batch_schedulers.clipper import clipper
 from servegym.agents.batch_schedulers.clockwork import clockwork
+from servegym.agents.batch_schedulers.load_proportional import load_proportional
 from servegym.agents.batch_schedulers.nexus import nexus
 from servegym.agents.batch_schedulers.shepherd import shepherd
 from servegym.agents.batch_schedulers.symphony import symphony
 from servegym.agents.batch_schedulers.tf_serving import tf_serving
 from servegym.agents.batch_schedulers.triton import triton
-from servegym.costmodels.errors import InputError
+from servegym.agents.published import make_published
 from servegym.envs.sim.batch.autoscaler import Autoscaler
 from servegym.envs.sim.batch.scheduler import BatchScheduler
 
@@ -22,26 +22,16 @@ BATCH_SCHEDULERS: dict[str, Callable[..., BatchScheduler]] = {
 
 def make_batch_scheduler(name: str, **parameters: object) -> BatchScheduler:
     """The scheduler `name` with these parameters; InputError lists the known ones."""
-    if name not in BATCH_SCHEDULERS:
-        raise InputError(f"batch scheduler = {name}: must be one of {', '.join(BATCH_SCHEDULERS)}")
-    try:
-        return BATCH_SCHEDULERS[name](**parameters)
-    except TypeError as error:
-        raise InputError(f"batch scheduler {name}: {error}") from error
+    return make_published("batch_scheduler", BATCH_SCHEDULERS, name, parameters)
 
 
-AUTOSCALERS: dict[str, Callable[..., Autoscaler]] = {"staggered": symphony_autoscaler}
-"""What makes each autoscaler, by name: that of Symphony goes by the law of staggered batches."""
+AUTOSCALERS: dict[str, Callable[..., Autoscaler]] = {"load_proportional": load_proportional}
+"""What makes each autoscaler, by name."""
 
 
 def make_autoscaler(name: str, **parameters: object) -> Autoscaler:
     """The autoscaler `name` with these parameters; InputError lists the known ones."""
-    if name not in AUTOSCALERS:
-        raise InputError(f"autoscaler = {name}: must be one of {', '.join(AUTOSCALERS)}")
-    try:
-        return AUTOSCALERS[name](**parameters)
-    except TypeError as error:
-        raise InputError(f"autoscaler {name}: {error}") from error
+    return make_published("autoscaler", AUTOSCALERS, name, parameters)
 
 
 __all__ = ["AUTOSCALERS", "BATCH_SCHEDULERS", "make_autoscaler", "make_batch_scheduler"]

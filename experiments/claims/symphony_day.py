@@ -1,4 +1,4 @@
-"""Symphony's autoscaler through a day, against the fewest GPUs for whoever knows the day beforehand.
+"""The autoscaler `load_proportional` through a day, against the fewest GPUs of who knows the day beforehand.
 
 The day of the scenario day_shape: 24 models, 10 minutes for 24 hours, rates that change by up to a half
 within seconds, GPUs that take 5 s to start.
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servegym.agents.batch_schedulers import make_batch_scheduler
-from servegym.agents.batch_schedulers.autoscaling import symphony_autoscaler
+from servegym.agents.batch_schedulers.load_proportional import load_proportional
 from servegym.costmodels.output_file import output_file
 from servegym.envs.batch_scenario import BatchScenario, load_batch_scenario
 from servegym.envs.sim.batch.autoscaler import NUM_ARRIVED
@@ -64,7 +64,7 @@ def day(most_gpus: int, seed: int) -> Day:
     scenario = _scenario(most_gpus)
     fleet = scenario.config.fleet
     assert fleet.initial_gpus is not None
-    autoscaler = symphony_autoscaler(most_gpus, fleet.initial_gpus, fleet.startup_s, EVERY_S)
+    autoscaler = load_proportional(most_gpus, fleet.initial_gpus, fleet.startup_s, EVERY_S)
     seen: list[tuple[float, int]] = []
 
     def scale(signal: np.ndarray, parameters: np.ndarray, memory: np.ndarray, wanted: np.ndarray) -> None:

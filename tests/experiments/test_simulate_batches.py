@@ -73,7 +73,13 @@ def test_an_autoscaler_uses_fewer_gpus(capsys: pytest.CaptureFixture[str]) -> No
     fleet = ("scenario.fleet.num_gpus=4", "scenario.fleet.initial_gpus=1", "scenario.fleet.startup_s=0.01")
     all_gpus = answer_of(capsys, "simulate", *SMALL, *fleet)
     scaled = answer_of(
-        capsys, "simulate", *SMALL, *fleet, "autoscaler=staggered", "autoscaler.every_s=0.05", "out=scaled"
+        capsys,
+        "simulate",
+        *SMALL,
+        *fleet,
+        "autoscaler=load_proportional",
+        "autoscaler.every_s=0.05",
+        "out=scaled",
     )
     assert scaled["autoscaler"]["every_s"] == 0.05
     assert all_gpus["autoscaler"] is None
@@ -88,9 +94,15 @@ def test_an_autoscaler_uses_fewer_gpus(capsys: pytest.CaptureFixture[str]) -> No
         (("policy=jsq",), "policy = jsq: must be one of clipper, clockwork, "),
         (("router=jsq",), "router: must not be chosen here"),
         (("policy.margin_s=-1",), "policy.margin_s = -1: must be at least 0"),
-        (("autoscaler=none",), "autoscaler = none: must be one of staggered"),
-        (("autoscaler=staggered", "autoscaler.patience=0"), "autoscaler.patience = 0: must be at least 1"),
-        (("autoscaler=staggered", "+autoscaler.initial=1"), "autoscaler.initial = 1: is the scenario's"),
+        (("autoscaler=none",), "autoscaler = none: must be one of load_proportional"),
+        (
+            ("autoscaler=load_proportional", "autoscaler.patience=0"),
+            "autoscaler.patience = 0: must be at least 1",
+        ),
+        (
+            ("autoscaler=load_proportional", "+autoscaler.initial=1"),
+            "autoscaler.initial = 1: is the scenario's",
+        ),
         (("split=all",), "split = all: must be one of train, test"),
         (("seed=-1",), "seed = -1: must be at least 0"),
         (("scenario.zoo.gpu=H100",), "scenario.zoo.gpu = H100"),

@@ -38,7 +38,7 @@ from servegym.costmodels.errors import InputError
         ("tf_serving", {"max_batch": -1}, "batch_scheduler.max_batch = -1: must be at least 0"),
         ("triton", {"preferred": (0, 2)}, "must be whole numbers that ascend, from 1 or more"),
         ("triton", {"preferred": (4, 4)}, "must be whole numbers that ascend, from 1 or more"),
-        ("triton", {"timeout_s": 1.0}, "batch scheduler triton: "),
+        ("triton", {"timeout_s": 1.0}, "batch_scheduler triton: "),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, given: dict[str, object], said: str) -> None:
@@ -48,7 +48,7 @@ def test_values_out_of_range_are_refused(name: str, given: dict[str, object], sa
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(InputError, match=r"^batch scheduler = clock: must be one of symphony, clockwork"):
+    with pytest.raises(InputError, match=r"^batch_scheduler = clock: must be one of symphony, clockwork"):
         make_batch_scheduler("clock")
 
 

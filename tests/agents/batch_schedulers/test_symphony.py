@@ -85,7 +85,7 @@ def test_without_an_objective_eager_serves_whoever_waits() -> None:
         ({"gpu": "best"}, "batch_scheduler.gpu = best: must be one of longest_idle, lowest_number"),
         ({"timeout_share": 2.0}, "batch_scheduler.timeout_share = 2.0: must be from 0 to 1"),
         ({"margin_s": -1.0}, "batch_scheduler.margin_s = -1.0: must be at least 0 and finite"),
-        ({"size": 1}, "batch scheduler symphony:"),
+        ({"size": 1}, "batch_scheduler symphony:"),
     ],
 )
 def test_bad_parameters(parameters: dict[str, object], message: str) -> None:
@@ -94,7 +94,7 @@ def test_bad_parameters(parameters: dict[str, object], message: str) -> None:
 
 
 def test_unknown_scheduler() -> None:
-    with pytest.raises(InputError, match="batch scheduler = nobody: must be one of"):
+    with pytest.raises(InputError, match="batch_scheduler = nobody: must be one of"):
         make_batch_scheduler("nobody")
 
 

@@ -1,10 +1,11 @@
-"""Symphony's autoscaler, in our reading: as many GPUs as the load needs, and some room.
+"""Load-proportional autoscaler, our own rule: as many GPUs as the load needs, and some room.
 
 Chen et al., "Symphony: Optimized DNN Model Serving using Deferred Batch Scheduling" (arXiv 2308.07470) claims
-GPU use in proportion to load and robust autoscaling; neither a rule nor code is public. Deferred batches are
-as large as the deadlines allow whatever the number of GPUs, so both the GPU seconds that the requests of a
-window need at the sizes of staggered batches, and those in which batches did run (`required_s`, `busy_s`:
-docs/batch_serving.md, "Autoscaling"), say how many GPUs it takes:
+GPU use in proportion to load and robust autoscaling; that is what this rule is for. What rule the paper's
+authors have is not public. Deferred batches are as large as the deadlines allow whatever the number of GPUs,
+so both the GPU seconds that the requests of a window need at the sizes of staggered batches, and those in
+which batches did run (`required_s`, `busy_s`: docs/batch_serving.md, "Autoscaling"), say how many GPUs it
+takes:
 
     needed = min(headroom * required_s, busy_s / utilisation) / every_s
 
@@ -64,11 +65,11 @@ def scale(signal: np.ndarray, parameters: np.ndarray, memory: np.ndarray, wanted
 
 @published(
     "autoscaler",
-    source="Chen et al., Symphony, arXiv 2308.07470",
-    evidence=Evidence.READING,
+    source="our own, for the claim of Chen et al., Symphony, arXiv 2308.07470",
+    evidence=Evidence.OURS,
     complexity="O(1), and O(M B) for what M models with batches up to B need",
 )
-def symphony_autoscaler(
+def load_proportional(
     max_gpus: PositiveInt,
     initial: PositiveInt = 1,
     startup_s: NonNegativeFloat = 0.0,
@@ -86,5 +87,11 @@ def symphony_autoscaler(
     """
     parameters = (max_gpus, startup_s, headroom, bad_limit, growth, patience, utilisation)
     return Autoscaler(
-        "symphony", scale, every_s, startup_s, initial, np.array(parameters, np.float64), memory_size=3
+        "load_proportional",
+        scale,
+        every_s,
+        startup_s,
+        initial,
+        np.array(parameters, np.float64),
+        memory_size=3,
     )

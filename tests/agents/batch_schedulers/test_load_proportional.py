@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from servegym.agents.batch_schedulers import make_batch_scheduler
-from servegym.agents.batch_schedulers.autoscaling import symphony_autoscaler
+from servegym.agents.batch_schedulers.load_proportional import load_proportional
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.batch.autoscaler import (
     BUSY_S,
@@ -26,7 +26,7 @@ class Asked:
     """An autoscaler whose answers are taken; windows of 1 s."""
 
     def __init__(self, active: int, **parameters: float) -> None:
-        scaler = symphony_autoscaler(20, every_s=1.0, **parameters)  # type: ignore[arg-type]
+        scaler = load_proportional(20, every_s=1.0, **parameters)  # type: ignore[arg-type]
         self.scale = getattr(scaler.scale, "py_func", scaler.scale)
         self.parameters, self.memory = scaler.parameters, np.zeros(scaler.memory_size)
         self.active, self.now_s = active, 0.0
@@ -86,7 +86,7 @@ def test_gpus_follow_the_load() -> None:
     arrivals = np.concatenate([np.arange(0, 100, 4.0), np.arange(100, 200, 0.25), np.arange(200, 300, 4.0)])
     workload = BatchWorkload("steps", arrivals, np.zeros(arrivals.size, np.int32))
     cluster = BatchCluster((model_of(12.0, max_batch=1),), 20)
-    scaler = symphony_autoscaler(20, initial=2, every_s=4.0, headroom=1.25, patience=3)
+    scaler = load_proportional(20, initial=2, every_s=4.0, headroom=1.25, patience=3)
     results = simulate_batches(cluster, workload, make_batch_scheduler("symphony"), scaler)
     by_phase = [results.gpu[(arrivals >= start) & (arrivals < start + 70)] for start in (30, 130, 230)]
     assert by_phase[0].max() < 2
@@ -98,4 +98,4 @@ def test_gpus_follow_the_load() -> None:
 
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match=r"^autoscaler.headroom = 0.5: must be at least 1 and finite$"):
-        symphony_autoscaler(20, headroom=0.5)
+        load_proportional(20, headroom=0.5)
