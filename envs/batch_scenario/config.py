@@ -19,7 +19,10 @@ LAWS = ("measured", "linear")
 
 @dataclass
 class ServedModelConfig:
-    """A model given by its numbers: `l(b) = alpha b + beta`, or measured times, linear between."""
+    """A model given by its numbers: `l(b) = alpha b + beta`, or measured times, linear between.
+
+    Joules of a batch: `e(b) = alpha_j b + beta_j`, with either way of giving times.
+    """
 
     name: str = MISSING
     slo_ms: float = MISSING  # from a request's arrival to its answer
@@ -31,6 +34,8 @@ class ServedModelConfig:
     share: float = 0.0  # of the requests, with popularity=shares
     load_ms: float = 0.0  # of its weights, where GPUs have limited memory
     memory_gb: float = 0.0  # of its weights
+    alpha_j: float = 0.0  # joules of each request of a batch
+    beta_j: float = 0.0  # joules of each batch
 
     def __post_init__(self) -> None:
         key = f"scenario.models ({self.name})"
@@ -40,6 +45,9 @@ class ServedModelConfig:
         require(
             self.max_batch is None or self.max_batch >= 1, f"{key}.max_batch", self.max_batch, "at least 1"
         )
+        for name in ("alpha_j", "beta_j"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{key}.{name}", value, "at least 0 and finite")
 
 
 @dataclass
@@ -82,6 +90,7 @@ class BatchFleetConfig:
     def __post_init__(self) -> None:
         most = self.num_gpus if self.num_gpus != MISSING else math.inf
         require(most >= 1, "scenario.fleet.num_gpus", most, "at least 1")
+        require(self.memory_gb > 0, "scenario.fleet.memory_gb", self.memory_gb, "above 0")
         require(
             self.initial_gpus is None or 1 <= self.initial_gpus <= most,
             "scenario.fleet.initial_gpus",

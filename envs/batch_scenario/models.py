@@ -37,7 +37,13 @@ def cluster_of(config: BatchScenarioConfig) -> BatchCluster:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"scenario.models: {name} is given twice")
-    return BatchCluster(tuple(models), config.fleet.num_gpus, delays, config.fleet.memory_gb * 1e9)
+    memory_gb = config.fleet.memory_gb
+    if memory_gb < math.inf and not any(model.memory_bytes for model in models):
+        raise InputError(
+            f"scenario.fleet.memory_gb = {memory_gb:g}: must be inf where no model has a memory_gb, "
+            "as none of the zoo has"
+        )
+    return BatchCluster(tuple(models), config.fleet.num_gpus, delays, memory_gb * 1e9)
 
 
 def shares_of(config: BatchScenarioConfig, num_models: int) -> npt.NDArray[np.float64]:
@@ -81,9 +87,17 @@ def _listed(config: ServedModelConfig, delays: Delays) -> ServedModel:
         law,
         max_batch,
         slo_s,
+        energy_j=_joules(config, max_batch),
         load_s=config.load_ms * 1e-3,
         memory_bytes=config.memory_gb * 1e9,
     )
+
+
+def _joules(config: ServedModelConfig, max_batch: int) -> tuple[float, ...]:
+    """Of a batch of 1 to `max_batch`; empty where none are given."""
+    if config.alpha_j == config.beta_j == 0:
+        return ()
+    return tuple((config.alpha_j * np.arange(1, max_batch + 1) + config.beta_j).tolist())
 
 
 def _largest_in_time(law: BatchLatency, most: int, slo_s: float, delays: Delays) -> int:

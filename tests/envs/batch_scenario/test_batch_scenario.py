@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from servegym.agents.batch_schedulers import make_batch_scheduler
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.zoo import zoo
 from servegym.envs.batch_scenario import BatchScenario, load_batch_scenario
@@ -68,6 +69,27 @@ def test_symphonys_network_and_delays() -> None:
 def test_tables_are_linear_between() -> None:
     table = "scenario.models=[{name: a, batch: [1, 4], latency_ms: [2, 8], slo_ms: 9}]"
     assert load(table).cluster.models[0].latency_s == pytest.approx((2e-3, 4e-3, 6e-3, 8e-3))
+
+
+def test_joules_of_a_batch() -> None:
+    """`e(b) = 0.5 b + 2`; none where none are given. They are what `energy_weight` weighs."""
+    model = "name: a, alpha_ms: 1, beta_ms: 1, slo_ms: 9, max_batch: 3"
+    scenario = load(
+        f"scenario.models=[{{{model}, alpha_j: 0.5, beta_j: 2}}]", "scenario.workload.requests=200"
+    )
+    assert scenario.cluster.models[0].energy_j == (2.5, 3.0, 3.5)
+    results = scenario.simulate(scenario.traffic.test_workload(0), make_batch_scheduler("symphony"))
+    assert results.num_batches > 0
+    served = int((results.batch_size > 0).sum())
+    assert results.energy_j == pytest.approx(0.5 * served + 2 * results.num_batches)
+    assert load(f"scenario.models=[{{{model}}}]").cluster.models[0].energy_j == ()
+
+
+def test_models_that_do_not_all_fit_on_a_gpu() -> None:
+    cluster = load_batch_scenario("loading_2gpu").cluster
+    assert cluster.has_limited_memory
+    assert sum(model.memory_bytes for model in cluster.models) > cluster.gpu_memory_bytes
+    assert all(0 < model.load_s < model.slo_s for model in cluster.models)
 
 
 def test_models_of_the_zoo() -> None:
@@ -168,7 +190,15 @@ def test_arrivals_of_a_trace(real_data: Callable[[str], Path]) -> None:
             "scenario.models=[{name: a, batch: [1], latency_ms: [2], slo_ms: 9, max_batch: 2}]",
             "max_batch = 2: must be at most 1",
         ),
-        ("scenario.fleet.memory_gb=0", "gpu_memory_bytes = 0"),
+        ("scenario.fleet.memory_gb=0", "scenario.fleet.memory_gb = 0.0: must be above 0"),
+        (
+            "scenario.fleet.memory_gb=16",
+            "scenario.fleet.memory_gb = 16: must be inf where no model has a memory_",
+        ),
+        (
+            "scenario.models=[{name: a, alpha_ms: 1, beta_ms: 0, slo_ms: 9, alpha_j: -1}]",
+            r"scenario.models \(a\).alpha_j = -1.0: must be at least 0 and finite",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(override: str, words: str) -> None:

@@ -260,7 +260,8 @@ def test_an_illegal_action_changes_nothing() -> None:
 @pytest.mark.parametrize("flat", [False, True])
 def test_environment_checks(flat: bool) -> None:
     check_environment(ENV_ID, scenario=small(), flat=flat)
-    check_environment(ENV_ID, scenario=small("scenario.fleet.memory_gb=1e-9"), split="test", flat=flat)
+    few = ("scenario.episode.requests=100", "scenario.workload.requests=100")
+    check_environment(ENV_ID, scenario=load_batch_scenario("loading_2gpu", few), split="test", flat=flat)
 
 
 def test_passes_the_checker_of_stable_baselines3() -> None:
