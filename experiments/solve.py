@@ -18,9 +18,6 @@ from servegym.experiments.configs import read_config
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
 
-SPARE = 1.01
-"""Of static policies only those that can serve so much more than arrives are considered."""
-
 
 @dataclass
 class SolveConfig:
@@ -57,14 +54,13 @@ def solve(config: DictConfig) -> dict[str, Any]:
     found = smdp.solve(scenario, settings.max_queue, truncation=settings.truncation)
     batches = np.arange(scenario.min_batch, scenario.max_batch + 1)
     rates = batches / np.array(scenario.latency_s)[batches - 1]
-    tables = {
+    tables: dict[str, tuple[int | None, np.ndarray]] = {
         "optimal": (found.control_limit, found.sizes),
         "work_conserving": (None, smdp.greedy(scenario)),
-        "control_limit": _best(scenario, smdp.control_limit, batches),
     }
-    fast_enough = batches[rates > SPARE * scenario.rate_rps]
-    if len(fast_enough):
-        tables["static"] = _best(scenario, smdp.static, fast_enough)
+    for name, family in (("control_limit", smdp.control_limit), ("static", smdp.static)):
+        if best := smdp.cheapest(scenario, family):
+            tables[name] = best
     policies: dict[str, dict[str, Any]] = {
         name: {"parameter": parameter, "exact": _exact(scenario, sizes)}
         for name, (parameter, sizes) in tables.items()
@@ -160,12 +156,3 @@ def _exact(scenario: DynamicBatchingScenario, sizes: np.ndarray) -> dict[str, fl
         "mean_batch": found.mean_batch,
         "utilisation": found.utilisation,
     }
-
-
-def _best(
-    scenario: DynamicBatchingScenario, make: Any, parameters: np.ndarray
-) -> tuple[int | None, np.ndarray]:
-    """Of the tables that `make` gives for some parameters, the cheapest, with its parameter."""
-    tables = {int(each): make(scenario, int(each)) for each in parameters}
-    best = min(tables, key=lambda each: _exact(scenario, tables[each])["cost"])
-    return best, tables[best]

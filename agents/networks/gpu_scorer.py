@@ -17,7 +17,7 @@ UNITS = {"0 or 1": 1.0, "requests": 4.0, "s": 1e-3, "requests/s": 500.0}
 """What counts as one, by the unit of the column (ours)."""
 
 KINDS = 3
-"""To wait, to send the candidate, to send the smaller batch that keeps more."""
+"""To wait, to send the candidate, to send the batch gathered for 3/4 of the target size."""
 
 
 class Whole(nn.Module):

@@ -22,6 +22,9 @@ from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 
 Floats = npt.NDArray[np.float64]
 
+MOST_TRANSITIONS = 50_000_000
+"""Of a model: about 4 GB while it is solved (ours)."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -73,6 +76,13 @@ class Model:
             entries = np.tile(probabilities, len(start))
             blocks.append(sparse.coo_array((entries, where), (len(states), len(states))))
         return cls(actions, seconds, cost, sparse.vstack(blocks, format="csr"), tail)
+
+
+def most_queue(scenario: DynamicBatchingScenario) -> int:
+    """The largest `max_queue` for which a model has at most MOST_TRANSITIONS."""
+    durations_s = scenario.latency_s[scenario.min_batch - 1 :]
+    of_state = 1 + sum(len(arrivals(scenario.rate_rps * each)[0]) for each in durations_s)
+    return MOST_TRANSITIONS // of_state - 1
 
 
 def require_solvable(scenario: DynamicBatchingScenario) -> None:

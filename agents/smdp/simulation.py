@@ -1,6 +1,7 @@
 """What a policy costs when it is simulated: many long episodes of the environment, side by side."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,10 @@ import numpy as np
 from servegym.costmodels.errors import InputError
 from servegym.envs.dynamic_batching.episodes import DynamicBatchingEpisodes
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
-from servegym.envs.dynamic_batching.stream import ArrivalStream
+from servegym.envs.dynamic_batching.stream import Arrivals, ArrivalStream
+
+Act = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Actions (K,) from observations (K, FEATURES) and legal actions (K, max_batch + 1)."""
 
 
 class BatchPolicy(Protocol):
@@ -25,7 +29,7 @@ class BatchPolicy(Protocol):
 
 
 @dataclass(frozen=True)
-class Simulation:
+class SimulatedCost:
     """Means over episodes; `cost_error` is the standard error of `cost`."""
 
     cost: float
@@ -38,26 +42,22 @@ class Simulation:
 
 def simulate_batching(
     policy: BatchPolicy, scenario: DynamicBatchingScenario, num_episodes: int = 32, seed: int = 0
-) -> Simulation:
+) -> SimulatedCost:
     """Plays episodes of `scenario.requests` each, all at once: of each stream `seed + k` the first."""
     if num_episodes < 2:
         raise InputError(f"episodes = {num_episodes}: must be at least 2, for an error of the mean")
-    episodes = DynamicBatchingEpisodes(scenario, num_episodes, scenario.requests)
     workloads = []
     for episode_id in range(num_episodes):
         stream = ArrivalStream(scenario)
         stream.restart(seed + episode_id)
         workloads.append(stream.next_workload())
-        episodes.begin(episode_id, workloads[-1])
     policy.reset(num_episodes, seed)
-    while not episodes.finished.all():
-        episodes.step(policy.act(episodes.observation))
-    summaries = [episodes.summary(k, workload) for k, workload in enumerate(workloads)]
+    summaries = play(lambda observation, _: policy.act(observation), scenario, workloads)
 
     def of(key: str) -> np.ndarray:
         return np.array([summary[key] for summary in summaries])
 
-    return Simulation(
+    return SimulatedCost(
         cost=float(of("cost").mean()),
         cost_error=float(of("cost").std(ddof=1) / math.sqrt(num_episodes)),
         response_s=float(of("mean_response_s").mean()),
@@ -65,3 +65,15 @@ def simulate_batching(
         mean_batch=float(of("mean_batch").mean()),
         num_requests=num_episodes * scenario.requests,
     )
+
+
+def play(
+    act: Act, scenario: DynamicBatchingScenario, workloads: Sequence[Arrivals]
+) -> list[dict[str, float]]:
+    """The metrics of one episode for each workload, all at once."""
+    episodes = DynamicBatchingEpisodes(scenario, len(workloads), max(map(len, workloads)))
+    for episode_id, workload in enumerate(workloads):
+        episodes.begin(episode_id, workload)
+    while not episodes.finished.all():
+        episodes.step(act(episodes.observation, episodes.masks))
+    return [episodes.summary(episode_id, workload) for episode_id, workload in enumerate(workloads)]

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.sparse.linalg import spsolve
 
 from servegym.agents.smdp.evaluate import Evaluation, evaluate
-from servegym.agents.smdp.model import Model
+from servegym.agents.smdp.model import MOST_TRANSITIONS, Model, most_queue, require_solvable
 from servegym.agents.smdp.policy import control_limit_of
 from servegym.costmodels.errors import InputError
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
@@ -65,12 +66,19 @@ def solve(
     """max_queue: states 0 to so many, None: twice `max_batch`. span: relative, at which sweeps end.
 
     truncation: largest change of the cost, relative, when `max_queue` is doubled. InputError where it is
-    more, and for scenarios without an optimum.
+    more, for scenarios without an optimum, and for queues too long for memory.
     """
     for key, value in (("span", span), ("truncation", truncation)):
         if not 0 < value < 1:
             raise InputError(f"{key} = {value}: must be between 0 and 1")
     longest = 2 * scenario.max_batch if max_queue is None else max_queue
+    require_solvable(scenario)
+    if longest > (most := most_queue(scenario) // 2):
+        raise InputError(
+            f"max_queue = {longest}: must be at most {most} with batches of {scenario.min_batch} to "
+            f"{scenario.max_batch} at this rate, else doubling it takes more than {MOST_TRANSITIONS:,} "
+            "transitions"
+        )
     model = Model.of(scenario, longest)
     cost, width, values, sizes, iterations = _iterate(model, np.zeros(longest + 1), span)
     further = model.tail.values(longest, np.arange(1.0, longest + 1), cost)
@@ -131,8 +139,9 @@ def _iterate(
 def _values_of(model: Model, policy: npt.NDArray[np.int64]) -> Floats:
     """Relative values h of a policy, the rows of its actions: `h = cost - g seconds + P h`, h(0) = 0."""
     states = np.arange(len(policy))
-    system = model.transitions[policy * len(policy) + states].toarray() - np.eye(len(policy))
-    system[:, 0] = -model.seconds[policy, states]  # in place of h(0), g
-    values: Floats = np.linalg.solve(system, -model.cost[policy, states])
+    moves = model.transitions[policy * len(policy) + states] - sparse.eye_array(len(policy), format="csr")
+    seconds = -model.seconds[policy, states][:, None]  # in place of h(0), g
+    system = sparse.hstack([sparse.csr_array(seconds), moves[:, 1:]], format="csc")
+    values: Floats = spsolve(system, -model.cost[policy, states])
     values[0] = 0.0
     return values

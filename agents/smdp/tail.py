@@ -1,6 +1,6 @@
 """What queues cost that are longer than a table of states: the abstract cost of the tail.
 
-Let batches of B requests (B has the largest rate, `B / l(B)`, of all sizes) be served one after another as
+Let batches of B requests (B has the largest rate, `B / l(B)`, of all allowed) be served one after another as
 long as the queue is long. Then what a queue of s costs more than another (its relative value) is quadratic,
 
     h(s) = a s^2 + (c - g t) s + constant,
@@ -24,6 +24,8 @@ from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 
 Floats = npt.NDArray[np.float64]
 
+EQUAL = 1e-12  # relative: rates that differ by rounding alone
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -36,11 +38,15 @@ class Tail:
 
     @classmethod
     def of(cls, scenario: DynamicBatchingScenario) -> "Tail":
-        """Of a server that can keep up with its traffic."""
-        latency_s = np.array(scenario.latency_s)
-        rates = np.arange(1, scenario.max_batch + 1) / latency_s
-        batch = int(np.flatnonzero(rates == rates.max())[-1]) + 1
-        seconds, joules = float(latency_s[batch - 1]), scenario.joules[batch - 1]
+        """Of a server that can keep up with its traffic. Of sizes of equal rate the one that costs least."""
+        sizes = np.arange(scenario.min_batch, scenario.max_batch + 1)
+        rates = sizes / np.array(scenario.latency_s)[sizes - 1]
+        fastest = sizes[rates >= rates.max() * (1 - EQUAL)]
+        return min((cls._of_batch(scenario, int(size)) for size in fastest), key=lambda tail: tail.linear)
+
+    @classmethod
+    def _of_batch(cls, scenario: DynamicBatchingScenario, batch: int) -> "Tail":
+        seconds, joules = scenario.latency_s[batch - 1], scenario.joules[batch - 1]
         mean = scenario.rate_rps * seconds
         drain = batch - mean
         second_cost = scenario.response_weight / scenario.rate_rps

@@ -12,6 +12,7 @@ from functools import cache
 from servegym.agents.smdp import (
     BatchTablePolicy,
     Solution,
+    cheapest,
     control_limit,
     evaluate,
     greedy,
@@ -55,19 +56,18 @@ def _cost_name(preset: str) -> str:
     return f"distance of the simulated cost from the solver's, {preset}"
 
 
-RULES = ("work-conserving", "batches of one size", "waiting for some, then all")
+FAMILIES = {"batches of one size": static, "waiting for some, then all": control_limit}
+RULES = ("work-conserving", *FAMILIES)
 
 
 def best_of(rule: str, preset: str) -> float:
     """The exact cost under a rule, with the size or limit that suits it best."""
     of_preset = scenario(preset)
-    sizes = range(of_preset.min_batch, of_preset.max_batch + 1)
-    tables = {
-        "work-conserving": lambda: [greedy(of_preset)],
-        "batches of one size": lambda: [static(of_preset, size) for size in sizes],
-        "waiting for some, then all": lambda: [control_limit(of_preset, size) for size in sizes],
-    }[rule]()
-    return min(evaluate(of_preset, table).cost for table in tables)
+    if rule not in FAMILIES:
+        return evaluate(of_preset, greedy(of_preset)).cost
+    best = cheapest(of_preset, FAMILIES[rule])
+    assert best is not None  # no preset is that busy
+    return evaluate(of_preset, best[1]).cost
 
 
 def measure_rules() -> Mapping[str, Sequence[float]]:

@@ -16,8 +16,8 @@ from servegym.envs.batch_scenario import BatchScenario
 from servegym.envs.deferred_batching.episodes import DeferredBatchingEpisodes
 from servegym.envs.sim.batch.simulate import BatchResults
 from servegym.envs.workloads.batch_workload import BatchWorkload
-from servegym.experiments.evaluation.goodput import largest_rates
-from servegym.experiments.evaluation.statistics import estimate, relative_change
+from servegym.experiments.evaluation.goodput import estimate_rates, largest_rates
+from servegym.experiments.evaluation.statistics import relative_change
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 
 REQUESTS = 20_000
@@ -38,7 +38,9 @@ def evaluate_deferred_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dic
     """The answer of `servegym evaluate` about a run, and a row of results for each policy, rate and seed.
 
     Of each policy: `goodput_rps` with its interval, `gain` over Symphony's goodput, paired by seed, and the
-    mean `bad_share` at each of `rates_rps`. All get the same requests, as from `servegym goodput`.
+    mean `bad_share` at each of `rates_rps`. All get the same requests, as from `servegym goodput`. Where a
+    seed has no rate low enough, `reason` says so and there is no gain; with Symphony no `rates_rps` either.
+    InputError where all requests of a seed could come at once.
     """
     config = load_run_config(run_dir).scenario
     config = replace(config, workload=replace(config.workload, requests=REQUESTS, seconds=None))
@@ -46,31 +48,45 @@ def evaluate_deferred_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dic
     network, _ = load_run_policy(run_dir)
     serve: dict[str, Serve] = {
         "symphony": _by_scheduler(scenario),
-        "symphony eager": _by_scheduler(scenario, condition="eager"),
+        "symphony eager": _by_scheduler(scenario, condition="eager", drop="timeout"),
         network.name: lambda workloads: side_by_side(network, scenario, workloads),
     }
-    workloads = [scenario.traffic.test_workload(seed) for seed in seeds]
-    guesses = np.full(len(seeds), scenario.rate_rps)
-    goodput = {}
+    return compare(serve, {seed: scenario.traffic.test_workload(seed) for seed in seeds}, scenario.rate_rps)
+
+
+def compare(
+    serve: dict[str, Serve], test_workloads: dict[int, BatchWorkload], guess_rps: float
+) -> tuple[dict[str, Any], list[Row]]:
+    """What `evaluate_deferred_batching` returns, of policies of which one is "symphony".
+
+    test_workloads: by seed. guess_rps: the rate at which the search for its goodput begins.
+    """
+    seeds, workloads = list(test_workloads), list(test_workloads.values())
+    guesses = np.full(len(seeds), guess_rps)
+    goodput, estimates = {}, {}
     for name, of in serve.items():
         goodput[name] = _goodput(of, workloads, guesses)
+        estimates[name] = estimate_rates(goodput[name], 1 - BAD_SHARE)
         if name == "symphony":
-            guesses = np.maximum(goodput[name], 1.0)
-    rates = [float(round(factor * np.mean(goodput["symphony"]))) for factor in FACTORS]
+            guesses = np.where(goodput[name] > 0, goodput[name], guesses)
+    symphony = goodput["symphony"]
+    rates = [float(round(factor * np.mean(symphony))) for factor in FACTORS] if (symphony > 0).all() else []
     rows: list[Row] = [("policy", "rate_rps", "seed", "bad_share")]
     policies = {}
     for name, of in serve.items():
-        bad = np.array([_bad_shares(of, workloads, np.full(len(seeds), rate)) for rate in rates])
+        bad = [_bad_shares(of, workloads, np.full(len(seeds), rate)) for rate in rates]
+        compared = ((goodput[name] > 0) & (symphony > 0)).all()
         rows += [
             (name, rate, seed, share)
             for rate, shares in zip(rates, bad, strict=True)
             for seed, share in zip(seeds, shares, strict=True)
         ]
         policies[name] = {
-            "goodput_rps": estimate(goodput[name])._asdict(),
-            "gain": relative_change(goodput[name], goodput["symphony"])._asdict(),
+            "goodput_rps": estimates[name]._asdict(),
+            "gain": relative_change(goodput[name], symphony)._asdict() if compared else None,
             "goodputs_rps": goodput[name].tolist(),
-            "bad_share": bad.mean(axis=1).tolist(),
+            "bad_share": [float(shares.mean()) for shares in bad],
+            "reason": _why_none(goodput[name]),
         }
     return {"requests": REQUESTS, "limit": BAD_SHARE, "rates_rps": rates, "policies": policies}, rows
 
@@ -110,8 +126,18 @@ def _goodput(
     )
 
 
+def _why_none(goodput: npt.NDArray[np.float64]) -> str | None:
+    """Of what has no goodput with some seed."""
+    if (goodput > 0).all():
+        return None
+    return (
+        f"more than {BAD_SHARE:g} of the requests are bad at every rate tried, with {(goodput == 0).sum()} "
+        f"of {len(goodput)} seeds"
+    )
+
+
 def show_deferred_batching(answer: dict[str, Any], console: Console) -> None:
-    """The policies as a table."""
+    """The policies as a table, and why some have no goodput."""
     title = f"{answer['scenario']}, {len(answer['seeds'])} seeds of {answer['requests']:,} requests"
     table = Table(title=title)
     table.add_column("policy")
@@ -124,7 +150,10 @@ def show_deferred_batching(answer: dict[str, Any], console: Console) -> None:
         table.add_row(
             name,
             f"{goodput['iqm']:,.0f} [{goodput['low']:,.0f}, {goodput['high']:,.0f}]",
-            f"{gain['iqm']:+.1%} [{gain['low']:+.1%}, {gain['high']:+.1%}]",
+            f"{gain['iqm']:+.1%} [{gain['low']:+.1%}, {gain['high']:+.1%}]" if gain else "",
             *(f"{share:.2%}" for share in policy["bad_share"]),
         )
     console.print(table)
+    for name, policy in answer["policies"].items():
+        if policy["reason"]:
+            console.print(f"{name}: {policy['reason']}", soft_wrap=True)

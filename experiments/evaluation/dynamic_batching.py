@@ -1,6 +1,6 @@
 """A trained batching server against the optimum and simple policies: exactly, and on the same arrivals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from rich.table import Table
 
 from servegym.agents import smdp
 from servegym.agents.networks.network_policy import NetworkPolicy
-from servegym.envs.dynamic_batching.episodes import DynamicBatchingEpisodes
 from servegym.envs.dynamic_batching.observation import FEATURES, QUEUE
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.envs.dynamic_batching.stream import poisson_arrivals
@@ -28,9 +27,6 @@ _TEST = 2**32 - 1  # spawn key of test arrivals, beyond any number of training e
 
 Row = tuple[object, ...]
 
-Act = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Actions (K,) from observations (K, FEATURES) and legal actions (K, max_batch + 1)."""
-
 
 def evaluate_dynamic_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dict[str, Any], list[Row]]:
     """The answer of `servegym evaluate` about a run, and a row of results for each policy and seed.
@@ -43,20 +39,21 @@ def evaluate_dynamic_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dict
     )
     network, _ = load_run_policy(run_dir)
     found = smdp.solve(scenario)
-    tables = {
+    tables: dict[str, tuple[int | None, np.ndarray]] = {
         "optimal": (found.control_limit, found.sizes),
         network.name: (None, table_of(network, scenario)),
         "work_conserving": (None, smdp.greedy(scenario)),
-        "control_limit": best_of(scenario, smdp.control_limit),
-        "static": best_of(scenario, smdp.static),
     }
+    for name, family in (("control_limit", smdp.control_limit), ("static", smdp.static)):
+        if best := smdp.cheapest(scenario, family):
+            tables[name] = best
     arrivals = [
         poisson_arrivals(scenario, np.random.SeedSequence(seed, spawn_key=(_TEST,))) for seed in seeds
     ]
     costs, policies = {}, {}
     for name, (parameter, sizes) in tables.items():
         act = network.act if name == network.name else _by_table(name, sizes, scenario)
-        costs[name] = np.array([played["cost"] for played in play(act, scenario, arrivals)])
+        costs[name] = np.array([played["cost"] for played in smdp.play(act, scenario, arrivals)])
         exact = smdp.evaluate(scenario, sizes)
         policies[name] = {
             "parameter": parameter,
@@ -81,28 +78,7 @@ def table_of(network: NetworkPolicy, scenario: DynamicBatchingScenario) -> np.nd
     return network.act(seen, legal)
 
 
-def best_of(
-    scenario: DynamicBatchingScenario, make: Callable[[DynamicBatchingScenario, int], np.ndarray]
-) -> tuple[int, np.ndarray]:
-    """Of the tables that `make` gives for each batch size, the one that costs least, and its parameter."""
-    tables = {size: make(scenario, size) for size in range(scenario.min_batch, scenario.max_batch + 1)}
-    best = min(tables, key=lambda size: smdp.evaluate(scenario, tables[size]).cost)
-    return best, tables[best]
-
-
-def play(
-    act: Act, scenario: DynamicBatchingScenario, workloads: Sequence[np.ndarray]
-) -> list[dict[str, float]]:
-    """The metrics of one episode for each workload, all at once."""
-    episodes = DynamicBatchingEpisodes(scenario, len(workloads), max(map(len, workloads)))
-    for episode_id, workload in enumerate(workloads):
-        episodes.begin(episode_id, workload)
-    while not episodes.finished.all():
-        episodes.step(act(episodes.observation, episodes.masks))
-    return [episodes.summary(episode_id, workload) for episode_id, workload in enumerate(workloads)]
-
-
-def _by_table(name: str, sizes: np.ndarray, scenario: DynamicBatchingScenario) -> Act:
+def _by_table(name: str, sizes: np.ndarray, scenario: DynamicBatchingScenario) -> smdp.Act:
     policy = smdp.BatchTablePolicy(name, sizes, scenario)
     return lambda observation, _: policy.act(observation)
 

@@ -53,16 +53,21 @@ class Goodput:
 
     @property
     def estimate(self) -> Estimate:
-        """Interquartile mean over the seeds with its 95 % bootstrap interval; of one seed a point.
+        """`estimate_rates` of it."""
+        return estimate_rates(self.rates, self.share)
 
-        InputError where a rate is infinite.
-        """
-        if np.isinf(self.rates).any():
-            raise InputError(
-                f"goodput: {self.share:.0%} of the requests keep the limits even if all come at once; a "
-                "limit must be shorter or the workload longer"
-            )
-        return estimate(self.rates)
+
+def estimate_rates(rates: Rates, share: float) -> Estimate:
+    """Interquartile mean over the seeds (S,) with its 95 % bootstrap interval; of one seed a point.
+
+    InputError where a rate is infinite.
+    """
+    if np.isinf(rates).any():
+        raise InputError(
+            f"goodput: {share:.0%} of the requests keep the limits even if all come at once; a limit must be "
+            "shorter or the workload longer"
+        )
+    return estimate(rates)
 
 
 def largest_rate(

@@ -2,15 +2,22 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from servegym.agents import smdp
 from servegym.agents.deferred_batching import Frontrun
+from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario import BatchScenario, load_batch_scenario
 from servegym.envs.dynamic_batching.scenario import load_dynamic_batching
+from servegym.envs.sim.batch.simulate import BatchResults
+from servegym.envs.workloads.batch_workload import BatchWorkload
 from servegym.experiments.evaluation import deferred_batching, dynamic_batching
 from servegym.experiments.evaluation.goodput import largest_rate, largest_rates
 from tests.experiments.commands import SHORT_TRAINING, SMALL_SCENARIO_OF, answer_of, error_of
@@ -70,6 +77,46 @@ def test_a_batch_scheduler_is_held_against_symphony(
     )
     for here, there in zip(policies["symphony"]["goodputs_rps"], found["rates_rps"], strict=True):
         assert here == pytest.approx(there, rel=0.02)
+
+
+def _late_above(limit_rps: float) -> deferred_batching.Serve:
+    """Serves everything in time up to some rate, and nothing above it."""
+
+    def serve(workloads: Sequence[BatchWorkload]) -> list[BatchResults]:
+        shares = [float(each.rate_rps > limit_rps) for each in workloads]
+        return [cast(BatchResults, SimpleNamespace(bad_share=share)) for share in shares]
+
+    return serve
+
+
+def _compared(**limits_rps: float) -> tuple[dict[str, Any], list[deferred_batching.Row]]:
+    scenario = load_batch_scenario("resnet50_8gpu", ("scenario.workload.requests=200",))
+    workloads = {seed: scenario.traffic.test_workload(seed) for seed in (0, 1)}
+    return deferred_batching.compare(
+        {name: _late_above(limit) for name, limit in limits_rps.items()}, workloads, 1000.0
+    )
+
+
+def test_a_policy_without_goodput_says_why_and_is_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "more than 0.01 of the requests are bad at every rate tried, with 2 of 2 seeds"
+    answer, rows = _compared(symphony=2000.0, mine=0.0)
+    assert answer["policies"]["mine"]["gain"] is None and answer["policies"]["mine"]["reason"] == reason
+    assert answer["policies"]["mine"]["bad_share"] == [1.0] * 5
+    assert answer["policies"]["symphony"]["reason"] is None and len(rows) == 1 + 2 * 5 * 2
+    answer, rows = _compared(symphony=0.0, mine=2000.0)
+    mine, symphony = answer["policies"]["mine"], answer["policies"]["symphony"]
+    assert mine["gain"] is None and symphony["gain"] is None and symphony["reason"] == reason
+    assert mine["goodput_rps"]["iqm"] == pytest.approx(2000, rel=0.01) and mine["reason"] is None
+    assert answer["rates_rps"] == [] and rows == [("policy", "rate_rps", "seed", "bad_share")]
+    deferred_batching.show_deferred_batching(
+        {**answer, "scenario": "some", "seeds": [0, 1]}, Console(width=100)
+    )
+    assert f"symphony: {reason}" in capsys.readouterr().out
+
+
+def test_a_goodput_without_end_is_refused() -> None:
+    with pytest.raises(InputError, match=r"goodput: 99% of the requests keep the limits even if all come at"):
+        _compared(symphony=2000.0, mine=math.inf)
 
 
 def test_the_rule_played_side_by_side_is_symphony() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from servegym.agents.smdp import (
     BatchTablePolicy,
+    cheapest,
     control_limit,
     control_limit_of,
     evaluate,
@@ -73,6 +74,20 @@ def test_a_policy_that_cannot_keep_up_costs_without_end() -> None:
         InputError, match=r"scenario.rate_rps = 1.99999: too near to what the policy can serve, 2"
     ):
         evaluate(replace(TINY, rate_rps=1.99999), static(TINY, 1))
+
+
+def test_cheapest_leaves_out_what_cannot_keep_up() -> None:
+    """Of the others it is the least of all; batches of one serve 2 a second, too near to 1.999 to compare."""
+    busy = replace(TINY, rate_rps=1.999)
+    costs = {size: evaluate(busy, static(busy, size)).cost for size in (2, 3, 4)}
+    best = min(costs, key=lambda size: costs[size])
+    parameter, sizes = cheapest(busy, static) or (0, np.zeros(1))
+    assert parameter == best and sizes.tolist() == static(busy, best).tolist()
+    assert cheapest(replace(TINY, rate_rps=3.07), static) is None  # of 4 / 1.3 = 3.077 at most
+    slow = replace(TINY, latency_s=(0.5, 0.8, 1.0, 4.0), rate_rps=1.5)
+    assert cheapest(slow, control_limit) is None  # all end in batches of 4, one a second
+    assert (cheapest(slow, static) or (0,))[0] in (1, 2, 3)
+    assert (cheapest(replace(TINY, min_batch=3), static) or (0,))[0] in (3, 4)
 
 
 @pytest.mark.compiled

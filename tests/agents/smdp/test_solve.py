@@ -15,6 +15,7 @@ from servegym.agents.smdp import (
     solve,
     static,
 )
+from servegym.agents.smdp.model import Model, most_queue
 from servegym.agents.smdp.tail import Tail
 from servegym.costmodels.errors import InputError
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario, load_dynamic_batching
@@ -203,6 +204,8 @@ def test_what_has_no_optimum_is_refused_by_name() -> None:
         solve(replace(TINY, response_weight=0.0))
     with pytest.raises(InputError, match=r"max_queue = 2: must be at least max_batch, 3"):
         solve(TINY, max_queue=2)
+    with pytest.raises(InputError, match=r"max_queue = 1000000: must be at most \d+ with batches of 1 to 3"):
+        solve(TINY, max_queue=1_000_000)
     with pytest.raises(InputError, match=r"span = 0: must be between 0 and 1"):
         solve(TINY, span=0)
     with pytest.raises(InputError, match=r"max_queue = 6: doubling it changes the cost by .* at most 1e-15"):
@@ -216,3 +219,20 @@ def test_rates_of_all_sizes_count() -> None:
         solve(replace(scenario, rate_rps=1.7))
     found = solve(replace(scenario, rate_rps=1.5), max_queue=30)
     assert found.sizes[-1] == 2 and found.exact.cost == pytest.approx(found.cost, rel=1e-7)
+
+
+def test_long_queues_are_served_by_batches_that_are_allowed() -> None:
+    """Alone is the fastest way, but at least 2 must be taken: 2, 3 and 4 are as fast, 2 wait the least."""
+    scenario = DynamicBatchingScenario("concave", 0.5, (1.0, 3.0, 4.5, 6.0), min_batch=2)
+    found = solve(scenario, max_queue=16)
+    assert found.sizes[-1] == 2 and set(found.sizes) <= {0, 2, 3, 4}
+    average, sizes = dense_policy_iteration(scenario, 200)
+    assert found.cost == pytest.approx(average, rel=2e-9)
+    assert evaluate(scenario, sizes[:20]).cost == pytest.approx(found.exact.cost, rel=2e-9)
+
+
+def test_limit_of_memory_counts_the_transitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model with the longest queue comes close to the limit and keeps it."""
+    monkeypatch.setattr("servegym.agents.smdp.model.MOST_TRANSITIONS", 10_000)
+    scenario = replace(TINY, min_batch=2)
+    assert 9_000 < Model.of(scenario, most_queue(scenario)).transitions.nnz <= 10_000
