@@ -44,7 +44,7 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     assert names["routers"]["power_of_two"] == {"d": 2}
     assert set(names["batch schedulers"]) == set(BATCH_SCHEDULERS)
     assert "resnet50_8gpu" in names["scenarios of batch serving"]
-    assert set(names["agents"]) == {"ppo_gnn", "ppo_mlp"}
+    assert set(names["agents"]) == {"ppo_gnn", "ppo_gpu_scorer", "ppo_mlp", "ppo_queue"}
     assert "servegym/Routing-v0" in names["environments"]
     for kind in ("gpus", "models", "workloads", "fleets", "engines", "cost models", "objectives"):
         assert names[kind]
