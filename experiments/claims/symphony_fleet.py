@@ -197,14 +197,15 @@ CLAIMS = (
             *(at_most(_setting_name(setting, delayed=False), 1.0) for setting in WITHOUT_DELAYS),
         ],
         measure=measure_goodput,
-        remark="The gain is largest where GPUs are fewer than models and objectives are tight; the best rival "
-        "there is Shepherd. Where objectives are long, whoever can wait has full batches anyway: on 24 "
-        "GPUs with 4 times a batch of 4 Symphony's lead over Clockwork comes from the delays, which it "
-        "hides, as it alone sends a batch to a GPU that is about to be free; without delays the two are "
-        "level, and even with them its own eager condition serves 6 % more (`servegym goodput "
-        "scenario=zoo_24_models scenario.zoo.slo_factor=4 policy=symphony policy.condition=eager "
-        "policy.drop=timeout`). Nexus, which plans for mean rates, and Clipper, which gives each model "
-        "GPUs of its own, are far behind in bursts (0: less than a fiftieth of Symphony's).",
+        remark="The gain is largest where GPUs are fewer than models and objectives are tight; the best "
+        "rival there is Shepherd. Where objectives are long, whoever can wait has full batches "
+        "anyway: on 24 GPUs with 4 times a batch of 4 Symphony's lead over Clockwork comes from "
+        "the delays, which it hides, as it alone sends a batch to a GPU that is about to be free; "
+        "without delays the two are level, and even with them its own eager condition serves 6 % "
+        "more (`servegym goodput scenario=zoo_24_models scenario.zoo.slo_factor=4 policy=symphony "
+        "policy.condition=eager policy.drop=timeout`). Nexus, which plans for mean rates, and "
+        "Clipper, which gives each model GPUs of its own, are far behind in bursts (0: less than "
+        "a fiftieth of Symphony's).",
     ),
     Claim(
         name="fewer_gpus",
