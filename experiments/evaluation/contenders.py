@@ -83,8 +83,8 @@ def contender(name: str, kind: str, scenario: Scenario) -> Contender:
     from servegym.experiments.run_directory import load_run_policy
 
     torch.set_num_threads(1)  # a second thread made these small products ten times as slow
-    scenario_of_run(name)  # refuses other kinds
     policy, provenance = load_run_policy(Path(name))
+    scenario_of_run(name)  # refuses other kinds
     _check_disjoint(name, provenance, scenario)
     description = f"{policy.name}, trained for {provenance['steps']:,} decisions on {provenance['scenario']}"
     return _side_by_side(name, description, policy, scenario)

@@ -82,7 +82,10 @@ def test_configuration_is_shown_without_running(capsys: pytest.CaptureFixture[st
         ("servegym ", set(COMMANDS)),
         ("servegym ev", {"evaluate"}),
         ("servegym simulate router=power", {"router=power_of_two"}),
-        ("servegym train agent=ppo_", {"agent=ppo_gnn", "agent=ppo_mlp"}),
+        (
+            "servegym train agent=ppo_",
+            {f"agent=ppo_{name}" for name in ("gnn", "gpu_scorer", "mlp", "queue")},
+        ),
     ],
 )
 def test_completion(
@@ -157,5 +160,5 @@ def test_from_a_shell(folder: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "servegym: error: bench nothing: must be one of simulator, env, stream, peers, policies\n"
+        == "servegym: error: bench nothing: must be one of simulator, env, stream, peers, policies, batch\n"
     )

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from servegym.envs.batch_scenario.config import BatchScenarioConfig
+from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
+from servegym.envs.scenario.compose import scenario_kind
+from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.cli import COMMANDS, main
 from tests.experiments.commands import FEW_REQUESTS, SHORT_BENCH, SHORT_TRAINING
 
@@ -43,6 +47,13 @@ REDUCTIONS = {
 }
 """What is added to a documented command."""
 
+FEWER_REQUESTS: dict[type | None, tuple[str, ...]] = {
+    ScenarioConfig: FEW_REQUESTS,
+    BatchScenarioConfig: FEW_REQUESTS,
+    DynamicBatchingConfig: ("scenario.requests=64",),
+}
+"""What is added to a command on a scenario of a kind."""
+
 RUNS_NOTHING = {"--help", "--cfg", "--info", "--hydra-help", "resume=true"}
 """Words of commands to which nothing can be added."""
 
@@ -66,9 +77,9 @@ def reduced(words: list[str]) -> list[str]:
         return words
     if "suite=claims" in words:
         return [*words, "claims=[intelligent_router]"]  # the cheapest, and without data
-    of_fleets = words[0] != "solve" and any(word.startswith("scenario=") for word in words)
-    few = FEW_REQUESTS if of_fleets else ()
-    return [*words, *few, *REDUCTIONS.get(words[0], ())]
+    scenario = next((word.partition("=")[2] for word in words if word.startswith("scenario=")), None)
+    schema = None if scenario is None else scenario_kind(scenario)[0]
+    return [*words, *FEWER_REQUESTS.get(schema, ()), *REDUCTIONS.get(words[0], ())]
 
 
 def documented(path: Path) -> list[list[str]]:
