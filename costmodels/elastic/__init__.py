@@ -1,0 +1,1 @@
+"""How long iterations of elastic sequence parallelism take: `ElasticCost`, and what fills its tables."""
