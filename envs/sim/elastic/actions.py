@@ -352,7 +352,7 @@ def _stripe(state: FleetState, group: int, instances: np.ndarray, num_instances:
         for rank in range(num_instances):
             part = (tokens - rank + num_instances - 1) // num_instances
             _place(state, group, request, instances[rank], part)
+    overfull = 0
     for rank in range(num_instances):
-        if state.used[instances[rank]] > state.kv_tokens:
-            return False
-    return True
+        overfull += state.used[instances[rank]] > state.kv_tokens
+    return overfull == 0

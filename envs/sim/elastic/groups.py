@@ -53,10 +53,10 @@ def members_run(state: FleetState, group: int) -> bool:
 @kernel
 def nobody_runs(state: FleetState) -> bool:
     """Whether all groups are at rest."""
+    running = 0
     for instance in range(state.num_instances):
-        if state.runs_for[instance] != NOBODY:
-            return False
-    return True
+        running += state.runs_for[instance] != NOBODY
+    return running == 0
 
 
 @kernel

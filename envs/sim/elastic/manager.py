@@ -2,8 +2,8 @@
 
     manage(state)
 
-is called at every instant at which something has happened. It looks at the fleet through `state.py`, `queue.py` and
-`groups.py`, and does what it wants through `actions.py`, any number of actions at once.
+is called at every instant at which something has happened. It looks at the fleet through `state.py`,
+`queue.py` and `groups.py`, and does what it wants through `actions.py`, any number of actions at once.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ class Manager:
 
     manage: compiled with `compiled_manage`, or any Python callable of the same argument (slower); what it
     raises ends the simulation. parameters: float64 (P,) constants, in `state.parameters`. memory_for and
-    integers_for: how many numbers it keeps in `state.memory` (float64) and `state.integers` (int64), by number of
-    instances, most requests of a group, and requests of the workload; all zero at the start.
+    integers_for: how many numbers it keeps in `state.memory` (float64) and `state.integers` (int64), by
+    number of instances, most requests of a group, and requests of the workload; all zero at the start.
     """
 
     name: str

@@ -28,7 +28,7 @@ def order_members(state: FleetState, group: int, fullest_first: bool) -> int:
 
 @routine
 def share_out(state: FleetState, group: int, master_batch: int, fullest_first: bool) -> int:
-    """Fills `state.order` and `state.shares` with the masters of the next decode; how many, -1 without room."""
+    """Fills `state.order` and `state.shares` with the masters of the next decode; how many, -1: no room."""
     count = order_members(state, group, fullest_first)
     left = state.size[group]
     for rank in range(count):

@@ -43,9 +43,9 @@ from servegym.envs.workloads.workload import Workload
 class ElasticResults:
     """What happened to N requests; times in seconds.
 
-    first_token_s, finish_s: nan where that never came. rejected: bool, too long for the fleet (or its manager).
-    num_prefills, num_decodes: iterations. duration_s: to the last event. What is neither finished nor rejected
-    was still unserved when nothing happened any more.
+    first_token_s, finish_s: nan where that never came. rejected: bool, too long for the fleet (or its
+    manager). num_prefills, num_decodes: iterations. duration_s: to the last event. What is neither finished
+    nor rejected was still unserved when nothing happened any more.
     """
 
     arrival_s: np.ndarray
@@ -100,8 +100,8 @@ def check(simulation: Simulation) -> None:
         NOT_AT_REST: f"group {group} (request {request}): must be a group at rest",
         ALREADY_MEMBER: f"instance {instance} is a member of group {group} already",
         SAME_GROUP: f"group {group} cannot be merged with itself",
-        TOO_FEW_TOKENS: f"migration from instance {instance}: group {group} must have the tokens there, and the "
-        "target must be another instance",
+        TOO_FEW_TOKENS: f"migration from instance {instance}: group {group} must have the tokens there, and "
+        "the target must be another instance",
         NOTHING_GIVEN: "a prefill needs a request and an instance",
         PYTHON_ERROR: "a function in Python failed",
     }[code]
