@@ -149,6 +149,19 @@ GPUS: Mapping[str, GpuSpec] = MappingProxyType(
             num_sms=108,
             clock_hz=1.41e9,
         ),
+        # An A100 for export: NVLink of 400 instead of 600 GB/s, both directions together.
+        "a800_sxm": GpuSpec(
+            name="a800_sxm",
+            peak_flops_per_s=MappingProxyType({"bfloat16": 312e12, "float16": 312e12}),
+            hbm_bytes=80 * 2**30,
+            hbm_bytes_per_s=2.039e12,
+            l2_bytes=40 * 2**20,
+            l2_bytes_per_s=5120 * 1.41e9,
+            nvlink_bytes_per_s=200e9,
+            tdp_w=400.0,
+            num_sms=108,
+            clock_hz=1.41e9,
+        ),
         # NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet (fp8 with fp32 accumulation; half of the
         # figures with sparsity) and the RTX Blackwell PRO architecture white paper (188 SMs, 128 MB L2).
         # No NVLink: PCIe 5.0 x16. L2: 64 bytes a clock and SM at the boost clock of 2.6 GHz are assumed.
@@ -179,6 +192,8 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
             ModelSpec("yi_34b", 60, 7168, 56, 8, 128, 20480, 64000),
             ModelSpec("mixtral_8x7b", 32, 4096, 32, 8, 128, 14336, 32000, "bfloat16", 8, 2),
             ModelSpec("qwen3_30b_a3b", 48, 2048, 32, 4, 128, 768, 151936, "bfloat16", 128, 8),
+            # LWM-Text-1M (Hao Liu et al., 2024): Llama-2-7B trained on to 1M tokens.
+            ModelSpec("lwm_7b", 32, 4096, 32, 32, 128, 11008, 32000, "float16"),
         )
     }
 )

@@ -36,6 +36,10 @@ NVLINK_A800 = Link(400 * 2.0**30)
 INFINIBAND_SPLITWISE = Link(200e9)
 """Between machines: 200 GB/s, of splitwise-sim's configuration (Patel et al., ISCA 2024)."""
 
+INFINIBAND_LOONGSERVE = Link(4 * 25e9 / 8, 6e-6)
+"""Of a GPU, between LoongServe's nodes: four links of 200 Gb/s for eight GPUs, each with its share. The
+latency is ours."""
+
 PCIE_GEN4_X16 = Link(25e9, 10e-6)
 """A host link: of 31.5 GB/s after encoding (PCIe 4.0, 16 lanes), about 25 GB/s reach pinned memory; a copy
 takes about 10 us to start."""

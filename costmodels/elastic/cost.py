@@ -68,11 +68,12 @@ def prefill_seconds(
     cost: ElasticCost, crosses: int, instances: int, sum_tokens: int, sum_squares: int
 ) -> float:
     """`A + B S1 + C S2` on `instances >= 1` instances."""
-    return (
+    seconds: float = (
         cost.prefill_s[crosses, instances, 0]
         + cost.prefill_s[crosses, instances, 1] * sum_tokens
         + cost.prefill_s[crosses, instances, 2] * sum_squares
     )
+    return seconds
 
 
 @kernel
@@ -90,7 +91,8 @@ def attention_seconds(cost: ElasticCost, requests: int, kv_tokens: int) -> float
 @kernel
 def migration_seconds(cost: ElasticCost, crosses: int, tokens: int) -> float:
     """To move KV `tokens >= 1` from one instance to another."""
-    return cost.migrate_latency_s[crosses] + tokens * cost.migrate_s_per_token[crosses]
+    seconds: float = cost.migrate_latency_s[crosses] + tokens * cost.migrate_s_per_token[crosses]
+    return seconds
 
 
 def linear_elastic_cost(

@@ -85,7 +85,7 @@ def compose_iteration_cost(
             f"max_num_seqs is {max_num_seqs}, max_num_batched_tokens {max_num_batched_tokens}, max_kv_tokens "
             f"{max_kv_tokens}: must be at least 1, and max_num_seqs at most max_num_batched_tokens"
         )
-    layer = _Layer(model, kernels, spread, weight_dtype, kv_dtype)
+    layer = Layer(model, kernels, spread, weight_dtype, kv_dtype)
     tokens, sampled = np.arange(1.0, max_num_batched_tokens + 1), np.arange(1.0, max_num_seqs + 1)
     hidden = model.hidden_size
     # A floor below every table of attention, so that what is left over never gets negative.
@@ -131,7 +131,7 @@ def compose_iteration_cost(
     return cost
 
 
-class _Layer:
+class Layer:
     """One transformer layer on one of the GPUs it is spread over; seconds."""
 
     def __init__(
@@ -188,10 +188,10 @@ class _Layer:
         router_s = self._gemm(tokens, model.num_experts, model.hidden_size, "bf16")
         return router_s + self.kernels.seconds("moe", experts, dtype=self.dtype)
 
-    def prefill(self, chunk: Floats, history: Floats) -> Floats:
-        """Attention of one chunk after its history, launch included."""
+    def prefill(self, chunk: Floats, history: Floats, batch: npt.ArrayLike = 1) -> Floats:
+        """Attention of `batch` chunks after their histories in one call, launch included."""
         shapes: dict[str, npt.ArrayLike] = {
-            "batch": 1,
+            "batch": batch,
             "tokens": chunk,
             "history": history,
             "window": 0,

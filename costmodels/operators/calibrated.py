@@ -27,6 +27,8 @@ _RANGES = {
     "sharpness": (3.0, 0.8, 30.0),
 }
 _MOST_ROWS = 3000
+_SAME_BUT_FOR_LINKS = {"a800_sxm": "a100_sxm"}
+"""A GPU reaches the same shares of its rates as another one."""
 
 
 def fit_efficiency(timings: KernelTimings, gpu: GpuSpec) -> Efficiency:
@@ -70,7 +72,7 @@ def calibrate(timings: Iterable[KernelTimings], gpu: GpuSpec) -> RooflineModel:
 def calibrated_roofline(gpu: GpuSpec) -> RooflineModel:
     """The committed figures of `gpu` (profiles/calibrated). Raises InputError where there are none."""
     folder = resources.files("servegym.costmodels") / "profiles" / "calibrated"
-    file = folder / f"{gpu.name}.json"
+    file = folder / f"{_SAME_BUT_FOR_LINKS.get(gpu.name, gpu.name)}.json"
     if not file.is_file():
         there = (
             sorted(each.name.removesuffix(".json") for each in folder.iterdir()) if folder.is_dir() else []

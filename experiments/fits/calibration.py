@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from servegym.costmodels.batch import LinearBatchLatency
+from servegym.costmodels.elastic.prefill_law import PrefillLaw
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.kernels.schema import KernelTimings
 from servegym.costmodels.operators.calibrated import calibrate, to_json
 from servegym.costmodels.operators.layouts import LAYOUTS
 from servegym.costmodels.operators.validation import Errors, errors, predict_left_out
 from servegym.costmodels.operators.work import Floats
-from servegym.costmodels.sequence_parallel import SequenceParallelLatency
 from servegym.costmodels.specs import GpuSpec, gpu_spec, model_spec
 
 FOLDS = 5
@@ -79,13 +79,13 @@ def fit_sequence_parallel(tables: Sequence[KernelTimings], device: str) -> list[
         seconds = layers * part.seconds
         columns = (part.shapes["batch"].tolist(), part.shapes["tokens"].tolist())
         batches = [[tokens] * batch for batch, tokens in zip(*columns, strict=True)]
-        law = SequenceParallelLatency.fit(batches, seconds)
+        law = PrefillLaw.fit(batches, seconds)
         left_out = None
         if len(batches) > 3:
             left_out = _leave_one_out(
                 np.arange(len(batches)),
                 seconds,
-                lambda keep, out, batches=batches, seconds=seconds: SequenceParallelLatency.fit(
+                lambda keep, out, batches=batches, seconds=seconds: PrefillLaw.fit(
                     [batches[i] for i in np.flatnonzero(keep)], seconds[keep]
                 ).batch_seconds([batches[i] for i in np.flatnonzero(out)]),
             )

@@ -1,37 +1,28 @@
-"""The clock of elastic sequence parallelism: `T_sp = A + B sum(l) + C sum(l^2)` of LoongServe.
+"""The law of a prefill under sequence parallelism: `T_sp = A + B sum(l) + C sum(l^2)` of LoongServe.
 
 Bingyang Wu et al., LoongServe, SOSP 2024: the prefill of requests with `l` tokens each takes T_sp seconds
 on `sp` instances. One set of coefficients for each pair of sequence and tensor parallelism.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iterations.cost import IterationCost, prefill_attention_seconds, step_seconds
 
 TIME_EXPONENT = 0.1
 """Rows are multiplied by t**0.1 after division by t: nearly the relative error, long prefills a bit more."""
 
-DECODE_S = 22e-3
-"""A decode iteration, whatever its batch: what LoongServe's manager assumes on one node (25 ms on two)."""
-
 
 @dataclass(frozen=True)
-class SequenceParallelLatency:
+class PrefillLaw:
     """Seconds of a prefill: `constant_s + per_token_s sum(l) + per_token_squared_s sum(l^2)`."""
 
     constant_s: float
     per_token_s: float
     per_token_squared_s: float
-    decode_s: float = DECODE_S
-
-    def __post_init__(self) -> None:
-        if not 0 < self.decode_s < float("inf"):
-            raise InputError(f"T_sp: decode_s is {self.decode_s}, must be finite and above 0")
 
     def seconds(self, lengths: Sequence[int]) -> float:
         """Of one prefill of requests with these lengths (tokens). InputError for none, or one below 1."""
@@ -51,13 +42,15 @@ class SequenceParallelLatency:
         seconds: npt.ArrayLike,
         *,
         time_exponent: float = TIME_EXPONENT,
-        decode_s: float = DECODE_S,
-    ) -> "SequenceParallelLatency":
+    ) -> "PrefillLaw":
         """Weighted least squares over N prefills: every row is divided by t and multiplied by t**exponent.
 
-        Times enter in milliseconds, as in LoongServe's artifact; the unit scales all weights alike.
+        Times enter in milliseconds, as in LoongServe's artifact; the unit scales all weights alike. No
+        coefficient gets negative (ours: a longer prompt never takes less).
         InputError where fewer than three prefills, or prefills too much alike, leave a coefficient open.
         """
+        from scipy.optimize import nnls  # slow to import, and only fitting needs it
+
         sums, times_ms = _sums(batches), 1e3 * np.asarray(seconds, np.float64)
         if times_ms.shape != (len(sums),):
             raise InputError(f"T_sp: {len(sums)} prefills and times of shape {times_ms.shape}")
@@ -65,35 +58,13 @@ class SequenceParallelLatency:
             raise InputError("T_sp: a time is not finite and above 0")
         weights = times_ms ** (time_exponent - 1)
         scale = sums.max(axis=0)  # lengths squared reach 1e11: without it the fit loses half its digits
-        solution, _, rank, _ = np.linalg.lstsq(
-            sums / scale * weights[:, None], times_ms * weights, rcond=None
-        )
-        if rank < 3:
+        rows = sums / scale * weights[:, None]
+        if np.linalg.matrix_rank(rows) < 3:
             raise InputError(
                 f"T_sp: {len(sums)} prefills leave a coefficient open, must differ in sum(l) and sum(l^2)"
             )
-        constant_s, per_token_s, per_token_squared_s = (solution / scale / 1e3).tolist()
-        return cls(constant_s, per_token_s, per_token_squared_s, decode_s)
-
-
-def composed_prefill_seconds(
-    cost: IterationCost, batches: Iterable[Sequence[int]]
-) -> npt.NDArray[np.float64]:
-    """(N,) seconds of N prefills, each as one iteration of `cost`: what to fit T_sp to without timings.
-
-    InputError where a batch has more tokens or requests than `cost` covers.
-    """
-    times = []
-    for lengths in batches:
-        tokens, requests = int(sum(lengths)), len(lengths)
-        if tokens >= cost.linear_s.size or requests >= cost.lm_head_s.size:
-            raise InputError(
-                f"a prefill of {requests} requests and {tokens} tokens: the iteration cost covers "
-                f"{cost.lm_head_s.size - 1} requests and {cost.linear_s.size - 1} tokens"
-            )
-        attention_s = sum(prefill_attention_seconds(cost, int(length), 0) for length in lengths)
-        times.append(step_seconds(cost, tokens, requests) + attention_s)
-    return np.array(times)
+        solution, _ = nnls(rows, times_ms * weights)
+        return cls(*(solution / scale / 1e3).tolist())
 
 
 def _sums(batches: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
