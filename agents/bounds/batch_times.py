@@ -16,7 +16,8 @@ class LeastTimes(NamedTuple):
     Let `T(batch)` be the time of an iteration and `t(steps)` what these tables give, by the same formula,
     for steps that are part of it. Every table is the least of the cost's over all larger indices, so
     `T(batch) >= t(steps)` for any steps in the batch, whether or not the cost is monotone; where it is,
-    `t(batch) = T(batch)` but for prefill attention. With T = max_num_batched_tokens, M = max_num_seqs:
+    `t(batch) = T(batch)` but for prefill attention and `prefill_overhead_s`.
+    With T = max_num_batched_tokens, M = max_num_seqs:
     """
 
     step_s: Floats  # (T + 1,) overhead, linear layers, communication, by tokens in the batch

@@ -18,8 +18,8 @@ from servegym.costmodels.transfer import Link
 
 PREFILL_LAUNCH_S, DECODE_LAUNCH_S = 32.8e-3, 12.4e-3
 """What an iteration lasts at least: its launches. One request of 100 tokens on four instances of two A800
-GPUs takes these times in LoongServe's artifact (docs/artifact-eval/README.md), some times what kernels take. That
-they are the same for every degree, model and GPU is our assumption."""
+GPUs takes these times in LoongServe's artifact (docs/artifact-eval/README.md), some times what kernels
+take. That they are the same for every degree, model and GPU is our assumption."""
 
 MESSAGE_S = 14e-6
 """Of a message between GPUs, beside its link: NCCL's smallest collectives on A100 (calibrated profile)."""

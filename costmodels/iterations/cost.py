@@ -33,6 +33,7 @@ class IterationCost(NamedTuple):
     decode_attention_s: Floats  # (M + 1, K) by decodes, when nothing is prefilled
     mixed_decode_attention_s: Floats  # (M + 1, K) by decodes, beside prefill chunks
     mixed_s_per_pair: float  # for each decode and token of a prefill chunk in the same iteration
+    prefill_overhead_s: float = 0.0  # of every iteration with a prefill chunk, beside `overhead_s`
 
 
 def validate_iteration_cost(cost: IterationCost) -> None:
@@ -67,6 +68,7 @@ def validate_iteration_cost(cost: IterationCost) -> None:
         "decode_attention_s": (seqs, kvs),
         "mixed_decode_attention_s": (seqs, kvs),
         "mixed_s_per_pair": (),
+        "prefill_overhead_s": (),
     }
     for name, shape in shapes.items():
         found = np.shape(getattr(cost, name))

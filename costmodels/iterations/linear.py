@@ -93,5 +93,6 @@ def _seconds(cost: IterationCost, batches: NDArray[np.int64]) -> NDArray[np.floa
         if decodes > 0:
             seconds[i] = decode_seconds(cost, decodes, context)
         else:
-            seconds[i] = step_seconds(cost, chunk, 1) + prefill_attention_seconds(cost, chunk, 0)
+            step_s = cost.prefill_overhead_s + step_seconds(cost, chunk, 1)
+            seconds[i] = step_s + prefill_attention_seconds(cost, chunk, 0)
     return seconds

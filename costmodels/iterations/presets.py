@@ -84,6 +84,8 @@ def write_preset(folder: Path, name: str, cost: IterationCost, provenance: Mappi
     tables = cost._asdict()
     if not np.array_equal(tables.pop("mixed_decode_attention_s"), cost.decode_attention_s):
         raise InputError(f"{name}: decodes beside prefill chunks must take what they take alone")
+    if tables.pop("prefill_overhead_s"):
+        raise InputError(f"{name}: prefill_overhead_s is {cost.prefill_overhead_s}, must be 0")
     folder.mkdir(parents=True, exist_ok=True)
     stored: dict[str, Any] = {key: np.asarray(value, np.float32) for key, value in tables.items()}
     np.savez_compressed(folder / f"{name}.npz", **stored)

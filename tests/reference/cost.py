@@ -26,6 +26,7 @@ def iteration_s(
         seconds += pairs * prefill_s_per_pair(cost, chunk, history)
     if not chunks:
         return seconds + decode_attention_s(cost, cost.decode_attention_s, num_decodes, kv_tokens)
+    seconds += float(cost.prefill_overhead_s)
     seconds += decode_attention_s(cost, cost.mixed_decode_attention_s, num_decodes, kv_tokens)
     return seconds + float(cost.mixed_s_per_pair) * num_decodes * (tokens - num_decodes)
 

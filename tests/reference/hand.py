@@ -24,6 +24,7 @@ def cost_of(overhead_s=0.0, token_s=0.0, **fields):
         "decode_attention_s": np.zeros((65, 1)),
         "mixed_decode_attention_s": np.zeros((65, 1)),
         "mixed_s_per_pair": 0.0,
+        "prefill_overhead_s": 0.0,
     }
     return SimpleNamespace(**{**tables, **fields})
 

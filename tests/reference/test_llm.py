@@ -37,10 +37,11 @@ def test_iteration_time_adds_up_every_term():
         decode_attention_s=np.full((65, 1), 0.125),
         mixed_decode_attention_s=np.full((65, 1), 0.25),
         mixed_s_per_pair=0.0625,
+        prefill_overhead_s=100_000.0,
     )
     # 2 + 1 chunk tokens and 2 decodes: 5 tokens. Pairs: 2*3 + 3 = 9 and 1*0 + 1 = 1. 3 sample.
     seconds = iteration_s(cost, [(2, 3), (1, 0)], num_decodes=2, kv_tokens=10, sampled=3)
-    assert seconds == 1 + 50 + 500 + 3_000 + 30_000 + 0.5 * (9 + 1) + 0.25 + 0.0625 * 2 * 3
+    assert seconds == 1 + 50 + 500 + 3_000 + 30_000 + 0.5 * (9 + 1) + 0.25 + 0.0625 * 2 * 3 + 100_000
     # Without prefill: 2 tokens, 2 sample, and decode attention by the table for it.
     seconds = iteration_s(cost, [], num_decodes=2, kv_tokens=10, sampled=2)
     assert seconds == 1 + 20 + 200 + 2_000 + 20_000 + 0.125

@@ -116,6 +116,7 @@ def start_batch(fleet: Fleet, replica_id: int) -> bool:
     if fleet.lookup.decode_s.size > 0:
         seconds += _looked_up_seconds(fleet, replica_id, decodes, kv_tokens + decodes)
     elif prefill_tokens > 0:
+        seconds += cost.prefill_overhead_s
         seconds += mixed_decode_attention_seconds(cost, decodes, kv_tokens, prefill_tokens)
     else:
         seconds += decode_attention_seconds(cost, decodes, kv_tokens)

@@ -164,7 +164,8 @@ def _speeds(cost: Sequence[IterationCost], first_chunk_s: np.ndarray, tokens: in
     """float64 (G,): seconds of an iteration of one prompt with so many tokens, of group 0 over each."""
     seconds = np.zeros(first_chunk_s.shape[0])
     for group in range(seconds.size):
-        seconds[group] = step_seconds(cost[group], tokens, 1) + first_chunk_s[group, tokens]
+        step_s = cost[group].prefill_overhead_s + step_seconds(cost[group], tokens, 1)
+        seconds[group] = step_s + first_chunk_s[group, tokens]
     return seconds[0] / seconds
 
 

@@ -42,6 +42,7 @@ def random_cost(rng: np.random.Generator, engine: Engine) -> IterationCost:
         decode_attention_s=attention[0],
         mixed_decode_attention_s=attention[1],
         mixed_s_per_pair=float(rng.random()) * 0.01,
+        prefill_overhead_s=float(rng.random()) * rng.integers(2),
     )
     validate_iteration_cost(cost)
     return cost
