@@ -12,7 +12,7 @@ import numpy.typing as npt
 from servegym.costmodels.iterations.composer import Layer, Parallelism, compose_iteration_cost
 from servegym.costmodels.iterations.cost import Floats, IterationCost
 from servegym.costmodels.operators.calibrated import calibrated_roofline
-from servegym.costmodels.operators.roofline import RooflineModel
+from servegym.costmodels.operators.roofline import Efficiency, RooflineModel
 from servegym.costmodels.specs import GpuSpec, ModelSpec
 from servegym.costmodels.transfer import Link
 
@@ -68,6 +68,19 @@ def ring_prefill_seconds(
     return np.asarray(np.maximum(seconds, PREFILL_LAUNCH_S))
 
 
+def decode_kernels(gpu: GpuSpec) -> RooflineModel:
+    """The calibrated roofline, with decode attention bound by HBM alone.
+
+    No timings of LoongServe's kernels are public. vLLM's, which the roofline is fitted to, fill tiles up and
+    give all keys of a head to one SM: with as many KV heads as query heads, one long request takes three
+    times what its bytes take. LoongServe's decode in two stages, the keys shared out in blocks.
+    """
+    calibrated = calibrated_roofline(gpu)
+    fitted = calibrated.efficiencies["decode_attention"]
+    of_memory = Efficiency(hbm=fitted.hbm, launch_s=fitted.launch_s)
+    return RooflineModel(gpu, {**calibrated.efficiencies, "decode_attention": of_memory}, calibrated.name)
+
+
 def group_iteration_cost(model: ModelSpec, gpu: GpuSpec, tensor: int, max_requests: int) -> IterationCost:
     """Decode iterations of one instance.
 
@@ -76,7 +89,7 @@ def group_iteration_cost(model: ModelSpec, gpu: GpuSpec, tensor: int, max_reques
     """
     cost = compose_iteration_cost(
         model,
-        calibrated_roofline(gpu),
+        decode_kernels(gpu),
         max_num_batched_tokens=max_requests,
         max_num_seqs=max_requests,
         max_kv_tokens=MAX_DECODE_KV_TOKENS,

@@ -7,12 +7,18 @@ from servegym.costmodels.elastic.compose import (
     DECODE_LAUNCH_S,
     MESSAGE_S,
     PREFILL_LAUNCH_S,
+    decode_kernels,
     exchange_seconds,
     group_iteration_cost,
     ring_prefill_seconds,
 )
 from servegym.costmodels.iterations.composer import Parallelism, compose_iteration_cost
-from servegym.costmodels.iterations.cost import decode_seconds, prefill_attention_seconds, step_seconds
+from servegym.costmodels.iterations.cost import (
+    decode_attention_seconds,
+    decode_seconds,
+    prefill_attention_seconds,
+    step_seconds,
+)
 from servegym.costmodels.operators.calibrated import calibrated_roofline
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.costmodels.transfer import Link
@@ -71,7 +77,7 @@ def test_launches_are_the_least():
     assert decode_seconds(cost, 1, 100) == pytest.approx(DECODE_LAUNCH_S)
     bare = compose_iteration_cost(
         MODEL,
-        KERNELS,
+        decode_kernels(GPU),
         parallelism=Parallelism(tensor=2),
         max_num_batched_tokens=64,
         max_num_seqs=64,
@@ -82,6 +88,19 @@ def test_launches_are_the_least():
         full = decode_seconds(bare, decodes, kv_tokens)
         assert full > DECODE_LAUNCH_S
         assert decode_seconds(cost, decodes, kv_tokens) == pytest.approx(full)
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8])
+def test_decode_attention_reads_keys_and_values(tensor):
+    """At a share of the HBM's rate, however many requests they belong to."""
+    cost = group_iteration_cost(MODEL, GPU, tensor, 64)
+    shares = []
+    for decodes in (1, 16, 64):
+        seconds = decode_attention_seconds(cost, decodes, 400_000)
+        read_bytes = 400_000 * MODEL.kv_bytes_per_token / tensor
+        shares.append(read_bytes / seconds / GPU.hbm_bytes_per_s)
+    assert 0.75 < min(shares) <= max(shares) < 0.83
+    assert max(shares) < 1.01 * min(shares)
 
 
 def test_exchange_by_hand():

@@ -1,4 +1,4 @@
-"""The committed coefficients: what the command makes, near LoongServe's errors; refused where there are none."""
+"""The committed coefficients: those of the command, near LoongServe's errors, else refused."""
 
 import json
 
