@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario.config import BatchScenarioConfig
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
+from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.scenario.config import (
     CostModelConfig,
     EngineConfig,
@@ -30,6 +31,7 @@ SCENARIO_SCHEMAS: dict[str, tuple[type, str]] = {
     "schema": (ScenarioConfig, "of LLM fleets"),
     "batch_schema": (BatchScenarioConfig, "of batch serving"),
     "dynamic_batching_schema": (DynamicBatchingConfig, "of one batching server"),
+    "elastic_schema": (ElasticScenarioConfig, "of elastic sequence parallelism"),
 }
 """The kinds of scenarios by the schema that their YAML names first, and what they are about."""
 
