@@ -1,7 +1,9 @@
 """What a group of instances does in an iteration, composed from kernels: ring prefill, multi-master decode.
 
-An instance is a tensor-parallel group of GPUs. LoongServe runs eagerly, so that no iteration is over before
-its kernels are launched: times are at least those of LoongServe's smallest run.
+An instance is a tensor-parallel group of GPUs. LoongServe runs eagerly: one token already takes as long as
+its kernels are launched, and more tokens take what kernels take more. That these add up is our reading of
+LoongServe's timings (docs/costmodels.md), which are for LWM-7B on A800; elsewhere the same launches are
+assumed.
 """
 
 import math
@@ -16,10 +18,13 @@ from servegym.costmodels.operators.roofline import Efficiency, RooflineModel
 from servegym.costmodels.specs import GpuSpec, ModelSpec
 from servegym.costmodels.transfer import Link
 
-PREFILL_LAUNCH_S, DECODE_LAUNCH_S = 32.8e-3, 12.4e-3
-"""What an iteration lasts at least: its launches. One request of 100 tokens on four instances of two A800
-GPUs takes these times in LoongServe's artifact (docs/artifact-eval/README.md), some times what kernels
-take. That they are the same for every degree, model and GPU is our assumption."""
+PREFILL_LAUNCH_S, RING_LAUNCH_S = 18.6e-3, (38.5e-3 - 18.6e-3) / 3
+"""Of a prefill on one instance, and of each more step of its ring: one short request takes 18.6 ms on one GPU
+and 38.5 ms on four instances of two (LoongServe's artifact, outputs kept in test/longserve,
+3-data-analyse-intro.ipynb and 6-data-analyse-evaluation.ipynb; its README has 32.8 ms of another machine)."""
+
+DECODE_LAUNCH_S = 9.8e-3
+"""Of a decode: the same four instances (in the README 12.4 ms; one GPU: 11.4 ms)."""
 
 MESSAGE_S = 14e-6
 """Of a message between GPUs, beside its link: NCCL's smallest collectives on A100 (calibrated profile)."""
@@ -46,26 +51,34 @@ def ring_prefill_seconds(
     values to the neighbour: such a step lasts as long as the longer of the two. The LM head sees the last
     tokens, spread over the instances. `link`: from a GPU to its neighbour, in one direction.
     """
-    requests, tokens = np.broadcast_arrays(np.asarray(requests, np.float64), np.asarray(tokens, np.float64))
-    layer = Layer(model, kernels, Parallelism(tensor=tensor), None, None)
-    of_request = np.ceil(tokens / instances)
-    here = requests * of_request
-    attend_s = layer.prefill(of_request, np.zeros_like(of_request), requests)
-    send_s = MESSAGE_S + link.seconds(here * model.kv_bytes_per_token / model.num_layers / tensor)
-    ring_s = attend_s + (instances - 1) * np.maximum(attend_s, send_s)
-    row: dict[str, npt.ArrayLike] = {"tokens": here, "width": model.hidden_size}
-    sampled = np.ceil(requests / instances)
-    seconds = (
-        kernels.seconds("embedding", row)
-        + model.num_layers * (layer.linear_seconds(here) + ring_s)
-        + layer.communication_seconds(here)
-        + kernels.seconds("normalisation", row)
-        + kernels.seconds(
-            "gemm", {"m": sampled, "n": math.ceil(model.vocab_size / tensor), "k": model.hidden_size}
+
+    def kernel_seconds(requests: Floats, tokens: Floats) -> Floats:
+        of_request = np.ceil(tokens / instances)
+        here = requests * of_request
+        attend_s = layer.prefill(of_request, np.zeros_like(of_request), requests)
+        send_s = MESSAGE_S + link.seconds(here * model.kv_bytes_per_token / model.num_layers / tensor)
+        ring_s = attend_s + (instances - 1) * np.maximum(attend_s, send_s)
+        row: dict[str, npt.ArrayLike] = {"tokens": here, "width": model.hidden_size}
+        sampled, vocab = np.ceil(requests / instances), math.ceil(model.vocab_size / tensor)
+        return np.asarray(
+            kernels.seconds("embedding", row)
+            + model.num_layers * (layer.linear_seconds(here) + ring_s)
+            + layer.communication_seconds(here)
+            + kernels.seconds("normalisation", row)
+            + kernels.seconds("gemm", {"m": sampled, "n": vocab, "k": model.hidden_size})
+            + kernels.seconds("sampling", {"sequences": sampled, "vocab": model.vocab_size})
         )
-        + kernels.seconds("sampling", {"sequences": sampled, "vocab": model.vocab_size})
-    )
-    return np.asarray(np.maximum(seconds, PREFILL_LAUNCH_S))
+
+    layer = Layer(model, kernels, Parallelism(tensor=tensor), None, None)
+    least_s = float(kernel_seconds(np.ones(1), np.ones(1))[0])
+    launch_s = PREFILL_LAUNCH_S + (instances - 1) * RING_LAUNCH_S
+    sizes = np.broadcast_arrays(np.asarray(requests, np.float64), np.asarray(tokens, np.float64))
+    return max(launch_s - least_s, 0.0) + kernel_seconds(*sizes)
+
+
+def ring_link(gpu: GpuSpec, kernels: RooflineModel) -> Link:
+    """From a GPU to its neighbour on the same node: the share of NVLink that NCCL's all-gather reaches."""
+    return Link(gpu.nvlink_bytes_per_s * kernels.efficiencies["all_gather"].link)
 
 
 def decode_kernels(gpu: GpuSpec) -> RooflineModel:
@@ -82,11 +95,7 @@ def decode_kernels(gpu: GpuSpec) -> RooflineModel:
 
 
 def group_iteration_cost(model: ModelSpec, gpu: GpuSpec, tensor: int, max_requests: int) -> IterationCost:
-    """Decode iterations of one instance.
-
-    Where an iteration would be over before its kernels are launched, decode attention lasts what is lacking:
-    the whole takes `max(launches, kernels)`.
-    """
+    """Decode iterations of one instance."""
     cost = compose_iteration_cost(
         model,
         decode_kernels(gpu),
@@ -96,10 +105,11 @@ def group_iteration_cost(model: ModelSpec, gpu: GpuSpec, tensor: int, max_reques
         parallelism=Parallelism(tensor=tensor),
         cpu_overhead_s=0.0,
     )
-    step_s = cost.linear_s + cost.communication_s + cost.lm_head_s + cost.sampler_s
-    waiting_s = np.maximum(DECODE_LAUNCH_S - step_s, 0.0)[:, None]
-    waiting_s[0] = 0.0
-    return cost._replace(decode_attention_s=np.maximum(cost.decode_attention_s, waiting_s))
+    least_s = float(
+        cost.linear_s[1] + cost.communication_s[1] + cost.lm_head_s[1] + cost.sampler_s[1]
+        + cost.decode_attention_s[1, 0]
+    )  # fmt: skip
+    return cost._replace(overhead_s=max(DECODE_LAUNCH_S - least_s, 0.0))
 
 
 def exchange_seconds(model: ModelSpec, tensor: int, max_requests: int, link: Link) -> Floats:

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from servegym.costmodels.elastic.compose import PREFILL_LAUNCH_S, ring_prefill_seconds
+from servegym.costmodels.elastic.compose import ring_link, ring_prefill_seconds
 from servegym.costmodels.elastic.prefill_law import PrefillLaw
 from servegym.costmodels.elastic.presets import Degree, elastic_folder, elastic_preset_name
 from servegym.costmodels.iterations.cost import Floats
 from servegym.costmodels.operators.calibrated import calibrated_roofline
 from servegym.costmodels.output_file import output_file
 from servegym.costmodels.specs import GpuSpec, ModelSpec, gpu_spec, model_spec
-from servegym.costmodels.transfer import INFINIBAND_LOONGSERVE, Link
+from servegym.costmodels.transfer import INFINIBAND_LOONGSERVE
 
 PRESETS = (
     ("lwm_7b", "a800_sxm"),
@@ -74,7 +74,7 @@ def degrees() -> Iterator[Degree]:
 def fit_degree(model: ModelSpec, gpu: GpuSpec, degree: Degree) -> dict[str, Any]:
     """One row of a preset: the degree, its coefficients and their errors."""
     kernels = calibrated_roofline(gpu)
-    link = INFINIBAND_LOONGSERVE if degree.crosses else Link(gpu.nvlink_bytes_per_s)
+    link = INFINIBAND_LOONGSERVE if degree.crosses else ring_link(gpu, kernels)
 
     def seconds(sizes: list[tuple[int, int]]) -> Floats:
         table = np.array(sizes)
@@ -107,15 +107,16 @@ def fit_degree(model: ModelSpec, gpu: GpuSpec, degree: Degree) -> dict[str, Any]
 
 def fit_preset(model: str, gpu: str) -> dict[str, Any]:
     """A whole preset as a JSON object."""
+    near = ring_link(gpu_spec(gpu), calibrated_roofline(gpu_spec(gpu))).bytes_per_s
     rows = [fit_degree(model_spec(model), gpu_spec(gpu), degree) for degree in degrees()]
     return {
         "model": model,
         "gpu": gpu,
         "law": "T = constant_s + per_token_s sum(l) + per_token_squared_s sum(l^2); LoongServe, SOSP 2024",
-        "fitted_to": "prefills composed from the calibrated roofline (costmodels/elastic/compose.py), none "
-        f"below {PREFILL_LAUNCH_S} s; no times of LoongServe's own profile, which is not published",
-        "node": f"{GPUS_OF_A_NODE} GPUs; between GPUs {gpu_spec(gpu).nvlink_bytes_per_s:g} bytes/s, between "
-        f"nodes {INFINIBAND_LOONGSERVE.bytes_per_s:g} bytes/s of each GPU",
+        "fitted_to": "prefills composed from the calibrated roofline and LoongServe's times of launches "
+        "(costmodels/elastic/compose.py)",
+        "node": f"{GPUS_OF_A_NODE} GPUs; between GPUs {near:.3g} bytes/s, between nodes "
+        f"{INFINIBAND_LOONGSERVE.bytes_per_s:g} bytes/s of each GPU",
         "errors": "absolute relative errors on the batches of the fit, and on others between them",
         "command": "python -m servegym.experiments.fits.fit_elastic",
         "prefill": rows,

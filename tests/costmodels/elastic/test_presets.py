@@ -34,15 +34,15 @@ def test_files_are_what_the_command_makes(tmp_path, capsys):
 
 
 def test_laws_on_one_node_err_as_loongserve_says():
-    """Less than 10 % on average; where eight or so single GPUs share short prompts, more."""
-    for row in json.loads((elastic_folder() / "lwm_7b-a800_sxm.json").read_text())["prefill"]:
-        if not row["crosses"]:
-            limit = 0.10 if row["instances"] <= 5 else 0.13
-            assert max(row["error"]["mean"], row["error_between"]["mean"]) < limit, row
+    """Less than 10 % (Wu et al., section 7.5)."""
+    for file in elastic_folder().iterdir():
+        for row in json.loads(file.read_text())["prefill"]:
+            if not row["crosses"]:
+                assert max(row["error"]["mean"], row["error_between"]["mean"]) < 0.1, row
 
 
 def test_how_much_longer_100_times_the_prompt_takes():
-    """Wu et al., section 2: 105.97 times, of a degree they do not give. With all eight GPUs nearest to it."""
+    """Wu et al., section 2: 105.97 times. With tensor parallelism 8, by the plots of their artifact."""
     law = load_prefill_laws(*LWM)[Degree(8, 1, False)]
     assert law.seconds([100_000]) / law.seconds([1000]) == pytest.approx(105.97, rel=0.1)
 
