@@ -7,6 +7,7 @@ import numpy as np
 
 from servegym.costmodels.elastic.cost import migration_seconds, prefill_seconds
 from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.elastic.accrual import charge_rejection
 from servegym.envs.sim.elastic.groups import (
     count_steps_to_finish,
     crosses_nodes,
@@ -250,6 +251,7 @@ def reject(state: FleetState, request: int) -> None:
     leave_queue(state, request)
     state.fate[request] = REJECTED
     state.counters[NUM_REJECTED] += 1
+    charge_rejection(state, request)
 
 
 @kernel

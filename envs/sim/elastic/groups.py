@@ -5,6 +5,7 @@ While a group decodes with the same masters its requests are not touched: `steps
 """
 
 from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.elastic.accrual import charge_finish
 from servegym.envs.sim.elastic.state import (
     FINISHED,
     FINISHED_TOKENS,
@@ -112,6 +113,7 @@ def end_finished(state: FleetState, group: int, now_s: float) -> None:
             continue
         state.fate[request] = FINISHED
         state.finish_s[request] = now_s
+        charge_finish(state, request)
         state.group_of[request] = NOBODY
         state.counters[NUM_FINISHED] += 1
         state.counters[FINISHED_TOKENS] += state.output[request]

@@ -4,6 +4,7 @@ import math
 
 from servegym.costmodels.native.calls import call_at, call_back
 from servegym.costmodels.native.jit import jit, kernel
+from servegym.envs.sim.elastic.accrual import LATE, accrue, charge_arrival, charge_first_token
 from servegym.envs.sim.elastic.actions import fail
 from servegym.envs.sim.elastic.groups import count_steps_to_finish, end_finished, release_members, settle
 from servegym.envs.sim.elastic.queue import join_back
@@ -53,6 +54,7 @@ def _happen(state: FleetState) -> bool:
             now_s = min(now_s, state.end_s[group])
     if now_s == math.inf:
         return False
+    accrue(state, now_s - state.clock[0])
     state.clock[0] = now_s
     for group in range(state.size.size):
         if state.end_s[group] == now_s:
@@ -76,8 +78,10 @@ def _arrive(state: FleetState) -> None:
     if state.prompt[request] + state.output[request] > state.num_instances * state.kv_tokens:
         state.fate[request] = REJECTED
         state.counters[NUM_REJECTED] += 1
+        state.costs[LATE] += 1
     else:
         state.fate[request] = WAITING
+        charge_arrival(state, request)
         join_back(state, request)
 
 
@@ -102,6 +106,7 @@ def _end(state: FleetState, group: int) -> None:
             state.produced[request] += 1
             if math.isnan(state.first_token_s[request]):
                 state.first_token_s[request] = now_s
+                charge_first_token(state, request)
         count_steps_to_finish(state, group)
         if state.steps_to_finish[group] == 0:
             end_finished(state, group, now_s)

@@ -83,6 +83,7 @@ def _new_state(fleet: ElasticFleet, manager: Manager, max_requests: int) -> Flee
         fate=np.zeros(max_requests, np.int8),
         first_token_s=np.zeros(max_requests),
         finish_s=np.zeros(max_requests),
+        limits=np.zeros((max_requests, 2)),
         after=np.zeros(max_requests + 1, np.int32),
         before=np.zeros(max_requests + 1, np.int32),
         used=np.zeros(instances, np.int64),
@@ -101,6 +102,8 @@ def _new_state(fleet: ElasticFleet, manager: Manager, max_requests: int) -> Flee
         clock=np.zeros(1),
         counters=np.zeros(NUM_COUNTERS, np.int64),
         error=np.zeros(4, np.int64),
+        rates=np.zeros(3),
+        costs=np.zeros(4),
         order=np.zeros(instances, np.int32),
         shares=np.zeros(instances, np.int32),
         manage=0,
@@ -111,19 +114,21 @@ def _new_state(fleet: ElasticFleet, manager: Manager, max_requests: int) -> Flee
     )
 
 
-_ZERO = ("produced", "kv", "used", "size", "activity", "clock", "counters", "error", "memory", "integers")
+_ZERO = ("produced", "kv", "used", "size", "activity", "clock", "counters", "error", "rates", "costs")
+_OF_MANAGER = ("memory", "integers")
 
 
 def _clear(state: FleetState) -> None:
     """Everything as at the start."""
     fields = fields_of(state)
-    for name in _ZERO:
+    for name in _ZERO + _OF_MANAGER:
         getattr(fields, name)[:] = 0
     fields.group_of[:] = NOBODY
     fields.fate[:] = TO_COME
     fields.first_token_s[:] = math.nan
     fields.finish_s[:] = math.nan
     fields.end_s[:] = math.inf
+    fields.limits[:] = math.inf
     fields.runs_for[:] = NOBODY
     fields.after[:] = NOBODY
     start = fields.arrival_s.size

@@ -73,6 +73,7 @@ class FleetState(NamedTuple):
     fate: np.ndarray  # int8 (R,)
     first_token_s: np.ndarray  # float64 (R,) nan
     finish_s: np.ndarray  # float64 (R,) nan
+    limits: np.ndarray  # float64 (R, 2) of lateness, inf: accrual.py
     # the queue: a ring of R + 1 links, the last of which is its start
     after: np.ndarray  # int32 (R + 1,)
     before: np.ndarray  # int32 (R + 1,)
@@ -96,6 +97,8 @@ class FleetState(NamedTuple):
     clock: np.ndarray  # float64 (1,)
     counters: np.ndarray  # int64 (NUM_COUNTERS,)
     error: np.ndarray  # int64 (4,)
+    rates: np.ndarray  # float64 (3,) what grows in a second: accrual.py
+    costs: np.ndarray  # float64 (4,) what has accrued
     # room to work
     order: np.ndarray  # int32 (N,) members of a group in some order
     shares: np.ndarray  # int32 (N,) mini-batches in that order

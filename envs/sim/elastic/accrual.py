@@ -1,0 +1,66 @@
+"""What a run costs while it runs. docs/elastic_sequence_parallelism.md, "What accrues".
+
+`rates` is what all requests in the system add in a second, `costs` what they have added so far.
+"""
+
+import math
+
+from servegym.costmodels.native.jit import kernel
+from servegym.envs.sim.elastic.state import FleetState
+
+WHOLE, INPUT, OUTPUT, LATE = range(4)
+"""Normalised latency: of the whole request, of its input, of its output, in seconds a token; late requests."""
+
+FIRST_TOKEN_S, PER_TOKEN_S = range(2)
+"""Limits of a request: of its first token since its arrival, and of each further one on average."""
+
+
+@kernel
+def accrue(state: FleetState, seconds: float) -> None:
+    """Time passes."""
+    for kind in range(LATE):
+        state.costs[kind] += seconds * state.rates[kind]
+
+
+@kernel
+def charge_arrival(state: FleetState, request: int) -> None:
+    """It is in the system from now on."""
+    state.rates[WHOLE] += 1 / (state.prompt[request] + state.output[request])
+    state.rates[INPUT] += 1 / state.prompt[request]
+
+
+@kernel
+def charge_first_token(state: FleetState, request: int) -> None:
+    """It has its first token, now."""
+    state.rates[INPUT] -= 1 / state.prompt[request]
+    if state.output[request] > 1:
+        state.rates[OUTPUT] += 1 / (state.output[request] - 1)
+    if state.first_token_s[request] - state.arrival_s[request] > state.limits[request, FIRST_TOKEN_S]:
+        state.costs[LATE] += 1
+
+
+@kernel
+def charge_finish(state: FleetState, request: int) -> None:
+    """It has all its tokens, now."""
+    state.rates[WHOLE] -= 1 / (state.prompt[request] + state.output[request])
+    if state.output[request] > 1:
+        rate = 1 / (state.output[request] - 1)
+        state.rates[OUTPUT] -= rate
+        decoding_s = state.finish_s[request] - state.first_token_s[request]
+        first_s = state.first_token_s[request] - state.arrival_s[request]
+        if (
+            decoding_s * rate > state.limits[request, PER_TOKEN_S]
+            and first_s <= state.limits[request, FIRST_TOKEN_S]
+        ):
+            state.costs[LATE] += 1
+
+
+@kernel
+def charge_rejection(state: FleetState, request: int) -> None:
+    """It has waited, and leaves the system unserved."""
+    state.costs[LATE] += 1
+    state.rates[WHOLE] -= 1 / (state.prompt[request] + state.output[request])
+    if math.isnan(state.first_token_s[request]):
+        state.rates[INPUT] -= 1 / state.prompt[request]
+    elif state.output[request] > 1:
+        state.rates[OUTPUT] -= 1 / (state.output[request] - 1)
