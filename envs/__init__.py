@@ -35,3 +35,9 @@ gym.register(
     entry_point="servegym.envs.dynamic_batching.env:DynamicBatchingEnv",
     vector_entry_point="servegym.envs.dynamic_batching.vector:DynamicBatchingVectorEnv",
 )
+
+gym.register(
+    id="servegym/ElasticSequenceParallel-v0",
+    entry_point="servegym.envs.elastic_sequence_parallel.env:ElasticSequenceParallelEnv",
+    vector_entry_point="servegym.envs.elastic_sequence_parallel.vector:ElasticSequenceParallelVectorEnv",
+)

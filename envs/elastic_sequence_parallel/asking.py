@@ -250,6 +250,8 @@ def _begin_plan(state: FleetState) -> None:
     if size == 0:
         return
     group = prefill(state, requests, size, instances, degree, 0.0, False)
+    if group == NOBODY:
+        return
     state.memory[group] = 0.0
     for column in (JOINS, ADDED, SINCE_PREFILL, SINCE_SCALING):
         state.integers[of_group(state, column, group)] = 0

@@ -80,13 +80,7 @@ def of_batch(state: FleetState, order: int, degree: int, column: int) -> int:
 def integers_for(num_instances: int, max_group: int, max_requests: int) -> int:
     """Integers in all."""
     groups = GROUPS_PER_INSTANCE * num_instances
-    return (
-        _HEAD
-        + _PER_INSTANCE * num_instances
-        + _PER_GROUP * groups
-        + 2 * WINDOW
-        + 2 * (max_group + WINDOW)
-    )
+    return _HEAD + _PER_INSTANCE * num_instances + _PER_GROUP * groups + 2 * WINDOW + 2 * (max_group + WINDOW)
 
 
 def memory_for(num_instances: int, max_group: int, max_requests: int) -> int:

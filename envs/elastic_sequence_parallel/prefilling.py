@@ -202,9 +202,7 @@ def find_batches(state: FleetState) -> bool:
 
 
 @routine
-def largest_batch(
-    state: FleetState, requests: np.ndarray, degree: int, slots: int, crosses: int
-) -> int:
+def largest_batch(state: FleetState, requests: np.ndarray, degree: int, slots: int, crosses: int) -> int:
     """How many of the window make a batch, but for the memory test."""
     most = min(
         state.integers[NUM_WINDOW],
@@ -234,9 +232,7 @@ def fitting(state: FleetState, requests: np.ndarray, count: int) -> int:
 
 
 @kernel
-def _weigh(
-    state: FleetState, requests: np.ndarray, size: int, order: int, degree: int, crosses: int
-) -> None:
+def _weigh(state: FleetState, requests: np.ndarray, size: int, order: int, degree: int, crosses: int) -> None:
     total, squares, gain = 0, 0, 0.0
     for at in range(size):
         tokens = prefill_tokens(state, requests[at])

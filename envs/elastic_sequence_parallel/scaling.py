@@ -68,9 +68,7 @@ def idle_instance(state: FleetState) -> int:
 @kernel
 def may_grow(state: FleetState, group: int) -> bool:
     """Whether another master would have work, and there is an instance for it."""
-    return (
-        state.size[group] > MASTER_BATCH * members(state, group) and idle_instance(state) != NOBODY
-    )
+    return state.size[group] > MASTER_BATCH * members(state, group) and idle_instance(state) != NOBODY
 
 
 @kernel

@@ -11,6 +11,8 @@ from servegym.envs.batching.vector import BatchingVectorEnv
 from servegym.envs.deferred_batching.vector import DeferredBatchingVectorEnv
 from servegym.envs.dynamic_batching.scenario import load_dynamic_batching
 from servegym.envs.dynamic_batching.vector import DynamicBatchingVectorEnv
+from servegym.envs.elastic_scenario import load_elastic_scenario
+from servegym.envs.elastic_sequence_parallel.vector import ElasticSequenceParallelVectorEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import load_scenario
 from servegym.envs.two_level.vector import TwoLevelVectorEnv
@@ -37,6 +39,11 @@ def batches() -> dict[str, Any]:
     return {"scenario": load_batch_scenario("resnet50_8gpu", overrides)}
 
 
+def elastic() -> dict[str, Any]:
+    """Few requests, of very different lengths."""
+    return {"scenario": load_elastic_scenario("mixed_8a800", ("scenario.episode.requests=12",))}
+
+
 KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "Routing": (RoutingVectorEnv, small(3)),
     "Routing-flat": (RoutingVectorEnv, small(3) | {"slots": 4, "flat": True}),
@@ -45,6 +52,8 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "Batching-continuous": (BatchingVectorEnv, small(1) | {"action": "continuous"}),
     "DeferredBatching": (DeferredBatchingVectorEnv, batches()),
     "DeferredBatching-flat": (DeferredBatchingVectorEnv, batches() | {"flat": True}),
+    "ElasticSequenceParallel": (ElasticSequenceParallelVectorEnv, elastic()),
+    "ElasticSequenceParallel-flat": (ElasticSequenceParallelVectorEnv, elastic() | {"flat": True}),
     "TwoLevel": (TwoLevelVectorEnv, small(2)),
     "TwoLevel-flat": (TwoLevelVectorEnv, small(2) | {"flat": True}),
     "DynamicBatching": (

@@ -14,6 +14,7 @@ from servegym.envs import viewer as viewer_module
 from servegym.envs.batching.env import BatchingEnv
 from servegym.envs.checks import _sample_legal_actions
 from servegym.envs.deferred_batching.env import DeferredBatchingEnv
+from servegym.envs.elastic_sequence_parallel.env import ElasticSequenceParallelEnv
 from servegym.envs.dynamic_batching.env import DynamicBatchingEnv
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.two_level.env import TwoLevelEnv
@@ -25,6 +26,7 @@ SINGLES = {
     "Batching": BatchingEnv,
     "Batching-continuous": BatchingEnv,
     "DeferredBatching": DeferredBatchingEnv,
+    "ElasticSequenceParallel": ElasticSequenceParallelEnv,
     "TwoLevel": TwoLevelEnv,
     "DynamicBatching": DynamicBatchingEnv,
 }

@@ -16,7 +16,12 @@ _SHIFT = 32
 
 @routine
 def num_fitting(
-    state: FleetState, requests: np.ndarray, count: int, capacity: int, keys: np.ndarray, sorted_keys: np.ndarray
+    state: FleetState,
+    requests: np.ndarray,
+    count: int,
+    capacity: int,
+    keys: np.ndarray,
+    sorted_keys: np.ndarray,
 ) -> int:
     """How many of the first `count` of waiting `requests` pass the test together with all in groups.
 
