@@ -30,8 +30,8 @@ from servegym.envs.elastic_sequence_parallel.memory import (
     of_batch,
     of_group,
     of_instance,
-    scratch,
-    window,
+    of_scratch,
+    of_window,
 )
 from servegym.envs.elastic_sequence_parallel.prefilling import (
     find_batches,
@@ -237,9 +237,9 @@ def _begin_plan(state: FleetState) -> None:
             elif node != first_node:
                 crosses = 1
     find_window(state)
-    requests = window(state, state.integers[PLAN_ORDER])
+    requests = state.integers[of_window(state, state.integers[PLAN_ORDER]) :]
     size = fitting(state, requests, largest_batch(state, requests, degree, slots, crosses))
-    instances, at = scratch(state, 0), 0
+    instances, at = state.integers[of_scratch(state, 0) :], 0
     for instance in range(state.num_instances):
         reserved = of_instance(state, RESERVED, instance)
         if state.integers[reserved]:

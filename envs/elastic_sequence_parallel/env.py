@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from servegym.costmodels.native.structs import fields_of
 from servegym.envs.elastic_scenario import ElasticScenario, load_elastic_scenario
@@ -86,8 +85,7 @@ class ElasticSequenceParallelEnv(NativeEnv):
     >>> terminated, total = False, 0.0
     >>> while not terminated:  # prefill on as many instances as there are, else go on
     ...     legal = observation["choices"][:, 0] > 0
-    ...     prefills = np.flatnonzero(legal[1:5])
-    ...     action = 1 + prefills[-1] if prefills.size else 0
+    ...     action = max([k for k in range(1, 5) if legal[k]], default=0)
     ...     observation, reward, terminated, truncated, info = env.step(action)
     ...     total += reward
     >>> metrics = info["episode_metrics"]

@@ -1,7 +1,5 @@
 """What the asking manager remembers, and where in `state.integers` and `state.memory` that stands."""
 
-import numpy as np
-
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.elastic.setup import GROUPS_PER_INSTANCE
 from servegym.envs.sim.elastic.state import FleetState
@@ -57,18 +55,16 @@ def of_group(state: FleetState, column: int, group: int) -> int:
 
 
 @kernel
-def window(state: FleetState, order: int) -> np.ndarray:
-    """int64 (WINDOW,): the first that wait, in an order."""
-    first = _HEAD + _PER_INSTANCE * state.num_instances + _PER_GROUP * state.size.size + order * WINDOW
-    return state.integers[first : first + WINDOW]
+def of_window(state: FleetState, order: int) -> int:
+    """Where the list of the first that wait, in an order, begins in `state.integers`."""
+    lists: int = _HEAD + _PER_INSTANCE * state.num_instances + _PER_GROUP * state.size.size
+    return lists + order * WINDOW
 
 
 @kernel
-def scratch(state: FleetState, part: int) -> np.ndarray:
-    """int64 (L + WINDOW,): room to work, in two parts."""
-    first = _HEAD + _PER_INSTANCE * state.num_instances + _PER_GROUP * state.size.size + 2 * WINDOW
-    first += part * (state.max_group + WINDOW)
-    return state.integers[first : first + state.max_group + WINDOW]
+def of_scratch(state: FleetState, part: int) -> int:
+    """Where room for L + WINDOW numbers begins in `state.integers`; there are two such parts."""
+    return of_window(state, 2) + part * (state.max_group + WINDOW)
 
 
 @kernel

@@ -47,7 +47,7 @@ from servegym.envs.elastic_sequence_parallel.memory import (
     of_batch,
     of_group,
     of_instance,
-    window,
+    of_window,
 )
 from servegym.envs.elastic_sequence_parallel.prefilling import (
     find_window,
@@ -242,7 +242,7 @@ def _write_globals(state: FleetState, prefill: bool, row: np.ndarray) -> None:
     for instance in range(state.num_instances):
         used += state.used[instance]
         idle += is_idle(state, instance)
-    waiting = window(state, ARRIVAL)
+    waiting = state.integers[of_window(state, ARRIVAL) :]
     for at in range(state.integers[NUM_WINDOW]):
         tokens += prefill_tokens(state, waiting[at])
     row[0] = prefill
@@ -310,7 +310,7 @@ def _write_group(state: FleetState, group: int, may_be_asked: bool, row: np.ndar
 
 @routine
 def _write_requests(state: FleetState, rows: np.ndarray) -> None:
-    waiting = window(state, ARRIVAL)
+    waiting = state.integers[of_window(state, ARRIVAL) :]
     crosses = 1 if state.num_instances > state.instances_per_node else 0
     for at in range(NUM_SEEN):
         row = rows[at]

@@ -32,8 +32,8 @@ from servegym.envs.elastic_sequence_parallel.memory import (
     of_batch,
     of_group,
     of_instance,
-    scratch,
-    window,
+    of_scratch,
+    of_window,
 )
 from servegym.envs.sim.elastic.groups import free_tokens, members_run, prefill_tokens
 from servegym.envs.sim.elastic.peak_memory import num_fitting
@@ -145,7 +145,10 @@ def _insert(state: FleetState, first: int, count: int, instance: int) -> None:
 @routine
 def find_window(state: FleetState) -> None:
     """The first of the queue in both orders."""
-    by_arrival, shortest = window(state, ARRIVAL), window(state, SHORTEST)
+    by_arrival, shortest = (
+        state.integers[of_window(state, ARRIVAL) :],
+        state.integers[of_window(state, SHORTEST) :],
+    )
     count, request = 0, first_waiting(state)
     while request != NOBODY and count < WINDOW:
         by_arrival[count] = request
@@ -164,7 +167,7 @@ def find_batches(state: FleetState) -> bool:
     """The batch of each order and degree, of the window on the instances that can be had; whether there is any."""
     found = False
     for order in range(2):
-        requests, most = window(state, order), 0
+        requests, most = state.integers[of_window(state, order) :], 0
         slots, crosses, paused = 0, 0, 0
         begins_s, last = 0.0, -1
         first_node = state.integers[of_instance(state, HAD, 0)] // state.instances_per_node
@@ -228,7 +231,14 @@ def fitting(state: FleetState, requests: np.ndarray, count: int) -> int:
     if count == 0:
         return 0
     capacity = state.num_instances * state.kv_tokens
-    return num_fitting(state, requests, count, capacity, scratch(state, 0), scratch(state, 1))
+    return num_fitting(
+        state,
+        requests,
+        count,
+        capacity,
+        state.integers[of_scratch(state, 0) :],
+        state.integers[of_scratch(state, 1) :],
+    )
 
 
 @kernel
