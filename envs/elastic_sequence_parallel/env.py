@@ -44,37 +44,37 @@ def elastic_sequence_parallel_problem(streams: list[ElasticEpisodeStream], flat:
 
 
 class ElasticSequenceParallelEnv(NativeEnv):
-    """Requests of very different lengths share instances that work on one batch alone or together: which?
+    """Requests of very different lengths share instances that work on a batch alone or together: which?
 
-    Two kinds of questions (docs/elastic_sequence_parallelism.md, "The decision of an agent"). Prefill: shall
-    requests be prefilled, which, and on how many instances? It is asked when a request has come, an instance can
-    be had, or groups have decoded for ten iterations. Scaling: how shall a group go on decoding? Asked once it
-    has been prefilled, and every ten iterations.
+    Two kinds of questions (docs/elastic_sequence_parallelism.md, "The decision of an agent"). Prefill: are
+    requests to be prefilled, which, and on how many instances? It is asked when a request has come, another
+    instance can be had, or groups have decoded for ten iterations. Scaling: how does a group go on decoding?
+    It is asked after its prefill, and every ten iterations.
 
-    Observation: a Dict, instances and groups as a graph (envs/elastic_sequence_parallel/observation.py), or one
-        Box of the same numbers in this order with `flat=True`; N instances:
+    Observation: a Dict, instances and groups as a graph (envs/elastic_sequence_parallel/observation.py), or
+        one Box of the same numbers in this order with `flat=True`; of N instances:
         globals    float32 (12,)            the kind of question, the queue, the fleet
-        choices    float32 (2 N + 4, 11)    of each action: its batch and how long it takes, what it interrupts
+        choices    float32 (2 N + 4, 11)    of each action: its batch, how long it takes, what it interrupts
         instances  float32 (N, 8)           room, what runs until when, which can be had
-        groups     float32 (2 N, 15)        requests, KV, room, what it runs until when, output so far and to come
+        groups     float32 (2 N, 15)        requests, KV, room, what runs until when, output so far, to come
         members    float32 (2 N, N)         edges: KV tokens of each group on each instance
         requests   float32 (16, 5)          the first that wait: tokens, seconds waited, time left
     Action: Discrete(2 N + 4).
-        0                        wait, or go on as it is
-        k = 1 .. N               prefill in order of arrival on the first k instances that can be had
-        N + k                    likewise, shortest first
-        2 N + 1, + 2, + 3        one instance more, one less, join the decoding group with the fewest requests
-        `action_masks()` says which are legal, bool (2 N + 4,), as MaskablePPO wants it. An illegal action raises
-        ValueError and changes nothing.
-    Reward: minus the increase of what the episode costs (envs/elastic_sequence_parallel/reward.py): normalised
-        latencies of all requests in the system as they grow, and 1 for each that is late or rejected, by the
-        weights of the scenario's objective.
+        0                   wait, or go on as it is
+        1 .. N              prefill in order of arrival on so many of the instances that can be had
+        N + 1 .. 2 N        likewise, shortest first
+        2 N + 1, + 2, + 3   one instance more, one less, join the decoding group with the fewest requests
+        `action_masks()` says which are legal, bool (2 N + 4,), as MaskablePPO wants it. An illegal action
+        raises ValueError and changes nothing.
+    Reward: minus the increase of what the episode costs (envs/elastic_sequence_parallel/reward.py):
+        normalised latencies of all requests in the system as they grow, and each that is late or rejected, by
+        the weights of the scenario's objective.
     Termination: when no request is left; `info["episode_metrics"]` sums the episode up. No time limit.
     Episodes: the scenario's training traffic, or its test traffic with `split="test"`; `reset(seed=s)`
         starts stream s, and every later reset without a seed goes on in it.
 
-    Rendering: `render_mode="rgb_array"` gives pictures of the fleet (envs/elastic_sequence_parallel/viewer.py),
-        "human" shows them in a window after every reset and step.
+    Rendering: `render_mode="rgb_array"` gives pictures of the fleet
+        (envs/elastic_sequence_parallel/viewer.py), "human" shows them in a window after every reset and step.
 
     Arguments: scenario, the name of one of elastic sequence parallelism in conf/scenario or an
     `ElasticScenario`; split, "train" or "test"; flat and render_mode, see above.

@@ -10,12 +10,13 @@ import numpy as np
 
 from servegym.costmodels.native.jit import jit, kernel
 from servegym.costmodels.native.structs import fields_of, struct, struct_array
+from servegym.envs.elastic_metrics import summarise_elastic
 from servegym.envs.elastic_scenario import ElasticScenario
 from servegym.envs.elastic_sequence_parallel.asking import advance, agent, answer, find_legal
 from servegym.envs.elastic_sequence_parallel.observation import Observation, arrays, num_actions, observe
 from servegym.envs.elastic_sequence_parallel.reward import cost_of
 from servegym.envs.legality import ALL_LEGAL, first_illegal
-from servegym.envs.sim.elastic.accrual import FIRST_TOKEN_S, INPUT, LATE, OUTPUT, PER_TOKEN_S, WHOLE
+from servegym.envs.sim.elastic.accrual import FIRST_TOKEN_S, PER_TOKEN_S
 from servegym.envs.sim.elastic.loop import run
 from servegym.envs.sim.elastic.setup import Simulation
 from servegym.envs.sim.elastic.simulate import ElasticResults, check, results_of
@@ -50,8 +51,9 @@ class State(NamedTuple):
 class ElasticSequenceParallelEpisodes:
     """K independent episodes of one scenario, of at most `max_requests` requests each.
 
-    Written in place: `observation`, arrays with a leading axis K (observation.py), `masks`, bool (K, 2 N + 4),
-    `rewards`, float64 (K,), `finished`, bool (K,), and `num_decisions`, int64 (K,). Actions: asking.py.
+    Written in place: `observation`, arrays with a leading axis K (observation.py), `masks`, bool
+    (K, 2 N + 4), `rewards`, float64 (K,), `finished`, bool (K,), and `num_decisions`, int64 (K,). Actions:
+    asking.py.
     """
 
     def __init__(self, scenario: ElasticScenario, num_episodes: int, max_requests: int) -> None:
@@ -114,30 +116,14 @@ class ElasticSequenceParallelEpisodes:
         return results_of(self.simulations[episode_id])
 
     def summary(self, episode_id: int) -> dict[str, float]:
-        """Of an episode that is over.
-
-        cost: of a request, by the weights of the objective. total_s, input_s, output_s: means of latency over
-        prompt and output, TTFT over prompt, and TPOT, seconds a token of the requests that were served.
-        late_share: of all requests.
-        """
+        """Of an episode that is over: as of any run, and what it has cost by request."""
         results = self.results(episode_id)
-        costs = fields_of(self.simulations[episode_id].state).costs
-        num_requests = len(results.arrival_s)
-        num_served = max(1, int(results.finished.sum()))
         return {
-            "num_requests": float(num_requests),
-            "cost": float(costs @ self._weights) / num_requests,
-            "total_s": float(costs[WHOLE]) / num_served,
-            "input_s": float(costs[INPUT]) / num_served,
-            "output_s": float(costs[OUTPUT]) / num_served,
-            "late_share": float(costs[LATE]) / num_requests,
-            "num_rejected": float(results.rejected.sum()),
+            "cost": float(self._state.costs[episode_id]) / max(1, len(results.arrival_s)),
+            **summarise_elastic(results, self.scenario),
             "num_prefills": float(results.num_prefills),
             "num_decodes": float(results.num_decodes),
-            "num_scale_ups": float(results.num_scale_ups),
-            "num_pauses": float(results.num_pauses),
             "num_decisions": float(self.num_decisions[episode_id]),
-            "duration_s": results.duration_s,
         }
 
 

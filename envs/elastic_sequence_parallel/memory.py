@@ -24,8 +24,8 @@ _HEAD = 7
 NEVER = -1
 
 HAD, KNOWN, RESERVED, OWNER = range(4)
-"""By instance: the list of those that can be had; whether it could be at the last look; whether it is reserved;
-1 + the group that may go on with it, 0 if there is none."""
+"""By instance: the list of those that can be had; whether it could be at the last look; whether it is
+reserved; 1 + the group that may go on with it, 0 if there is none."""
 _PER_INSTANCE = 4
 
 JOINS, PREFILLING, SINCE_PREFILL, SINCE_SCALING, ADDED = range(5)
@@ -37,8 +37,8 @@ ARRIVAL, SHORTEST = range(2)
 """Orders of the window."""
 
 SIZE, TOKENS, SECONDS, GAIN, SLOTS, BEGINS_S, PAUSED_REQUESTS = range(7)
-"""Of a batch, by order and degree: requests, their tokens, the prefill's seconds, the sum of `1 / n`, free slots on
-its instances now, seconds until it begins, requests in groups that it interrupts."""
+"""Of a batch, by order and degree: requests, their tokens, the prefill's seconds, the sum of `1 / n`, free
+slots on its instances now, seconds until it begins, requests in groups that it interrupts."""
 _PER_BATCH = 7
 
 

@@ -183,7 +183,7 @@ def arrays(num_episodes: int, num_instances: int) -> Observation:
 
 def observation_space(num_instances: int, flat: bool) -> gym.Space[Any]:
     """The space of one episode's observation."""
-    spaces = {}
+    spaces: dict[str, gym.Space[Any]] = {}
     for name, array in arrays(1, num_instances).items():
         least = np.zeros(array.shape[1:], np.float32)
         if name == "requests":

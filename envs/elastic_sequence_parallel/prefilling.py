@@ -90,19 +90,21 @@ def is_idle(state: FleetState, instance: int) -> bool:
 
 @kernel
 def _can_be_interrupted(state: FleetState, group: int) -> bool:
-    return (
+    since = state.integers[of_group(state, SINCE_PREFILL, group)]
+    can: bool = (
         state.size[group] > 0
         and state.activity[group] != PREFILLS
         and state.integers[of_group(state, PREFILLING, group)] == 0
         and state.integers[of_group(state, JOINS, group)] == 0
-        and state.integers[of_group(state, SINCE_PREFILL, group)] >= state.parameters[INTERVAL]
+        and since >= state.parameters[INTERVAL]
         and not is_pending(state, group)
     )
+    return can
 
 
 @routine
 def find_instances(state: FleetState) -> None:
-    """Fills OWNER and the list of instances that can be had: idle ones, then those of groups, small ones first."""
+    """Fills OWNER and the list of instances that can be had: idle ones, then those of groups, small first."""
     find_owners(state)
     count = 0
     for instance in range(state.num_instances):
@@ -164,7 +166,7 @@ def find_window(state: FleetState) -> None:
 
 @routine
 def find_batches(state: FleetState) -> bool:
-    """The batch of each order and degree, of the window on the instances that can be had; whether there is any."""
+    """The batch of each order and degree, on the instances that can be had; whether there is any."""
     found = False
     for order in range(2):
         requests, most = state.integers[of_window(state, order) :], 0

@@ -4,9 +4,9 @@ An episode's cost is, with the four weights of the scenario's objective,
 
     total * sum of latency / (p + o) + input * sum of TTFT / p + output * sum of TPOT + late * late requests
 
-over its requests of `p` prompt and `o` output tokens, in seconds a token. The sums grow while a request is in the
-system (envs/sim/elastic/accrual.py), so the undiscounted return is minus the cost. With weights of 1 over the
-lines of LoongServe's Fig. 10, a request that keeps each of them exactly costs 3.
+over its requests of `p` prompt and `o` output tokens, in seconds a token. The sums grow while a request is in
+the system (envs/sim/elastic/accrual.py), so the undiscounted return is minus the cost. With weights of 1 over
+the lines of LoongServe's Fig. 10, a request that keeps each of them exactly costs 3.
 
 >>> # 2 s pass with rates of 1/500, 1/400, 1/99 a token, and one request turns out to be late
 >>> before, after = np.array([0.0, 0.0, 0.0, 0.0]), np.array([2 / 500, 2 / 400, 2 / 99, 1.0])

@@ -10,7 +10,7 @@ from servegym.envs.vector import NativeVectorEnv
 
 
 class ElasticSequenceParallelVectorEnv(NativeVectorEnv):
-    """`num_envs` episodes: `ElasticSequenceParallelEnv` says what they are, `NativeVectorEnv` how they run."""
+    """`num_envs` episodes, as `ElasticSequenceParallelEnv` says; `NativeVectorEnv` says how they run."""
 
     def __init__(
         self,

@@ -14,8 +14,8 @@ from servegym.envs import viewer as viewer_module
 from servegym.envs.batching.env import BatchingEnv
 from servegym.envs.checks import _sample_legal_actions
 from servegym.envs.deferred_batching.env import DeferredBatchingEnv
-from servegym.envs.elastic_sequence_parallel.env import ElasticSequenceParallelEnv
 from servegym.envs.dynamic_batching.env import DynamicBatchingEnv
+from servegym.envs.elastic_sequence_parallel.env import ElasticSequenceParallelEnv
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.two_level.env import TwoLevelEnv
 from servegym.envs.viewer import HEIGHT, WAITING, WIDTH, Frame, Viewer, usable_render_modes

@@ -9,7 +9,7 @@ from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.elastic.state import FleetState
 
 WHOLE, INPUT, OUTPUT, LATE = range(4)
-"""Normalised latency: of the whole request, of its input, of its output, in seconds a token; late requests."""
+"""Normalised latency of whole requests, of their input, of their output, in s a token; late requests."""
 
 FIRST_TOKEN_S, PER_TOKEN_S = range(2)
 """Limits of a request: of its first token since its arrival, and of each further one on average."""
@@ -43,16 +43,14 @@ def charge_first_token(state: FleetState, request: int) -> None:
 def charge_finish(state: FleetState, request: int) -> None:
     """It has all its tokens, now."""
     state.rates[WHOLE] -= 1 / (state.prompt[request] + state.output[request])
-    if state.output[request] > 1:
-        rate = 1 / (state.output[request] - 1)
-        state.rates[OUTPUT] -= rate
-        decoding_s = state.finish_s[request] - state.first_token_s[request]
-        first_s = state.first_token_s[request] - state.arrival_s[request]
-        if (
-            decoding_s * rate > state.limits[request, PER_TOKEN_S]
-            and first_s <= state.limits[request, FIRST_TOKEN_S]
-        ):
-            state.costs[LATE] += 1
+    further = state.output[request] - 1
+    if further > 0:
+        state.rates[OUTPUT] -= 1 / further
+    first_s = state.first_token_s[request] - state.arrival_s[request]
+    token_s = (state.finish_s[request] - state.first_token_s[request]) / max(further, 1)
+    is_late = token_s > state.limits[request, PER_TOKEN_S]
+    if is_late and first_s <= state.limits[request, FIRST_TOKEN_S]:  # else it has been charged before
+        state.costs[LATE] += 1
 
 
 @kernel

@@ -1,7 +1,7 @@
 """How many waiting requests can be admitted: the memory test of LightLLM.
 
-docs/elastic_sequence_parallelism.md, "Memory test". Whoever has most output left is served longest; in falling
-order of that, the KV tokens at the moment at which the `i`-th ends are `rest * i` and what the first `i` hold.
+docs/elastic_sequence_parallelism.md, "Memory test". Whoever has most output left is served longest; in
+falling order of that, when the `i`-th ends there are `rest * i` KV tokens and what the first `i` hold now.
 """
 
 import numpy as np
