@@ -1,4 +1,4 @@
-"""`servegym/ElasticSequenceParallel-v0`, the single environment, and what its episodes share with the simulator."""
+"""`servegym/ElasticSequenceParallel-v0`, the single environment, and what its episodes do with a fleet."""
 
 import warnings
 
@@ -193,7 +193,7 @@ def test_each_degree_has_its_batch_and_seconds() -> None:
 
 
 def test_a_prefill_waits_for_iterations_to_end_and_takes_in_whom_it_interrupts() -> None:
-    """The group that decodes on the instances of a prefill stops, keeps its KV, and belongs to it afterwards."""
+    """The group that decodes on the instances of a prefill stops, keeps its KV, and joins it afterwards."""
     requests = workload((0.0, 100, 60), (0.3, 300, 5))
     episodes = begun(fleet(2, 1000), requests)
     episodes.step(np.array([1]))  # the first, on one instance
@@ -214,7 +214,7 @@ def test_a_prefill_waits_for_iterations_to_end_and_takes_in_whom_it_interrupts()
     assert results.first_token_s[1] == pytest.approx(asked_at_s + begins_s[2] + prefill_s, rel=1e-6)
     assert first.num_prefills == 2
     assert results.num_pauses == 0
-    # the first request stood still for that long, and was decoded in the same iterations as the second after it
+    # the first request stood still meanwhile; afterwards both are decoded together
     assert results.num_decodes == 59
 
 
