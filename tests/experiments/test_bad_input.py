@@ -32,7 +32,7 @@ UNKNOWN_NAMES = [
         "simulate scenario.fleet.pools=[{replicas:2,gpus:1}]",
         "scenario.fleet.pools: gpus: no such key; did you mean gpu?",
     ),
-    ("simulate scenario.fleet.gpu=b200", "fleet.gpu = b200: must be one of a100_sxm, h100_sxm"),
+    ("simulate scenario.fleet.gpu=b200", "fleet.gpu = b200: must be one of a100_sxm, a800_sxm, h100_sxm"),
     ("simulate scenario.workload.fitted=nobody", "'nobody', allowed: azure_conv_2023"),
     ("simulate scenario.workload.format=xls", "workload.format = xls: must be one of azure, csv"),
     ("simulate split=validation", "split = validation: must be one of train, test"),
