@@ -7,14 +7,17 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.cost import IterationCost, validate_iteration_cost
 
 
-def single_instance_cost(cost: ElasticCost, max_num_batched_tokens: int) -> IterationCost:
+def single_instance_cost(
+    cost: ElasticCost, max_num_batched_tokens: int, engine_s: float = 0.0
+) -> IterationCost:
     """Iterations of one instance of a fleet, as the simulator of LLM engines counts them.
 
     With A, B, C of one instance: prefill chunks of `c` tokens after `h` take A and, each of them,
     `B c + C ((h + c)^2 - h^2)`, so that a prompt takes the same however it is cut, but for A; decodes alone
     take what those of a group of one member do. Both together (ours): B for each decode too, and the
-    attention of the decodes without the wait for launches, which A has. InputError where decodes would take
-    less than B each.
+    attention of the decodes without the wait for launches, which A has. `engine_s` is added to every
+    iteration: what the engine itself does beside LoongServe's. InputError where decodes would take less than
+    B each.
     """
     constant_s, per_token_s, per_token_squared_s = cost.prefill_s[0, 1]
     group = cost.iteration
@@ -40,7 +43,7 @@ def single_instance_cost(cost: ElasticCost, max_num_batched_tokens: int) -> Iter
             f"{linear_s[row]:.3g} s"
         )
     single = IterationCost(
-        overhead_s=0.0,
+        overhead_s=float(engine_s),
         linear_s=linear_s,
         communication_s=np.zeros_like(linear_s),
         lm_head_s=np.zeros(seqs + 1),

@@ -54,6 +54,13 @@ def test_decodes_beside_a_chunk_add_to_it(single):
     assert few < alone + iteration_s(single, [], 4, 4000, 4)  # launches are waited for once
 
 
+def test_an_engine_adds_its_own_work(group, single):
+    slower = single_instance_cost(group, 1000, engine_s=0.011)
+    for chunks, decodes in (([(256, 0)], 0), ([(256, 0), (9, 9)], 4), ([], 4)):
+        more = iteration_s(slower, chunks, decodes, 4000, 5) - iteration_s(single, chunks, decodes, 4000, 5)
+        assert more == pytest.approx(0.011)
+
+
 def test_constant_decodes():
     iteration = linear_iteration_cost(max_num_batched_tokens=8, max_num_seqs=8, overhead_s=1e-3)
     cost = linear_elastic_cost(2, per_token_s=1e-3, decode_s=0.022, iteration=iteration)
