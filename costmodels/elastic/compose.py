@@ -86,7 +86,7 @@ def decode_kernels(gpu: GpuSpec) -> RooflineModel:
 
     No timings of LoongServe's kernels are public. vLLM's, which the roofline is fitted to, fill tiles up and
     give all keys of a head to one SM: with as many KV heads as query heads, one long request takes three
-    times what its bytes take. LoongServe's decode in two stages, the keys shared out in blocks.
+    times what its bytes take. LoongServe's works in two stages and shares the keys out in blocks.
     """
     calibrated = calibrated_roofline(gpu)
     fitted = calibrated.efficiencies["decode_attention"]
