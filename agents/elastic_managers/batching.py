@@ -1,9 +1,8 @@
 """Which requests are prefilled together, on how many instances: LoongServe's dynamic program.
 
-Wu et al. (SOSP 2024), section 5, and `longserve_c_scheduler/src/main.cpp` of their code. Of requests in order of falling
-length and instances in order of rising use, `f[i, j]` is the least sum of input latencies a token, over batches, for
-the first `i` requests on the first `j` instances.
-"""
+Wu et al. (SOSP 2024), section 5, and `longserve_c_scheduler/src/main.cpp` of their code. Of requests in
+order of falling length and instances in order of rising use, `f[i, j]` is the least sum of input latencies a
+token, over batches, for the first `i` requests on the first `j` instances."""
 
 import math
 
@@ -51,10 +50,10 @@ def find_batches(
     integers: np.ndarray,
     batches: np.ndarray,
 ) -> int:
-    """The best batches of `num_requests >= 1` requests of falling `lengths`, on instances with `free` tokens.
+    """The best batches of the first of `lengths`, which fall, on instances with `free` tokens.
 
-    Fills `batches`, int64 (num_instances * BATCH_COLUMNS,), from the last batch to the first; how many, 0 where no
-    batches have room. `pruned` as in the authors' code, which need not find the best.
+    Fills `batches`, int64 (num_instances * BATCH_COLUMNS,), from the last batch to the first; how many, 0
+    where there is no room. `pruned` as in the authors' code, which need not find the best.
     """
     width, table = num_requests + 1, (num_instances + 1) * (num_requests + 1)
     tokens, squares, gains = reals[table:], reals[table + width :], reals[table + 2 * width :]

@@ -1,9 +1,8 @@
 """LoongServe's dispatch: which waiting requests are prefilled now, in the place of running ones if that pays.
 
-Wu et al. (SOSP 2024), section 5.1; `generate_new_req_list` of `router/req_queue.py` of their code. A request is
-admitted where instances that could be made idle are nearly as fast as all; else, together with those undecided so far,
-where what running requests lose by waiting is made good by what new ones gain.
-"""
+Wu et al. (SOSP 2024), section 5.1; `generate_new_req_list` of `router/req_queue.py` of their code. A request
+is admitted where instances that could be made idle are nearly as fast as all; else, together with those
+undecided so far, where what running requests lose by waiting is made good by what new ones gain."""
 
 import numpy as np
 
@@ -145,7 +144,7 @@ def _slack_s(state: FleetState) -> float:
         for at in range(state.size[group]):
             out = tokens_out(state, state.requests[group, at])
             iterations = max(iterations, average - out, 0.1 * out)
-    return state.parameters[DECODING_S] * iterations
+    return float(state.parameters[DECODING_S] * iterations)
 
 
 @kernel

@@ -1,10 +1,10 @@
 """Fixed parallelism: parts of the fleet that each work as one, with the same degree for ever.
 
-What LoongServe (Wu et al., SOSP 2024) is compared with under its own engine (`use_fixed_sp` of its artifact):
-TP2 x SP4 is `degree = 4` of instances of two GPUs, four replicas are `degree = 1`, TP8 is one instance of eight
-GPUs. Requests belong to parts in turn; each part prefills when it is idle, or after some decode iterations, with
-tokens striped over its instances, and decodes with one master. Rules: docs/elastic_sequence_parallelism.md.
-"""
+What LoongServe (Wu et al., SOSP 2024) is compared with under its own engine (`use_fixed_sp` of its
+artifact): TP2 x SP4 is `degree = 4` of instances of two GPUs, four replicas are `degree = 1`, TP8 is one
+instance of eight GPUs. Requests belong to parts in turn; each part prefills when it is idle, or after some
+decode iterations, with tokens striped over its instances, and decodes with one master. Rules:
+docs/elastic_sequence_parallelism.md."""
 
 import numpy as np
 

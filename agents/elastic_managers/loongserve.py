@@ -1,11 +1,11 @@
 """LoongServe's global manager: every iteration has the degree of parallelism that its batch is worth.
 
-Wu et al., "LoongServe: Efficiently Serving Long-Context Large Language Models with Elastic Sequence Parallelism" (SOSP
-2024), as `router/manager.py` of their artifact has it. Groups of instances decode until a dispatch
-(`dispatch.py`) admits waiting requests; these are prefilled in a macro iteration (`macro_iteration.py`), in batches that a
-dynamic program finds (`batching.py`), on instances that were free or that groups give up. A scaling plan
-(`scaling_plan.py`) gives every group that decodes room and masters. Rules: docs/elastic_sequence_parallelism.md.
-"""
+Wu et al., "LoongServe: Efficiently Serving Long-Context Large Language Models with Elastic Sequence
+Parallelism" (SOSP 2024), as `router/manager.py` of their artifact has it. Groups of instances decode until a
+dispatch (`dispatch.py`) admits waiting requests; these are prefilled in a macro iteration
+(`macro_iteration.py`), in batches that a dynamic program finds (`batching.py`), on instances that were free
+or that groups give up. A scaling plan (`scaling_plan.py`) gives every group that decodes room and masters.
+Rules: docs/elastic_sequence_parallelism.md."""
 
 import numpy as np
 
@@ -116,10 +116,11 @@ def loongserve(
 ) -> Manager:
     """Limits of a dispatch, what it takes a decode iteration for, and how decodes scale up.
 
-    `max_requests`: in all groups. `max_tokens`: of the prefills of a dispatch. `max_wait`: decode iterations between
-    dispatches. `max_prefill_s`: of more than one request. `decoding_s`: assumed time of a decode iteration.
-    `master_batch`: requests of a master before one more is added. `out_of_order`: dispatches in a row that may pass
-    requests over. `scale_up`: without it decodes keep their instances. `pruned`: batches are found faster.
+    `max_requests`: in all groups. `max_tokens`: of the prefills of a dispatch. `max_wait`: decode iterations
+    between dispatches. `max_prefill_s`: of more than one request. `decoding_s`: assumed time of a decode
+    iteration. `master_batch`: requests of a master before one more is added. `out_of_order`: dispatches in a
+    row that may pass requests over. `scale_up`: without it decodes keep their instances. `pruned`: batches
+    are found faster.
     """
     parameters = (
         max_requests,

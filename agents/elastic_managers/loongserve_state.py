@@ -15,7 +15,8 @@ from servegym.agents.elastic_managers.workspace import (
     request_row,
 )
 from servegym.costmodels.native.jit import kernel
-from servegym.envs.sim.elastic.state import RESTS, FleetState
+from servegym.envs.sim.elastic.groups import is_at_rest
+from servegym.envs.sim.elastic.state import FleetState
 
 (
     MAX_PREFILL_S,
@@ -88,8 +89,5 @@ def prefill_on(state: FleetState, instances: int, tokens: int, squares: int) -> 
 @kernel
 def goes_on(state: FleetState, group: int) -> bool:
     """Whether it is a group at rest that is not pending."""
-    return (
-        state.size[group] > 0
-        and state.activity[group] == RESTS
-        and state.integers[group_row(state, PENDING) + group] == 0
-    )
+    pending = state.integers[group_row(state, PENDING) + group] != 0
+    return is_at_rest(state, group) and not pending

@@ -1,9 +1,9 @@
-"""LoongServe's macro iteration: instances for the prefill of admitted requests, while who can goes on decoding.
+"""LoongServe's macro iteration: instances for the prefill of admitted requests; who can goes on decoding.
 
-Wu et al. (SOSP 2024), sections 5.2 and 5.3; `router/manager.py` of their code. Running groups make instances free by
-moving together (compaction), or wait for the prefills (pending) where there is no room otherwise, or where all gain.
-As long as prefills run, instances left over serve more waiting requests, if these will be ready in time (greedy).
-"""
+Wu et al. (SOSP 2024), sections 5.2 and 5.3; `router/manager.py` of their code. Running groups make instances
+free by moving together (compaction), or wait for the prefills (pending) where there is no room otherwise, or
+where all gain. As long as prefills run, instances left over serve more waiting requests, if these will be
+ready in time (greedy)."""
 
 from servegym.agents.elastic_managers.batching import (
     BATCH_COLUMNS,
@@ -124,7 +124,7 @@ def end_macro_iteration(state: FleetState) -> None:
 
 @kernel
 def _compact(state: FleetState, tokens: int, squares: int) -> float:
-    """KV tokens of the least used instances move to fuller ones as long as that pays; the seconds it takes."""
+    """KV of the least used instances moves to fuller ones as long as that pays; the seconds it takes."""
     pool, instances = state.kv_tokens, state.num_instances
     filled = (used_tokens(state) + pool - 1) // pool
     could_idle = instances - filled
@@ -198,7 +198,7 @@ def _hold_up(state: FleetState, group: int, num_available: int) -> int:
 
 @kernel
 def _take_for_room(state: FleetState, num_available: int, tokens: int) -> int:
-    """The roomiest groups become pending until there is room for the prefills; how many are available then."""
+    """The roomiest groups become pending until there is room; how many are available then."""
     lack = tokens - num_available * state.kv_tokens
     while lack > 0:
         roomiest, most = NOBODY, -1
@@ -216,7 +216,7 @@ def _take_for_room(state: FleetState, num_available: int, tokens: int) -> int:
 def _take_for_speed(
     state: FleetState, num_available: int, by_room: bool, tokens: int, squares: int, gain: float
 ) -> int:
-    """Groups become pending that lose less than the prefills gain from their members; how many are available."""
+    """Groups become pending that lose less than prefills gain; how many are available then."""
     order = state.integers[group_row(state, ORDER) :]
     count = 0
     for group in range(state.size.size):

@@ -1,8 +1,8 @@
-"""LightLLM's memory test: how many KV tokens requests will hold at most, if each ends when it is known to end.
+"""LightLLM's memory test: how many KV tokens requests will hold at most, if each ends when it is known to.
 
-A forecast is a part of an integer array: a number of requests, then five numbers of each, in order of falling `rest`
-(iterations to its end). Asking what one more request would make of it takes O(log n), adding one O(n).
-"""
+A forecast is a part of an integer array: a number of requests, then five numbers of each, in order of
+falling `rest` (iterations to its end). Asking what one more request would make of it takes O(log n), adding
+one O(n)."""
 
 import numpy as np
 
@@ -29,13 +29,13 @@ FORECAST_ROWS = _COLUMNS + 1
 @kernel
 def held_waiting(state: FleetState, request: int) -> int:
     """Tokens that a waiting request holds once it has been prefilled, and the next one."""
-    return state.prompt[request] + state.produced[request] + 1
+    return int(state.prompt[request] + state.produced[request]) + 1
 
 
 @kernel
 def rest_waiting(state: FleetState, request: int) -> int:
     """Iterations that a waiting request goes on after that."""
-    return max(0, state.output[request] - state.produced[request] - 2)
+    return max(0, int(state.output[request] - state.produced[request]) - 2)
 
 
 @routine
@@ -70,7 +70,7 @@ def peak_with(forecast: np.ndarray, held: int, rest: int) -> int:
     place = _place_of(forecast, rest)
     row = 1 + _COLUMNS * place
     own = rest * (place + 1) + forecast[row + _AHEAD] + held
-    return max(own, forecast[row + _PEAK_AHEAD], forecast[row + _PEAK_BEHIND] + held)
+    return int(max(own, forecast[row + _PEAK_AHEAD], forecast[row + _PEAK_BEHIND] + held))
 
 
 @routine

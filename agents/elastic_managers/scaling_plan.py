@@ -1,9 +1,9 @@
-"""LoongServe's scaling plan: each group that goes on gets room for its next iteration, and instances to compute on.
+"""LoongServe's scaling plan: each group that goes on gets room for its next iteration, and instances to
+compute on.
 
-Wu et al. (SOSP 2024), section 5.4; `router/manager.py` of their code. A group without room takes the group with the most
-room, else instances that are spare; a scale-up adds spare instances as long as a master had more than `master_batch`
-requests.
-"""
+Wu et al. (SOSP 2024), section 5.4; `router/manager.py` of their code. A group without room takes the group
+with the most room, else instances that are spare; a scale-up adds spare instances as long as a master had
+more than `master_batch` requests."""
 
 from servegym.agents.elastic_managers.fleet_use import latest_of
 from servegym.agents.elastic_managers.loongserve_state import (
@@ -29,7 +29,7 @@ _GONE = -(2**62)
 
 @routine
 def plan_scaling(state: FleetState, num_spare: int) -> bool:
-    """Plans the next iteration of all groups that go on, with the first of SPARE; whether there is room for all.
+    """Plans the next iteration of all groups that go on, with the first of SPARE; whether there is room.
 
     Then groups are merged, and `decode_planned` may follow; else nothing has changed.
     """
@@ -64,6 +64,9 @@ def plan_scaling(state: FleetState, num_spare: int) -> bool:
                 num_merges += 1
                 idle[taker] += idle[other]
                 idle[other] = _GONE
+                for at in range(num_given):
+                    if given_to[at] == other:
+                        given_to[at] = taker
             elif num_given < num_spare:
                 given_to[num_given] = taker
                 idle[taker] += free_tokens(state, spare[num_given])
@@ -104,12 +107,12 @@ def decode_planned(state: FleetState, num_spare: int, delay_s: float) -> int:
 def has_room(state: FleetState, group: int) -> bool:
     """Whether the members of a group have room for its next iteration; without `scale_up`, on one of them."""
     if state.parameters[SCALE_UP] == 0:
-        return _room_on_one_master(state, group) >= state.size[group]
+        return bool(_room_on_one_master(state, group) >= state.size[group])
     room = 0
     for instance in range(state.num_instances):
         if state.member[group, instance]:
             room += free_tokens(state, instance)
-    return room >= state.size[group]
+    return bool(room >= state.size[group])
 
 
 @kernel
@@ -138,7 +141,7 @@ def _roomiest(state: FleetState) -> int:
 
 @kernel
 def _give_to_compute(state: FleetState, num_given: int, num_spare: int) -> None:
-    """Groups get spare instances, the last first, while a master would serve more than `master_batch` requests."""
+    """Groups get spare instances, the last first, while a master would have more than `master_batch`."""
     spare = state.integers[group_row(state, SPARE) :]
     given_to = state.integers[group_row(state, GIVEN_TO) :]
     master_batch = int(state.parameters[MASTER_BATCH])

@@ -1,8 +1,7 @@
 """Where managers keep what they know and work with: parts of `state.integers`.
 
-First scalars, then group rows (a place for each group; instances, which are fewer, fit as well), then request rows (a
-place for each of `max_requests` requests, and one more).
-"""
+First scalars, then group rows (a place for each group; instances, which are fewer, fit as well), then
+request rows (a place for each of `max_requests` requests, and one more)."""
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.native.jit import kernel
@@ -41,6 +40,6 @@ def check_max_requests(max_requests: int, max_group: int) -> None:
     """InputError where a group of so many would be larger than the fleet has times for."""
     if max_requests > max_group:
         raise InputError(
-            f"elastic_manager.max_requests = {max_requests}: must be at most {max_group}, the most requests of a "
-            "group that the fleet has times for"
+            f"elastic_manager.max_requests = {max_requests}: must be at most {max_group}, the most "
+            "requests of a group that the fleet has times for"
         )

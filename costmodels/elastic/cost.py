@@ -65,7 +65,7 @@ def validate_elastic_cost(cost: ElasticCost) -> None:
 
 @kernel
 def prefill_seconds(
-    cost: ElasticCost, crosses: int, instances: int, sum_tokens: int, sum_squares: int
+    cost: ElasticCost, crosses: int, instances: int, sum_tokens: float, sum_squares: float
 ) -> float:
     """`A + B S1 + C S2` on `instances >= 1` instances."""
     seconds: float = (
