@@ -106,9 +106,9 @@ class Walk:
         undecided = [*self.undecided, r]
         requests = self.admitted + undecided
         alone = len(requests) == 1
-        if not self.open or not self.within(requests):
-            return False
-        if tokens_of(requests) > self.parameters.max_tokens and not alone:
+        few = tokens_of(requests) <= self.parameters.max_tokens or alone
+        if not self.open or not self.within(requests) or not few:
+            self.open = False
             return False
         self.undecided = undecided
         stop_s = expected_s(self.fleet, self.fleet.num_instances, requests)
