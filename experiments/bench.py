@@ -27,6 +27,7 @@ from servegym.experiments.benchmarks.environments import (
     playing,
     routing_and_scheduling,
     scheduling,
+    sharing,
 )
 from servegym.experiments.benchmarks.first_call import environment_first_call, simulator_first_call
 from servegym.experiments.benchmarks.peers import measure_mocker, mocker_version
@@ -43,6 +44,7 @@ FIRST_STEPS = {
     "servegym/TwoLevel-v0": "generated_8xh100",
     "servegym/DeferredBatching-v0": "resnet50_8gpu",
     "servegym/DynamicBatching-v0": "inoue_v100",
+    "servegym/ElasticSequenceParallel-v0": "mixed_8a800",
 }
 """The scenario in which each environment takes its first step."""
 
@@ -243,6 +245,7 @@ def bench_env(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
         plays["servegym/TwoLevel-v0"] = routing_and_scheduling(scenario, settings.num_envs, settings.steps)
         plays["servegym/DeferredBatching-v0"] = deferring(settings.num_envs, settings.steps)
         plays["servegym/DynamicBatching-v0"] = batching(settings.num_envs, settings.steps)
+        plays["servegym/ElasticSequenceParallel-v0"] = sharing(settings.num_envs, settings.steps)
     decisions = settings.steps * settings.num_envs
     answer: dict[str, Any] = {
         "decisions_per_s": {

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from servegym.agents.deferred_batching import Frontrun
+from servegym.agents.elastic_sequence_parallel import GainAndLoss
 from servegym.envs.batching.vector import BatchingVectorEnv
 from servegym.envs.deferred_batching.vector import DeferredBatchingVectorEnv
 from servegym.envs.dynamic_batching.observation import QUEUE
 from servegym.envs.dynamic_batching.scenario import load_dynamic_batching
 from servegym.envs.dynamic_batching.vector import DynamicBatchingVectorEnv
+from servegym.envs.elastic_sequence_parallel.vector import ElasticSequenceParallelVectorEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
@@ -98,6 +100,23 @@ def deferring(num_envs: int, steps: int) -> Callable[[], None]:
     """
     env = DeferredBatchingVectorEnv(num_envs, copy=False)
     policy = Frontrun()
+    observation, _ = env.reset(seed=0)
+
+    def play() -> None:
+        for _ in range(steps):
+            env.step(policy.act(observation))  # written in place
+
+    play()  # compiles, and fills the queues
+    return play
+
+
+def sharing(num_envs: int, steps: int) -> Callable[[], None]:
+    """A pass of `steps` calls of ElasticSequenceParallel by a rule, which is part of it. Compiled already.
+
+    In the environment's default scenario: others are of another kind.
+    """
+    env = ElasticSequenceParallelVectorEnv(num_envs, copy=False)
+    policy = GainAndLoss()
     observation, _ = env.reset(seed=0)
 
     def play() -> None:

@@ -40,6 +40,7 @@ def test_environments_are_measured_by_name(capsys: pytest.CaptureFixture[str], f
         "servegym/TwoLevel-v0",
         "servegym/DeferredBatching-v0",
         "servegym/DynamicBatching-v0",
+        "servegym/ElasticSequenceParallel-v0",
     }
     assert min(answer["decisions_per_s"].values()) > 0
     assert (answer["num_envs"], answer["replicas"]) == (4, 8)
