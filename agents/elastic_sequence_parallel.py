@@ -35,7 +35,7 @@ class FirstComeFirstServed:
 
 
 class ShortestFirst:
-    """Prefills shortest first on `degree` instances, or more where it takes more; groups go on as they are."""
+    """Prefills shortest first on `degree` instances, or more where needed; groups go on as they are."""
 
     name = "shortest_first"
 
