@@ -21,7 +21,7 @@ def limits(case: Case) -> dict[str, Any]:
     """Of both managers."""
     pool = case.fleet.kv_tokens
     return {
-        "max_requests": int(case.rng.choice([1, 2, 5, MAX_GROUP])),
+        "max_requests": int(case.rng.choice([1, 5, MAX_GROUP, MAX_GROUP])),
         "max_tokens": int(case.rng.choice([pool, 3 * pool, 100 * pool])),
         "max_wait": int(case.rng.choice([0, 1, 3, 10])),
     }
@@ -35,8 +35,8 @@ def loongserve(case: Case) -> dict[str, Any]:
         "decoding_s": float(rng.choice([0.01, 0.1, 3])) * GRID_S,
         "master_batch": int(rng.choice([1, 2, 5, 128])),
         "out_of_order": int(rng.choice([0, 1, 4, 64])),
-        "scale_up": bool(rng.random() < 0.75),
-        "pruned": bool(rng.integers(2)),
+        "scale_up": bool(rng.random() < 0.7),
+        "pruned": bool(rng.random() < 0.25),
     }
 
 

@@ -48,6 +48,7 @@ def random_cost(rng: np.random.Generator, instances: int, kv_tokens: int, on_gri
         prefill_s[:] = prefill_s[0, 0]
         prefill_s[1, :, 0] *= 4
         prefill_s[:, 1:, 1:] /= np.arange(1, instances + 1)[:, np.newaxis]
+    prefill_s[:, :, 0] *= float(rng.choice([0.01, 0.1, 1]))
     prefill_s[:, :, 1] *= 0 if on_grid and rng.integers(2) else 8 / kv_tokens
     prefill_s[:, :, 2] *= float(rng.choice([0, 0.1])) / kv_tokens**2
     prefill_s[:, 0] = 0
@@ -56,7 +57,7 @@ def random_cost(rng: np.random.Generator, instances: int, kv_tokens: int, on_gri
         decode_s=float(rng.integers(2) * draw(1)[0]),
         iteration=random_iteration(rng, kv_tokens, on_grid),
         exchange_s=draw(2, MAX_GROUP + 1),
-        migrate_s_per_token=draw(2) * float(rng.choice([0.01, 1])) / kv_tokens,
+        migrate_s_per_token=draw(2) * float(rng.choice([0.01, 1, 30])) / kv_tokens,
         migrate_latency_s=draw(2) * rng.integers(2),
     )
 
@@ -89,12 +90,13 @@ def random_workload(rng: np.random.Generator, fleet: ElasticFleet, on_grid: bool
     """Up to `MAX_GROUP` requests, some of them of the whole fleet or more, many at equal instants."""
     count = int(rng.integers(1, MAX_GROUP + 1))
     gaps = rng.exponential(float(rng.choice([0.1, 2, 10, 50])) * GRID_S, count)
-    gaps *= rng.random(count) > rng.choice([0.0, 0.5, 0.9])  # bursts
+    gaps *= rng.random(count) > rng.choice([0.2, 0.8, 0.95])  # bursts
     if on_grid:
         gaps = np.round(gaps / GRID_S) * GRID_S
     most = fleet.num_instances * fleet.kv_tokens
-    typical = np.where(rng.random(count) < 0.8, float(rng.choice([0.02, 0.1, 0.5])), 1.0) * most
-    prompt = np.minimum(1 + rng.exponential(typical).astype(int), most + 5)
+    typical = float(rng.choice([0.005, 0.02, 0.1, 0.5])) * most
+    factor = rng.lognormal(0, float(rng.choice([0.5, 1.5])), count)
+    prompt = np.minimum(1 + (typical * factor).astype(int), most + 5)
     output = 1 + rng.exponential(float(rng.choice([0.5, 5, 30])), count).astype(int)
     return Workload("random", np.cumsum(gaps), prompt, output)
 
