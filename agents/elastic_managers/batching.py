@@ -8,23 +8,17 @@ import math
 
 import numpy as np
 
-from servegym.costmodels.elastic.cost import ElasticCost, prefill_seconds
+from servegym.agents.elastic_managers.batching_table import Problem, Table, fill_exhaustively
+from servegym.agents.elastic_managers.monotone_batching import fill_what_matters
+from servegym.costmodels.elastic.cost import ElasticCost
 from servegym.costmodels.native.jit import kernel, routine
 
 FIRST_REQUEST, NUM_REQUESTS, FIRST_INSTANCE, NUM_INSTANCES = range(4)
 """What is said of a batch: consecutive requests and instances of their lists."""
 BATCH_COLUMNS = 4
 
-
-@kernel
-def seconds_on(
-    cost: ElasticCost, instances_per_node: int, instances: int, sum_tokens: float, sum_squares: float
-) -> float:
-    """Of a prefill on so many instances, which cross nodes where one cannot hold them; inf for none."""
-    if instances == 0:
-        return math.inf
-    crosses = 1 if instances > instances_per_node else 0
-    return prefill_seconds(cost, crosses, instances, sum_tokens, sum_squares)
+FEW = 16
+"""Up to so many requests trying everything is as fast."""
 
 
 def reals_for_batching(max_requests: int, num_instances: int) -> int:
@@ -34,7 +28,7 @@ def reals_for_batching(max_requests: int, num_instances: int) -> int:
 
 def integers_for_batching(max_requests: int, num_instances: int) -> int:
     """How many int64 it needs."""
-    return 2 * (num_instances + 1) * (max_requests + 1) + num_instances + 1
+    return (2 * (num_instances + 1) + 2) * (max_requests + 1) + num_instances + 1
 
 
 @routine
@@ -53,91 +47,64 @@ def find_batches(
     """The best batches of the first of `lengths`, which fall, on instances with `free` tokens.
 
     Fills `batches`, int64 (num_instances * BATCH_COLUMNS,), from the last batch to the first; how many, 0
-    where there is no room. `pruned` as in the authors' code, which need not find the best.
+    where there is no room. `pruned` only takes less time.
     """
-    width, table = num_requests + 1, (num_instances + 1) * (num_requests + 1)
-    tokens, squares, gains = reals[table:], reals[table + width :], reals[table + 2 * width :]
-    sizes, counts, slots = integers, integers[table:], integers[2 * table :]
-    _sum_up(lengths, num_requests, free, num_instances, tokens, squares, gains, slots)
-    for at in range(table):
-        reals[at] = math.inf
-        sizes[at] = 0
-        counts[at] = 0
-    reals[0] = 0.0
-    for end in range(1, num_requests + 1):
-        for used in range(1, num_instances + 1):
-            cell = used * width + end
-            most, least = end, 1
-            if pruned and sizes[cell - width] > 0:
-                most = sizes[cell - width]
-            if pruned and counts[cell - 1] > 0:
-                least = counts[cell - 1]
-            best = math.inf
-            for size in range(1, most + 1):
-                start = end - size
-                total, total_squares = tokens[end] - tokens[start], squares[end] - squares[start]
-                gain = gains[end] - gains[start]
-                for count in range(used, least - 1, -1):
-                    if total > slots[used] - slots[used - count]:
-                        break
-                    seconds = seconds_on(cost, instances_per_node, count, total, total_squares)
-                    sum_s = seconds * gain + reals[(used - count) * width + start]
-                    if sum_s < best:
-                        best = sum_s
-                        sizes[cell] = size
-                        counts[cell] = count
-            reals[cell] = best
-    return _trace(reals, sizes, counts, num_requests, num_instances, batches)
+    width, cells = num_requests + 1, (num_instances + 1) * (num_requests + 1)
+    problem = Problem(
+        cost,
+        instances_per_node,
+        num_requests,
+        num_instances,
+        reals[cells:],
+        reals[cells + width :],
+        reals[cells + 2 * width :],
+        integers[2 * cells + 2 * width :],
+    )
+    _sum_up(lengths, free, problem)
+    table = Table(reals, integers, integers[cells:])
+    for at in range(cells):
+        table.best[at] = math.inf
+        table.counts[at] = 0
+    table.best[0] = 0.0
+    if pruned and num_requests > FEW:
+        fill_what_matters(problem, table, integers[2 * cells :], integers[2 * cells + width :])
+    else:
+        fill_exhaustively(problem, table)
+    return _trace(problem, table, batches)
 
 
 @kernel
-def _sum_up(
-    lengths: np.ndarray,
-    num_requests: int,
-    free: np.ndarray,
-    num_instances: int,
-    tokens: np.ndarray,
-    squares: np.ndarray,
-    gains: np.ndarray,
-    slots: np.ndarray,
-) -> None:
-    """Prefix sums; those of tokens and their squares are whole numbers, exact as float64."""
+def _sum_up(lengths: np.ndarray, free: np.ndarray, problem: Problem) -> None:
+    tokens, squares, gains, slots = problem.tokens, problem.squares, problem.gains, problem.slots
     tokens[0], squares[0], gains[0], slots[0] = 0.0, 0.0, 0.0, 0
-    for at in range(num_requests):
+    for at in range(problem.num_requests):
         length = float(lengths[at])
         tokens[at + 1] = tokens[at] + length
         squares[at + 1] = squares[at] + length * length
         gains[at + 1] = gains[at] + 1.0 / length
-    for at in range(num_instances):
+    for at in range(problem.num_instances):
         slots[at + 1] = slots[at] + free[at]
 
 
 @kernel
-def _trace(
-    best: np.ndarray,
-    sizes: np.ndarray,
-    counts: np.ndarray,
-    num_requests: int,
-    num_instances: int,
-    batches: np.ndarray,
-) -> int:
-    """Follows the choices back from the best end."""
-    width = num_requests + 1
-    end, used = num_requests, 1
-    for other in range(2, num_instances + 1):
-        if best[other * width + end] < best[used * width + end]:
+def _trace(problem: Problem, table: Table, batches: np.ndarray) -> int:
+    """Follows the last batches back from the best end."""
+    width = problem.num_requests + 1
+    end, used = problem.num_requests, 1
+    for other in range(2, problem.num_instances + 1):
+        if table.best[other * width + end] < table.best[used * width + end]:
             used = other
-    if best[used * width + end] == math.inf:
+    if table.best[used * width + end] == math.inf:
         return 0
     found = 0
     while end > 0:
         cell = used * width + end
-        end -= sizes[cell]
-        used -= counts[cell]
+        end -= table.sizes[cell]
+        used -= table.counts[cell]
         row = found * BATCH_COLUMNS
         batches[row + FIRST_REQUEST] = end
-        batches[row + NUM_REQUESTS] = sizes[cell]
+        batches[row + NUM_REQUESTS] = table.sizes[cell]
         batches[row + FIRST_INSTANCE] = used
-        batches[row + NUM_INSTANCES] = counts[cell]
+        batches[row + NUM_INSTANCES] = table.counts[cell]
         found += 1
     return found

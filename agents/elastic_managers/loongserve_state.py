@@ -4,8 +4,8 @@ from servegym.agents.elastic_managers.batching import (
     BATCH_COLUMNS,
     integers_for_batching,
     reals_for_batching,
-    seconds_on,
 )
+from servegym.agents.elastic_managers.batching_table import seconds_on
 from servegym.agents.elastic_managers.memory_test import FORECAST_ROWS
 from servegym.agents.elastic_managers.workspace import (
     MAX_WAIT,
