@@ -12,8 +12,8 @@ from tests.reference.elastic.managers.batching import batching
 from tests.reference.elastic.managers.times import expected_s
 
 
-def answer(fleet, requests, instances, pruned=False):
-    batches = batching(fleet, requests, instances, pruned)
+def answer(fleet, requests, instances):
+    batches = batching(fleet, requests, instances)
     return [([r.index for r in batch.requests], batch.instances) for batch in batches]
 
 
@@ -21,7 +21,7 @@ def test_a_short_request_does_not_wait_for_a_long_one():
     """Apart: 20/16 + 6/2 = 4.25 against 13 * (1/16 + 1/2) together. The last batch comes first."""
     fleet, requests = fleet_with([(2, 2), (16, 2)], settings(2, 100))
     assert answer(fleet, requests, [0, 1]) == [([0], [1]), ([1], [0])]
-    batch = batching(fleet, requests[1:], [0], True)[0]
+    batch = batching(fleet, requests[1:], [0])[0]
     assert batch.seconds == (4 + 16) * UNIT_S
 
 
@@ -89,35 +89,14 @@ def best_of_all(fleet: Fleet, requests, instances: int) -> float:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_quadratic_form_finds_the_best_and_the_pruned_one_a_possible_answer(seed):
+def test_no_other_batches_are_better(seed):
     rng = np.random.default_rng(seed)
     instances = int(rng.integers(1, 5))
     drawn = without_structure(rng, instances)
     lengths = rng.integers(1, 2 * drawn.kv_tokens, rng.integers(1, 6))
     lengths = lengths[np.cumsum(lengths) <= instances * drawn.kv_tokens]
-    fleet, requests = fleet_with([(int(n), 1) for n in lengths], drawn)
-    if not requests:
-        return
-    found = {
-        pruned: weighted_s(
-            fleet, [(b.requests, b.instances) for b in batching(fleet, requests, fleet.instances, pruned)]
-        )
-        for pruned in (False, True)
-    }
-    assert found[False] == pytest.approx(best_of_all(fleet, requests, instances), rel=1e-12)
-    assert found[False] * (1 - 1e-12) <= found[True] < math.inf
-
-
-def test_pruning_leaves_out_what_is_best_somewhere():
-    """Otherwise the two forms would be one."""
-    gaps = []
-    for seed in range(300):
-        rng = np.random.default_rng(seed)
-        drawn = without_structure(rng, 4)
-        fleet, requests = fleet_with([(int(n), 1) for n in rng.integers(1, 10, 4)], drawn)
-        full, pruned = (
-            weighted_s(fleet, [(b.requests, b.instances) for b in batching(fleet, requests, range(4), form)])
-            for form in (False, True)
-        )
-        gaps.append(pruned / full - 1)
-    assert max(gaps) > 1e-6
+    if len(lengths):
+        fleet, requests = fleet_with([(int(n), 1) for n in lengths], drawn)
+        found = [(batch.requests, batch.instances) for batch in batching(fleet, requests, fleet.instances)]
+        best = best_of_all(fleet, requests, instances)
+        assert weighted_s(fleet, found) == pytest.approx(best, rel=1e-12)

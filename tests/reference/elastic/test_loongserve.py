@@ -7,7 +7,7 @@ from tests.reference.elastic.simulate import simulate
 
 def run(requests, fleet, **parameters):
     """Rows of `iterations`, and the results."""
-    results = simulate(fleet, workload(requests), LoongServe(**{"pruned": False} | parameters))
+    results = simulate(fleet, workload(requests), LoongServe(**parameters))
     return iterations(results), results
 
 

@@ -18,9 +18,7 @@ class Batch:
         self.seconds = expected_s(fleet, len(instances), requests)
 
 
-def batching(
-    fleet: Fleet, requests: Sequence[Request], instances: Sequence[int], pruned: bool
-) -> list[Batch]:
+def batching(fleet: Fleet, requests: Sequence[Request], instances: Sequence[int]) -> list[Batch]:
     """The batches, from the last to the first."""
     requests = sorted(requests, key=lambda r: -r.tokens)  # stable
     used = fleet.used
@@ -34,12 +32,8 @@ def batching(
     last: dict[tuple[int, int], tuple[int, int]] = {}  # of the best: size and instances of its last batch
     for i in range(1, len(requests) + 1):
         for j in range(1, len(instances) + 1):
-            most, least = i, 1
-            if pruned:
-                most = min(i, last[i, j - 1][0]) if (i, j - 1) in last else i
-                least = last[i - 1, j][1] if (i - 1, j) in last else 1
-            for b in range(1, most + 1):
-                for e in range(j, least - 1, -1):
+            for b in range(1, i + 1):
+                for e in range(j, 0, -1):
                     if (i - b, j - e) not in best or s1[i] - s1[i - b] > slots[j] - slots[j - e]:
                         continue
                     seconds = expected_sums_s(fleet, e, s1[i] - s1[i - b], s2[i] - s2[i - b])

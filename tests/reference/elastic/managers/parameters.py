@@ -15,4 +15,4 @@ class Parameters:
     master_batch: int = 128
     out_of_order: int = 1
     scale_up: bool = True
-    pruned: bool = True  # the same batches, here found by trying all
+    pruned: bool = True  # only says how fast batches are found: here all are tried
