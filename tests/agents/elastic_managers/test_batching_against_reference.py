@@ -79,7 +79,7 @@ def random_problem(seed: int) -> tuple[ElasticFleet, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("pruned", (False, True))
 @given(seed=st.integers(0, 2**63 - 1))
-@examples(200)
+@examples(120)
 def test_equal_on_random_problems(pruned: bool, seed: int) -> None:
     """Sizes and places of all batches."""
     problem = random_problem(seed)

@@ -255,7 +255,7 @@ def check(seed: int) -> ElasticResults:
 
 
 @given(seed=st.integers(0, 2**63 - 1))
-@examples(300)
+@examples(200)
 def test_equal_on_random_cases(seed: int) -> None:
     """Times of every request, and queue, pools and groups whenever the manager is called."""
     check(seed)
