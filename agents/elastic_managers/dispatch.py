@@ -19,7 +19,10 @@ from servegym.agents.elastic_managers.loongserve_state import (
     UNDECIDED,
     prefill_on,
 )
-from servegym.agents.elastic_managers.memory_test import (
+from servegym.agents.elastic_managers.workspace import MAX_REQUESTS, MAX_TOKENS, request_row
+from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.elastic.groups import prefill_tokens, tokens_out
+from servegym.envs.sim.elastic.memory_test import (
     copy_forecast,
     forecast_group,
     held_waiting,
@@ -28,9 +31,6 @@ from servegym.agents.elastic_managers.memory_test import (
     rest_waiting,
     sort_forecast,
 )
-from servegym.agents.elastic_managers.workspace import MAX_REQUESTS, MAX_TOKENS, request_row
-from servegym.costmodels.native.jit import kernel, routine
-from servegym.envs.sim.elastic.groups import prefill_tokens, tokens_out
 from servegym.envs.sim.elastic.queue import first_waiting, next_waiting
 from servegym.envs.sim.elastic.state import FINISHED_TOKENS, NOBODY, NUM_FINISHED, NUM_WAITING, FleetState
 

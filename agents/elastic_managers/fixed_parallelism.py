@@ -9,15 +9,6 @@ docs/elastic_sequence_parallelism.md."""
 import numpy as np
 
 from servegym.agents.elastic_managers.fleet_use import latest_of
-from servegym.agents.elastic_managers.memory_test import (
-    FORECAST_ROWS,
-    forecast_group,
-    held_waiting,
-    join_forecast,
-    peak_with,
-    rest_waiting,
-    sort_forecast,
-)
 from servegym.agents.elastic_managers.workspace import (
     MAX_REQUESTS,
     MAX_TOKENS,
@@ -34,6 +25,15 @@ from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.elastic.actions import UNLIMITED, add_member, decode, merge, pause, prefill, reject
 from servegym.envs.sim.elastic.groups import free_tokens, prefill_tokens
 from servegym.envs.sim.elastic.manager import Manager, compiled_manage
+from servegym.envs.sim.elastic.memory_test import (
+    FORECAST_ROWS,
+    forecast_group,
+    held_waiting,
+    join_forecast,
+    peak_with,
+    rest_waiting,
+    sort_forecast,
+)
 from servegym.envs.sim.elastic.state import NEXT_ARRIVAL, NOBODY, REJECTED, FleetState
 
 _DEGREE = MAX_WAIT + 1

@@ -6,7 +6,6 @@ from servegym.agents.elastic_managers.batching import (
     reals_for_batching,
 )
 from servegym.agents.elastic_managers.batching_table import seconds_on
-from servegym.agents.elastic_managers.memory_test import FORECAST_ROWS
 from servegym.agents.elastic_managers.workspace import (
     MAX_WAIT,
     NUM_GROUP_ROWS,
@@ -16,6 +15,7 @@ from servegym.agents.elastic_managers.workspace import (
 )
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.elastic.groups import is_at_rest
+from servegym.envs.sim.elastic.memory_test import FORECAST_ROWS
 from servegym.envs.sim.elastic.state import FleetState
 
 (

@@ -39,21 +39,21 @@ from servegym.agents.elastic_managers.loongserve_state import (
     prefill_on,
     work_at,
 )
-from servegym.agents.elastic_managers.memory_test import (
+from servegym.agents.elastic_managers.scaling_plan import decode_planned, has_room, plan_scaling
+from servegym.agents.elastic_managers.workspace import MAX_REQUESTS, MAX_TOKENS, group_row, request_row
+from servegym.costmodels.elastic.cost import migration_seconds
+from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.elastic.actions import UNLIMITED, decode, merge, migrate, prefill
+from servegym.envs.sim.elastic.groups import free_tokens, prefill_tokens, tokens_out
+from servegym.envs.sim.elastic.memory_test import (
     held_waiting,
     join_forecast,
     peak_with,
     rest_waiting,
     sort_forecast,
 )
-from servegym.agents.elastic_managers.scaling_plan import decode_planned, has_room, plan_scaling
-from servegym.agents.elastic_managers.sorting import sort_falling
-from servegym.agents.elastic_managers.workspace import MAX_REQUESTS, MAX_TOKENS, group_row, request_row
-from servegym.costmodels.elastic.cost import migration_seconds
-from servegym.costmodels.native.jit import kernel, routine
-from servegym.envs.sim.elastic.actions import UNLIMITED, decode, merge, migrate, prefill
-from servegym.envs.sim.elastic.groups import free_tokens, prefill_tokens, tokens_out
 from servegym.envs.sim.elastic.queue import first_waiting, next_waiting
+from servegym.envs.sim.elastic.sorting import sort_falling
 from servegym.envs.sim.elastic.state import NOBODY, NUM_WAITING, FleetState
 
 

@@ -239,7 +239,7 @@ def _begin_plan(state: FleetState) -> None:
     find_window(state)
     requests = state.integers[of_window(state, state.integers[PLAN_ORDER]) :]
     size = fitting(state, requests, largest_batch(state, requests, degree, slots, crosses))
-    instances, at = state.integers[of_scratch(state, 0) :], 0
+    instances, at = state.integers[of_scratch(state) :], 0
     for instance in range(state.num_instances):
         reserved = of_instance(state, RESERVED, instance)
         if state.integers[reserved]:

@@ -1,6 +1,7 @@
 """What the asking manager remembers, and where in `state.integers` and `state.memory` that stands."""
 
 from servegym.costmodels.native.jit import kernel
+from servegym.envs.sim.elastic.memory_test import FORECAST_ROWS
 from servegym.envs.sim.elastic.setup import GROUPS_PER_INSTANCE
 from servegym.envs.sim.elastic.state import FleetState
 
@@ -62,9 +63,9 @@ def of_window(state: FleetState, order: int) -> int:
 
 
 @kernel
-def of_scratch(state: FleetState, part: int) -> int:
-    """Where room for L + WINDOW numbers begins in `state.integers`; there are two such parts."""
-    return of_window(state, 2) + part * (state.max_group + WINDOW)
+def of_scratch(state: FleetState) -> int:
+    """Where room for a forecast of memory, or for a list of instances, begins in `state.integers`."""
+    return of_window(state, 2)
 
 
 @kernel
@@ -76,7 +77,8 @@ def of_batch(state: FleetState, order: int, degree: int, column: int) -> int:
 def integers_for(num_instances: int, max_group: int, max_requests: int) -> int:
     """Integers in all."""
     groups = GROUPS_PER_INSTANCE * num_instances
-    return _HEAD + _PER_INSTANCE * num_instances + _PER_GROUP * groups + 2 * WINDOW + 2 * (max_group + WINDOW)
+    lists = 2 * WINDOW + FORECAST_ROWS * (max_group + WINDOW + 2)
+    return _HEAD + _PER_INSTANCE * num_instances + _PER_GROUP * groups + lists
 
 
 def memory_for(num_instances: int, max_group: int, max_requests: int) -> int:

@@ -36,7 +36,14 @@ from servegym.envs.elastic_sequence_parallel.memory import (
     of_window,
 )
 from servegym.envs.sim.elastic.groups import free_tokens, members_run, prefill_tokens
-from servegym.envs.sim.elastic.peak_memory import num_fitting
+from servegym.envs.sim.elastic.memory_test import (
+    forecast_group,
+    held_waiting,
+    join_forecast,
+    peak_with,
+    rest_waiting,
+    sort_forecast,
+)
 from servegym.envs.sim.elastic.queue import first_waiting, next_waiting
 from servegym.envs.sim.elastic.state import (
     NEXT_ARRIVAL,
@@ -227,20 +234,30 @@ def largest_batch(state: FleetState, requests: np.ndarray, degree: int, slots: i
     return size
 
 
-@kernel
+@routine
 def fitting(state: FleetState, requests: np.ndarray, count: int) -> int:
-    """How many of the first `count` pass the memory test."""
-    if count == 0:
-        return 0
+    """How many of the first `count` pass the memory test with all in groups."""
     capacity = state.num_instances * state.kv_tokens
-    return num_fitting(
-        state,
-        requests,
-        count,
-        capacity,
-        state.integers[of_scratch(state, 0) :],
-        state.integers[of_scratch(state, 1) :],
-    )
+    at_end = 0  # what all would hold if each were there at its end: no more, and there is nothing to test
+    for group in range(state.size.size):
+        for at in range(state.size[group]):
+            request = state.requests[group, at]
+            at_end += state.prompt[request] + state.output[request]
+    for at in range(count):
+        at_end += state.prompt[requests[at]] + state.output[requests[at]]
+    if count == 0 or at_end <= capacity:
+        return count
+    forecast = state.integers[of_scratch(state) :]
+    forecast[0] = 0
+    for group in range(state.size.size):
+        forecast_group(state, forecast, group)
+    sort_forecast(forecast)
+    for at in range(count):
+        held, rest = held_waiting(state, requests[at]), rest_waiting(state, requests[at])
+        if peak_with(forecast, held, rest) > capacity:
+            return at
+        join_forecast(forecast, held, rest)
+    return count
 
 
 @kernel

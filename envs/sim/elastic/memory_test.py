@@ -6,9 +6,9 @@ one O(n)."""
 
 import numpy as np
 
-from servegym.agents.elastic_managers.sorting import sort_falling
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.elastic.groups import tokens_out
+from servegym.envs.sim.elastic.sorting import sort_falling
 from servegym.envs.sim.elastic.state import FleetState
 
 (
