@@ -95,6 +95,7 @@ bench: $(INSTALLED)
 	$(BIN)/servegym bench stream
 	$(BIN)/servegym bench policies
 	$(BIN)/servegym bench batch
+	$(BIN)/servegym bench elastic
 	$(BIN)/servegym bench peers
 
 # Compiled code is invisible to coverage, so all tests are run in plain Python that are not too slow for that.

@@ -19,6 +19,7 @@ from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
 from servegym.experiments.benchmarks.batch_serving import measure_batch
+from servegym.experiments.benchmarks.elastic import measure_elastic
 from servegym.experiments.benchmarks.engines import measure_engines
 from servegym.experiments.benchmarks.environments import (
     batching,
@@ -59,6 +60,7 @@ COUNTS = (
     "peer_requests",
     "policy_requests",
     "batch_requests",
+    "elastic_requests",
 )
 """Keys whose values must be at least 1."""
 
@@ -82,6 +84,7 @@ class BenchConfig:
     peer_replicas: list[int] = MISSING
     policy_requests: int = MISSING
     batch_requests: int = MISSING
+    elastic_requests: int = MISSING
     first_call: bool = True
 
     def __post_init__(self) -> None:
@@ -209,6 +212,18 @@ def _show_batch(answer: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def _show_elastic(answer: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"{answer['requests']:,} requests of {answer['scenario']} at {answer['rate_rps']:g} requests/s under "
+        f"LoongServe's manager in {answer['seconds']:.1f} s of processor time, "
+        f"{answer['requests_per_s']:,.0f} requests/s"
+    )
+    console.print(
+        f"A decision with {answer['waiting']:,} requests waiting and {answer['instances']} idle instances: "
+        f"{answer['decision_ms']:.2f} ms"
+    )
+
+
 def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     """Requests per second by number of replicas, at the same load for each replica."""
     round_robin = {
@@ -312,6 +327,14 @@ def bench_batch(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     }
 
 
+def bench_elastic(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
+    """Requests per second of an elastic fleet under LoongServe's manager, in a scenario of its own."""
+    return {
+        **measure_elastic(settings.elastic_requests, settings.passes),
+        "workload_source": "poisson arrivals",
+    }
+
+
 BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {
     "simulator": bench_simulator,
     "env": bench_env,
@@ -319,6 +342,7 @@ BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {
     "peers": bench_peers,
     "policies": bench_policies,
     "batch": bench_batch,
+    "elastic": bench_elastic,
 }
 """What can be measured."""
 
@@ -329,6 +353,7 @@ TABLES: dict[str, Callable[[dict[str, Any], Console], None]] = {
     "peers": _show_peers,
     "policies": _show_policies,
     "batch": _show_batch,
+    "elastic": _show_elastic,
 }
 """How it is shown."""
 

@@ -126,13 +126,15 @@ def usage() -> str:
 
 def _complete(words: list[str]) -> int:
     """Shell completion, which is Hydra's once the command is known. Shells pass the line in COMP_LINE."""
-    from servegym.experiments.hydra_app import run_hydra_command
+    from servegym.experiments.hydra_app import policies_for, run_hydra_command
 
     if not any(word.startswith("query=") for word in words):
         return run_hydra_command("simulate", words, as_json=False)  # install or uninstall: the same for all
     program, *typed = os.environ.get("COMP_LINE", "").split(" ")
     if len(typed) < 2:
         print(" ".join(name for name in COMMANDS if name.startswith("".join(typed))))
+    elif typed[-1].startswith("policy=") and (known := policies_for(typed[0], typed[1:])):
+        print(" ".join(f"policy={name}" for name in known if f"policy={name}".startswith(typed[-1])))
     elif typed[0] in COMMANDS and typed[0] != "list":
         os.environ["COMP_LINE"] = " ".join([program, *typed[1:]])
         return run_hydra_command(typed[0], words, as_json=False)

@@ -30,7 +30,7 @@ NOISE = (
 )
 """Starts of lines that help nobody at the console."""
 
-KEYS = {"batch_scheduler": "policy"}
+KEYS = {"batch_scheduler": "policy", "elastic_manager": "policy", "elastic_system": "policy"}
 """Groups whose choice is made by another key."""
 
 GROUPS = ("scenario", "agent", "router")

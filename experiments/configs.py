@@ -1,6 +1,9 @@
 """From a composed configuration to the objects a command works with, or to one line about what is wrong."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -15,10 +18,13 @@ from servegym.agents.batch_schedulers import (
     make_autoscaler,
     make_batch_scheduler,
 )
+from servegym.agents.elastic_managers import MANAGERS
+from servegym.agents.elastic_systems import RIVALS, ElasticSystem, ServedRequests, make_elastic_system
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_rebalancer, make_router
 from servegym.agents.schedulers import SCHEDULERS, make_scheduler
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario import BatchScenario
+from servegym.envs.elastic_scenario import ElasticScenario
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.batch.autoscaler import Autoscaler
@@ -26,6 +32,7 @@ from servegym.envs.sim.batch.scheduler import BatchScheduler
 from servegym.envs.sim.llm.cluster.plan import Migration
 from servegym.envs.sim.llm.ranking import Ranking
 from servegym.envs.sim.llm.router import Router
+from servegym.envs.workloads import Workload
 from servegym.experiments.config_errors import explain, no_value
 
 Schema = TypeVar("Schema")
@@ -133,6 +140,30 @@ def build_batch_scheduler(parameters: dict[str, object]) -> BatchScheduler:
         return make_batch_scheduler(name, **rest)
     except InputError as error:
         raise InputError(str(error).replace("batch_scheduler.", "policy.", 1)) from None
+
+
+def build_elastic_system(parameters: dict[str, object]) -> ElasticSystem:
+    """The system that serves an elastic scenario from its YAML, as a router; its keys begin with `policy`."""
+    rest = dict(parameters)
+    name = str(rest.pop("name"))
+    _check_types("policy", get_type_hints({**MANAGERS, **RIVALS}.get(name, make_elastic_system)), rest)
+    with _of_policy():
+        system = make_elastic_system(name, **rest)
+
+    def serve(scenario: ElasticScenario, workload: Workload) -> ServedRequests:
+        with _of_policy():
+            return system.serve(scenario, workload)
+
+    return replace(system, serve=serve)
+
+
+@contextmanager
+def _of_policy() -> Iterator[None]:
+    """What a parameter of an elastic system is refused for, by the key of the commands."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"^elastic_(system|manager)\b", "policy", str(error))) from None
 
 
 FROM_BATCH_SCENARIO: dict[str, Callable[[BatchScenario], object]] = {

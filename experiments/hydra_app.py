@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario.config import BatchScenarioConfig
+from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.scenario.compose import CONFIG_MODULE, list_group, register_scenario_schema, scenario_kind
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.config_errors import explain
@@ -30,11 +31,20 @@ from servegym.experiments.config_errors import explain
 SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "validate": "what"}
 """Commands that name what they are about in a word of its own, and its key."""
 
-OF_KIND: dict[tuple[str, type], str] = {("simulate", BatchScenarioConfig): "simulate_batches"}
+OF_KIND: dict[tuple[str, type], str] = {
+    ("simulate", BatchScenarioConfig): "simulate_batches",
+    ("simulate", ElasticScenarioConfig): "simulate_elastic",
+    ("goodput", ElasticScenarioConfig): "goodput_elastic",
+}
 """Files of commands that do something else with a scenario of this kind."""
 
-BATCH_SCHEDULERS_ONLY = {"goodput": False, "simulate_batches": True}
-"""Commands whose `policy` may be a batch scheduler, and whether it has to be one."""
+POLICY_GROUPS = {
+    "goodput": ("batch_scheduler", False),
+    "simulate_batches": ("batch_scheduler", True),
+    "simulate_elastic": ("elastic_system", True),
+    "goodput_elastic": ("elastic_system", True),
+}
+"""Commands whose `policy` may be a file of a group, and whether it has to be one."""
 
 
 def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
@@ -97,17 +107,23 @@ def _as_overrides(name: str, words: list[str]) -> list[str]:
     if name == "replay" and "--perfetto" in words[:-1]:
         at = words.index("--perfetto")
         words = [*words[:at], f"perfetto={words[at + 1]}", *words[at + 2 :]]
-    if name in BATCH_SCHEDULERS_ONLY:
-        words = [_as_batch_scheduler(word, BATCH_SCHEDULERS_ONLY[name]) for word in words]
+    if name in POLICY_GROUPS:
+        words = [_as_choice(word, *POLICY_GROUPS[name]) for word in words]
     return words
 
 
-def _as_batch_scheduler(word: str, always: bool) -> str:
+def policies_for(name: str, words: list[str]) -> list[str]:
+    """What `policy` may be in command `name` on the scenario among its words, as far as a group has them."""
+    command = OF_KIND.get((name, _kind(words)), name)
+    return list_group(POLICY_GROUPS[command][0]) if command in POLICY_GROUPS else []
+
+
+def _as_choice(word: str, group: str, always: bool) -> str:
     """`policy=symphony` chooses that file of its group, so that `policy.condition=eager` can change it."""
     key, _, choice = word.partition("=")
-    known = list_group("batch_scheduler")
+    known = list_group(group)
     is_one = always or all(name in known for name in choice.split(","))
-    return f"batch_scheduler@{word}" if key == "policy" and is_one else word
+    return f"{group}@{word}" if key == "policy" and is_one else word
 
 
 def to_json(answer: Any) -> str:

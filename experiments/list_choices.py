@@ -9,6 +9,8 @@ from rich.console import Console
 
 import servegym.envs  # noqa: F401  (registers the environments)
 from servegym.agents.batch_schedulers import AUTOSCALERS, BATCH_SCHEDULERS
+from servegym.agents.elastic_managers import MANAGERS
+from servegym.agents.elastic_systems import RIVALS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.specs import GPUS, MODELS
@@ -22,6 +24,7 @@ USE = {
     "schedulers": "scheduler=NAME scheduler.PARAMETER=VALUE",
     "batch schedulers": "policy=NAME policy.PARAMETER=VALUE",
     "autoscalers": "autoscaler=NAME autoscaler.PARAMETER=VALUE",
+    "elastic systems": "policy=NAME policy.PARAMETER=VALUE",
     "rebalancers": "rebalancer=NAME rebalancer.PARAMETER=VALUE",
     "agents": "agent=NAME",
     "workloads": "workload@scenario.workload=NAME",
@@ -62,6 +65,7 @@ def choices() -> dict[str, Any]:
         "schedulers": {name: _defaults(make) for name, make in SCHEDULERS.items()},
         "batch schedulers": {name: _defaults(make) for name, make in BATCH_SCHEDULERS.items()},
         "autoscalers": {name: _defaults(make) for name, make in AUTOSCALERS.items()},
+        "elastic systems": {name: _defaults(make) for name, make in {**MANAGERS, **RIVALS}.items()},
         "rebalancers": {name: _defaults(make) for name, make in REBALANCERS.items()},
         "agents": list_group("agent"),
         "workloads": list_group("workload"),

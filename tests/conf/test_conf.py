@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from servegym.agents.batch_schedulers import AUTOSCALERS, BATCH_SCHEDULERS
+from servegym.agents.elastic_managers import MANAGERS
+from servegym.agents.elastic_systems import RIVALS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_router
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import family_of
@@ -88,7 +90,7 @@ def play(*overrides: str, scenario: str = "generated_8xh100") -> RoutingEnv:
 
 def test_no_file_is_left_out() -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    policies = {"router", "scheduler", "rebalancer", "batch_scheduler", "autoscaler"}
+    policies = {"router", "scheduler", "rebalancer", "batch_scheduler", "autoscaler", "elastic_system"}
     assert groups == {"scenario", "agent", *policies, *PARTS}
     assert list_group("rebalancer") == list(REBALANCERS)  # run by tests/experiments/test_rebalancer.py
     # The commands' own files are run by the tests of the commands.
@@ -157,7 +159,12 @@ def test_scheduler(capsys: pytest.CaptureFixture[str], folder: Path, name: str) 
 
 @pytest.mark.parametrize(
     "group, makers",
-    [("scheduler", SCHEDULERS), ("batch_scheduler", BATCH_SCHEDULERS), ("autoscaler", AUTOSCALERS)],
+    [
+        ("scheduler", SCHEDULERS),
+        ("batch_scheduler", BATCH_SCHEDULERS),
+        ("autoscaler", AUTOSCALERS),
+        ("elastic_system", {**MANAGERS, **RIVALS}),
+    ],
 )
 def test_there_is_a_file_for_every_scheduler(group: str, makers: dict[str, Callable[..., Any]]) -> None:
     """With the defaults of the code, but for what refers to the scenario."""
@@ -179,6 +186,15 @@ def test_batch_scheduler(capsys: pytest.CaptureFixture[str], folder: Path, name:
     answer = answer_of(capsys, "goodput", *words, f"policy={name}", "bad_share=0.2")
     assert answer["policy"] == yaml_of("batch_scheduler", name)
     assert answer["goodput_rps"] > 200
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", list_group("elastic_system"))
+def test_elastic_system(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> None:
+    words = ("scenario=sharegpt_8a800", "scenario.workload.requests=40", f"policy={name}")
+    answer = answer_of(capsys, "simulate", *words)
+    assert answer["policy"].keys() == yaml_of("elastic_system", name).keys()
+    assert answer["metrics"]["num_finished"] == 40
 
 
 @pytest.mark.parametrize("name", list_group("agent"))

@@ -10,6 +10,8 @@ from servegym.experiments.cli import main
 
 FEW_REQUESTS = ("scenario.workload.test_s=20", "scenario.episode.requests=32")  # about 100 test requests
 
+FEW_LONG_REQUESTS = ("scenario.workload.requests=40", "scenario.episode.requests=20")
+
 SMALL_SCENARIO = (
     "scenario=generated_8xh100",
     "scenario.fleet.replicas=2",
@@ -57,6 +59,7 @@ SHORT_BENCH = (
     "first_call=false",
     "policy_requests=100",
     "batch_requests=50",
+    "elastic_requests=50",
 )
 
 

@@ -78,6 +78,16 @@ def test_schedulers_of_batches_are_measured_at_two_scales(
 
 
 @pytest.mark.compiled
+def test_elastic_fleets_are_measured(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    answer = answer_of(capsys, "bench", "elastic", *SHORT_BENCH)
+    assert answer["requests"] == answer["finished"] == 50
+    assert answer["requests_per_s"] == pytest.approx(50 / answer["seconds"])
+    assert answer["decision_ms"] > 0
+    show(answer)
+    assert "1,000 requests waiting and 16 idle instances" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.compiled
 def test_table_names_what_was_measured(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert main(["bench", "env", *SHORT_BENCH, *FEW_REQUESTS]) == 0
     assert "servegym/Routing-v0" in capsys.readouterr().out

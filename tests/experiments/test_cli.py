@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from servegym.agents.batch_schedulers import BATCH_SCHEDULERS
+from servegym.agents.elastic_systems import SYSTEMS
 from servegym.agents.heuristics import ROUTERS
 from servegym.envs.scenario import Scenario, load_scenario
 from servegym.experiments import simulate
@@ -43,6 +44,7 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     assert set(names["routers"]) == set(ROUTERS)
     assert names["routers"]["power_of_two"] == {"d": 2}
     assert set(names["batch schedulers"]) == set(BATCH_SCHEDULERS)
+    assert set(names["elastic systems"]) == set(SYSTEMS)
     assert "resnet50_8gpu" in names["scenarios of batch serving"]
     assert set(names["agents"]) == {"ppo_gnn", "ppo_gpu_scorer", "ppo_mlp", "ppo_queue"}
     assert "servegym/Routing-v0" in names["environments"]
@@ -86,6 +88,8 @@ def test_configuration_is_shown_without_running(capsys: pytest.CaptureFixture[st
             "servegym train agent=ppo_",
             {f"agent=ppo_{name}" for name in ("gnn", "gpu_scorer", "mlp", "queue")},
         ),
+        ("servegym simulate scenario=sharegpt_8a800 policy=v", {"policy=vllm"}),
+        ("servegym goodput scenario=resnet50_8gpu policy=s", {"policy=shepherd", "policy=symphony"}),
     ],
 )
 def test_completion(

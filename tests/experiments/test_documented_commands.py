@@ -9,10 +9,11 @@ import pytest
 
 from servegym.envs.batch_scenario.config import BatchScenarioConfig
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
+from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.scenario.compose import scenario_kind
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.cli import COMMANDS, main
-from tests.experiments.commands import FEW_REQUESTS, SHORT_BENCH, SHORT_TRAINING
+from tests.experiments.commands import FEW_LONG_REQUESTS, FEW_REQUESTS, SHORT_BENCH, SHORT_TRAINING
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_DATA = Path(os.environ.get("SERVEGYM_DATA") or ROOT.parent / "shared/data")
@@ -28,11 +29,12 @@ SMALL_PROFILE = (
     "timing={warmups:0,repeats:1,calls:1}",
 )
 
-REDUCTIONS = {
+REDUCTIONS: dict[str | tuple[str, type], tuple[str, ...]] = {
     "train": SHORT_TRAINING,
     "bench": (*SHORT_BENCH, *FEW_REQUESTS),
     "evaluate": ("seeds=3",),
     "goodput": ("seeds=1", "requests=300", "scenario.workload.test_s=400"),
+    ("goodput", ElasticScenarioConfig): ("seeds=1", "requests=40"),
     "place": (
         "seeds=1",
         "gpus=2",
@@ -45,11 +47,12 @@ REDUCTIONS = {
     "calibrate": ("model=batch",),  # a CPU has no roofline
     "validate": ("device=a100_sxm", "software=vllm", "folds=2"),
 }
-"""What is added to a documented command."""
+"""What is added to a documented command, or to one on a scenario of a kind."""
 
 FEWER_REQUESTS: dict[type | None, tuple[str, ...]] = {
     ScenarioConfig: FEW_REQUESTS,
     BatchScenarioConfig: FEW_REQUESTS,
+    ElasticScenarioConfig: FEW_LONG_REQUESTS,
     DynamicBatchingConfig: ("scenario.requests=64",),
 }
 """What is added to a command on a scenario of a kind."""
@@ -79,7 +82,8 @@ def reduced(words: list[str]) -> list[str]:
         return [*words, "claims=[intelligent_router]"]  # the cheapest, and without data
     scenario = next((word.partition("=")[2] for word in words if word.startswith("scenario=")), None)
     schema = None if scenario is None else scenario_kind(scenario)[0]
-    return [*words, *FEWER_REQUESTS.get(schema, ()), *REDUCTIONS.get(words[0], ())]
+    smaller = REDUCTIONS.get((words[0], schema or ScenarioConfig), REDUCTIONS.get(words[0], ()))
+    return [*words, *FEWER_REQUESTS.get(schema, ()), *smaller]
 
 
 def documented(path: Path) -> list[list[str]]:
@@ -122,7 +126,7 @@ def test_examples_of_the_usage(folder: Path) -> None:
 
 def test_demo_and_bench_are_found_in_the_makefile() -> None:
     found = documented(ROOT / "Makefile")
-    assert [words[0] for words in found] == ["train", "evaluate", "export"] + 6 * ["bench"]
+    assert [words[0] for words in found] == ["train", "evaluate", "export"] + 7 * ["bench"]
 
 
 def test_commands_are_found_in_markdown() -> None:
