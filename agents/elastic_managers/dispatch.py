@@ -63,6 +63,7 @@ def dispatch(state: FleetState) -> int:
     num_undecided, more_tokens, more_squares, gain = 0, 0, 0, 0.0
     num_taken, taken_tokens = 0, 0
     is_open, is_last, is_ahead, has_passed = True, False, False, False
+    too_long = 2**62  # once none joins the undecided: a length from which on none is admitted
     request = first_waiting(state)
     while request != NOBODY and running + num_admitted + num_taken < limit:
         length = prefill_tokens(state, request)
@@ -70,7 +71,8 @@ def dispatch(state: FleetState) -> int:
         new_tokens, new_squares = tokens + length, squares + length * length
         joins, waits = False, False
         if (
-            new_tokens + taken_tokens <= room
+            length < too_long
+            and new_tokens + taken_tokens <= room
             and (new_tokens <= max_tokens or num_admitted == 0)
             and (scale_up or new_tokens <= empty_room)
             and peak_with(forecast, held, rest) <= capacity
@@ -115,6 +117,12 @@ def dispatch(state: FleetState) -> int:
                 copy_forecast(forecast_of_all, forecast)
         elif may_skip and not is_last:
             has_passed = True
+            if not is_open and length < too_long:
+                is_too_long = new_tokens + taken_tokens > room or (
+                    num_admitted > 0 and new_tokens > max_tokens
+                )
+                if is_too_long or _takes_too_long(state, could_idle, new_tokens, new_squares, slack_s):
+                    too_long = length
         else:
             break
         request = next_waiting(state, request)
@@ -124,6 +132,25 @@ def dispatch(state: FleetState) -> int:
     if num_admitted > 0:
         state.integers[SKIPS] = state.integers[SKIPS] + 1 if is_ahead else 0
     return num_admitted
+
+
+@kernel
+def _takes_too_long(state: FleetState, could_idle: int, tokens: int, squares: int, slack_s: float) -> bool:
+    """Whether a prefill of so many tokens or more, alone or not, is too slow without the running groups.
+
+    By more than rounding, and where that grows with the tokens.
+    """
+    if tokens > could_idle * state.kv_tokens:
+        return True
+    few = state.cost.prefill_s[1 if could_idle > state.instances_per_node else 0, could_idle]
+    every = state.cost.prefill_s[
+        1 if state.num_instances > state.instances_per_node else 0, state.num_instances
+    ]
+    if few[1] < every[1] or few[2] < every[2]:
+        return False
+    seconds = prefill_on(state, could_idle, tokens, squares)
+    lost_s = seconds - prefill_on(state, state.num_instances, tokens, squares)
+    return bool(lost_s > slack_s + 1e-9 * seconds)
 
 
 @kernel
