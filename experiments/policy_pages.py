@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from servegym.agents.batch_schedulers import AUTOSCALERS, BATCH_SCHEDULERS
+from servegym.agents.elastic_managers import MANAGERS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.parameters import allowed_of
 from servegym.agents.published import publication_of
@@ -28,6 +29,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "scheduler": SCHEDULERS,
     "batch_scheduler": BATCH_SCHEDULERS,
     "autoscaler": AUTOSCALERS,
+    "elastic_manager": MANAGERS,
 }
 """What makes each policy, by family and by name."""
 

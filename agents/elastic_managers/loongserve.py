@@ -5,7 +5,9 @@ Parallelism" (SOSP 2024), as `router/manager.py` of their artifact has it. Group
 dispatch (`dispatch.py`) admits waiting requests; these are prefilled in a macro iteration
 (`macro_iteration.py`), in batches that a dynamic program finds (`batching.py`), on instances that were free
 or that groups give up. A scaling plan (`scaling_plan.py`) gives every group that decodes room and masters.
-Rules: docs/elastic_sequence_parallelism.md."""
+Rules, and what
+their code does differently: docs/elastic_sequence_parallelism.md. Above all, batches here are the best there
+are; the pruning of their code, as published, always leaves one."""
 
 import numpy as np
 
