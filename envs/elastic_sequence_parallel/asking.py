@@ -174,14 +174,12 @@ def _prefill_is_due(state: FleetState, forced: bool) -> bool:
         return False
     find_instances(state)
     news = forced or state.counters[NEXT_ARRIVAL] > state.integers[SEEN]
-    for instance in range(state.num_instances):
-        state.integers[of_instance(state, KNOWN, instance)] *= 2
     for at in range(state.integers[NUM_HAD]):
         known = of_instance(state, KNOWN, state.integers[of_instance(state, HAD, at)])
         news = news or state.integers[known] == 0
-        state.integers[known] = 1
-    for instance in range(state.num_instances):
-        state.integers[of_instance(state, KNOWN, instance)] %= 2
+        state.integers[known] = 2
+    for instance in range(state.num_instances):  # 2 to 1: it can be had now; 1 to 0: no more
+        state.integers[of_instance(state, KNOWN, instance)] //= 2
     if not news or state.integers[NUM_HAD] == 0:
         return False
     find_window(state)

@@ -87,12 +87,13 @@ def find_owners(state: FleetState) -> None:
 
 @kernel
 def is_idle(state: FleetState, instance: int) -> bool:
-    """Whether, by OWNER, nobody goes on with an instance, and it is not reserved."""
-    return (
+    """Whether nobody goes on with an instance (OWNER), and it is not reserved."""
+    is_free: bool = (
         state.runs_for[instance] == NOBODY
         and state.integers[of_instance(state, OWNER, instance)] == 0
         and state.integers[of_instance(state, RESERVED, instance)] == 0
     )
+    return is_free
 
 
 @kernel
