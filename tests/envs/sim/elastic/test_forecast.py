@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from servegym.agents.elastic_managers.memory_test import (
+from servegym.costmodels.native.jit import jit
+from servegym.envs.sim.elastic.memory_test import (
     FORECAST_ROWS,
     copy_forecast,
     join_forecast,
     peak_with,
     sort_forecast,
 )
-from servegym.costmodels.native.jit import jit
 
 
 @jit
