@@ -65,7 +65,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     else:
         if settings.agent.imitate_steps > 0:
             assert family.teacher is not None and isinstance(fresh, MaskablePPO)  # checked by PPOConfig
-            imitate(fresh, family.teacher(), settings.agent.imitate_steps)
+            imitate(fresh, family.teacher(), settings.agent.imitate_steps, family.imitated)
         model = learn(fresh, settings.total_steps, run_dir, curve, settings.checkpoint_steps)
     _finish(run_dir, model, time.monotonic() - started)
     return _answer(settings, "resumed" if resumed else "trained")

@@ -1,6 +1,7 @@
 """Rewards counted against their average, for problems without end whose decisions take unequal time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -12,13 +13,14 @@ MEMORY = 0.999
 class CentredRewards(VecNormalize):
     """Adds to each reward what the work done by its action costs on average, then normalises as its base.
 
-    work: of actions (K,), how much each does of a total that is the same for every policy: requests served.
+    work: of an observation and actions (K,), how much each does of a total that is the same for every policy:
+    requests served.
     So the sum over an episode changes by the same for all policies, while the discounted one no longer
     favours who puts work off: the discount is by decisions, and a decision to wait is over sooner. It is
     reward centring (Naik et al., "Reward Centering", arXiv 2405.09999), by work in place of time.
     """
 
-    def __init__(self, vec_env: VecEnv, work: Callable[[np.ndarray], np.ndarray], gamma: float) -> None:
+    def __init__(self, vec_env: VecEnv, work: Callable[[Any, np.ndarray], np.ndarray], gamma: float) -> None:
         super().__init__(vec_env, norm_obs=False, clip_reward=10.0, gamma=gamma)
         self.work = work
         self.mean_reward = 0.0  # of a unit of work
@@ -27,7 +29,7 @@ class CentredRewards(VecNormalize):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Keeps what the actions do."""
-        self._done = self.work(actions)
+        self._done = self.work(self.old_obs, actions)
         super().step_async(actions)
 
     def _update_reward(self, reward: np.ndarray) -> None:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from servegym.agents.deferred_batching import Frontrun
+from servegym.agents.elastic_sequence_parallel import GainAndLoss
+from servegym.agents.learners.imitation import Imitated
 from servegym.agents.policy import Policy
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario import BatchScenario
@@ -15,6 +17,10 @@ from servegym.envs.deferred_batching.vector import DeferredBatchingVectorEnv
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.envs.dynamic_batching.vector import DynamicBatchingVectorEnv
+from servegym.envs.elastic_scenario import ElasticScenario
+from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
+from servegym.envs.elastic_sequence_parallel.observation import CHOICE, Observation, num_actions
+from servegym.envs.elastic_sequence_parallel.vector import ElasticSequenceParallelVectorEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
@@ -55,9 +61,11 @@ class Family:
     """Of an episode, in the training curve."""
     shown: Shown
     teacher: Callable[[], Policy] | None = None
-    """A published rule that a network can learn to imitate first."""
-    work: Callable[[np.ndarray], np.ndarray] | None = None
-    """Requests served by actions, where episodes are pieces of a process without end (centring.py)."""
+    """A rule that a network can learn to imitate first."""
+    imitated: Imitated = "waits"
+    """What of it: when it waits, or all that it does."""
+    work: Callable[[Any, np.ndarray], np.ndarray] | None = None
+    """Requests served, from what is observed and done, where decisions take unequal time (centring.py)."""
     exportable: bool = False
     """Whether a trained network can be handed to a serving system."""
 
@@ -66,9 +74,15 @@ def _of_traffic(scenario: Scenario) -> dict[str, Any]:
     return {"workload_source": scenario.traffic.source, "held_out": scenario.traffic.held_out}
 
 
-def batch_sizes(actions: np.ndarray) -> np.ndarray:
+def batch_sizes(observation: Any, actions: np.ndarray) -> np.ndarray:
     """Requests served by actions of DynamicBatching-v0: they are the sizes of the batches."""
     return actions.astype(np.float64)
+
+
+def prefilled(observation: Observation, actions: np.ndarray) -> np.ndarray:
+    """Requests that are prefilled by actions of ElasticSequenceParallel-v0."""
+    requests = observation["choices"][np.arange(len(actions)), actions, CHOICE["requests"]]
+    return np.where(observation["globals"][:, 0] > 0, requests, 0.0)
 
 
 FAMILIES = (
@@ -110,6 +124,21 @@ FAMILIES = (
         metrics=("bad_share", "good_rps", "utilisation", "mean_batch"),
         shown=Shown("bad_share", "bad requests", 1e2, "%"),
         teacher=Frontrun,
+    ),
+    Family(
+        environment="servegym/ElasticSequenceParallel-v0",
+        schema=ElasticScenarioConfig,
+        scenario=ElasticScenario,
+        source=lambda scenario: {"workload_source": scenario.traffic.source, "held_out": None},
+        vector=ElasticSequenceParallelVectorEnv,
+        networks=("choice_scorer",),
+        num_actions=lambda config: num_actions(int(config.fleet.instances)),
+        masked=True,
+        metrics=("cost", "attainment", "mean_total_s", "mean_input_s", "mean_output_s"),
+        shown=Shown("cost", "mean cost of a request", 1.0, ""),
+        teacher=GainAndLoss,
+        imitated="all",
+        work=prefilled,
     ),
 )
 """All of them; no two have a network in common."""

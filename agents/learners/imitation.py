@@ -1,6 +1,6 @@
-"""A warm start: the network first learns from a published rule when to wait."""
+"""A warm start: the network first learns from a rule when to wait, or all that it does."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,14 +9,17 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from servegym.agents.policy import Policy
 
+Imitated = Literal["waits", "all"]
+"""What is learnt of a rule."""
 
-def imitate(model: MaskablePPO, teacher: Policy, num_decisions: int) -> None:
+
+def imitate(model: MaskablePPO, teacher: Policy, num_decisions: int, imitated: Imitated) -> None:
     """Trains `model` on what `teacher` does in its environments in `num_decisions`, in whole rollouts.
 
     The teacher acts. After each rollout the network passes over its decisions as in an update of PPO, with
-    PPO's optimiser: values by the returns, scores by the cross entropy of whether to wait, which is action 0.
-    What else to do is left open: a network that has learnt that as well tries nothing new, and stays with
-    the rule. These decisions do not count as the model's own.
+    PPO's optimiser: values by the returns, scores by the cross entropy of the action ("all") or of whether to
+    wait, which is action 0 ("waits"). In the latter case what else to do is left open: a network that has
+    learnt that as well tries little that is new. These decisions do not count as the model's own.
     """
     env, buffer = model.get_env(), model.rollout_buffer
     policy: Any = model.policy  # typed for flat observations only
@@ -42,19 +45,21 @@ def imitate(model: MaskablePPO, teacher: Policy, num_decisions: int) -> None:
         with torch.no_grad():
             values = policy.predict_values(obs_as_tensor(observation, model.device))
         buffer.compute_returns_and_advantage(last_values=values, dones=starts)
-        _learn_from(model)
+        _learn_from(model, imitated)
 
 
-def _learn_from(model: MaskablePPO) -> None:
+def _learn_from(model: MaskablePPO, imitated: Imitated) -> None:
     """The passes of one update over the decisions in the model's buffer."""
     policy: Any = model.policy
     policy.set_training_mode(True)
     for _ in range(model.n_epochs):
         for batch in model.rollout_buffer.get(model.batch_size):
-            waits = torch.zeros(len(batch.actions), dtype=torch.long)
-            values, waiting, _ = policy.evaluate_actions(batch.observations, waits, batch.action_masks)
-            acting = torch.log1p(-waiting.exp().clamp(max=1 - 1e-6))
-            log_probs = torch.where(batch.actions.flatten() == 0, waiting, acting)
+            actions = batch.actions.flatten()
+            learnt = torch.zeros_like(actions) if imitated == "waits" else actions
+            values, log_probs, _ = policy.evaluate_actions(batch.observations, learnt, batch.action_masks)
+            if imitated == "waits":
+                acting = torch.log1p(-log_probs.exp().clamp(max=1 - 1e-6))
+                log_probs = torch.where(actions == 0, log_probs, acting)
             of_values = torch.nn.functional.mse_loss(values.flatten(), batch.returns)
             policy.optimizer.zero_grad()
             loss: torch.Tensor = model.vf_coef * of_values - log_probs.mean()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from servegym.agents.networks.action_network import ActionNetwork
+from servegym.agents.networks.choice_scorer import ChoiceScorer
 from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.gpu_scorer import GpuScorer
 from servegym.agents.networks.mlp import RouterMLP
@@ -13,6 +14,7 @@ NETWORKS: dict[str, Callable[[int, int, int], ActionNetwork]] = {
     "mlp": RouterMLP,
     "queue_mlp": QueueMLP,
     "gpu_scorer": lambda num_actions, hidden, layers: GpuScorer(hidden, layers),
+    "choice_scorer": lambda num_actions, hidden, layers: ChoiceScorer(hidden, layers),
 }
 """Each from the number of actions, the width and the number of layers."""
 

@@ -17,6 +17,10 @@ from servegym.experiments.evaluation.deferred_batching import (
     show_deferred_batching,
 )
 from servegym.experiments.evaluation.dynamic_batching import evaluate_dynamic_batching, show_dynamic_batching
+from servegym.experiments.evaluation.elastic_sequence_parallel import (
+    evaluate_elastic_sequence_parallel,
+    show_elastic_sequence_parallel,
+)
 from servegym.experiments.hydra_app import to_json
 from servegym.experiments.run_directory import CONFIG_FILE, load_run_config, load_run_policy
 
@@ -37,6 +41,9 @@ class BatchingEvaluation(NamedTuple):
 EVALUATIONS = {
     "servegym/DynamicBatching-v0": BatchingEvaluation(evaluate_dynamic_batching, show_dynamic_batching),
     "servegym/DeferredBatching-v0": BatchingEvaluation(evaluate_deferred_batching, show_deferred_batching),
+    "servegym/ElasticSequenceParallel-v0": BatchingEvaluation(
+        evaluate_elastic_sequence_parallel, show_elastic_sequence_parallel
+    ),
 }
 """By environment."""
 

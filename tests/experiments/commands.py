@@ -34,6 +34,12 @@ SMALL_SCENARIO_OF = {
         "scenario.workload.requests=200",
         "scenario.episode.requests=32",
     ),
+    "servegym/ElasticSequenceParallel-v0": (
+        "scenario=zipf_1_2_8a800",
+        "scenario.fleet.instances=2",
+        "scenario.workload.requests=60",
+        "scenario.episode.requests=16",
+    ),
 }
 """A scenario of each environment that can be learnt."""
 

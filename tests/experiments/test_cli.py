@@ -46,7 +46,7 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     assert set(names["batch schedulers"]) == set(BATCH_SCHEDULERS)
     assert set(names["elastic systems"]) == set(SYSTEMS)
     assert "resnet50_8gpu" in names["scenarios of batch serving"]
-    assert set(names["agents"]) == {"ppo_gnn", "ppo_gpu_scorer", "ppo_mlp", "ppo_queue"}
+    assert set(names["agents"]) == {"ppo_choice_scorer", "ppo_gnn", "ppo_gpu_scorer", "ppo_mlp", "ppo_queue"}
     assert "servegym/Routing-v0" in names["environments"]
     for kind in ("gpus", "models", "workloads", "fleets", "engines", "cost models", "objectives"):
         assert names[kind]
@@ -86,7 +86,7 @@ def test_configuration_is_shown_without_running(capsys: pytest.CaptureFixture[st
         ("servegym simulate router=power", {"router=power_of_two"}),
         (
             "servegym train agent=ppo_",
-            {f"agent=ppo_{name}" for name in ("gnn", "gpu_scorer", "mlp", "queue")},
+            {f"agent=ppo_{name}" for name in ("choice_scorer", "gnn", "gpu_scorer", "mlp", "queue")},
         ),
         ("servegym simulate scenario=sharegpt_8a800 policy=v", {"policy=vllm"}),
         ("servegym goodput scenario=resnet50_8gpu policy=s", {"policy=shepherd", "policy=symphony"}),
