@@ -56,9 +56,11 @@ def charge_finish(state: FleetState, request: int) -> None:
 @kernel
 def charge_rejection(state: FleetState, request: int) -> None:
     """It has waited, and leaves the system unserved."""
-    state.costs[LATE] += 1
     state.rates[WHOLE] -= 1 / (state.prompt[request] + state.output[request])
-    if math.isnan(state.first_token_s[request]):
+    first_s = state.first_token_s[request] - state.arrival_s[request]  # nan where it has none
+    if math.isnan(first_s):
         state.rates[INPUT] -= 1 / state.prompt[request]
     elif state.output[request] > 1:
         state.rates[OUTPUT] -= 1 / (state.output[request] - 1)
+    if not first_s > state.limits[request, FIRST_TOKEN_S]:  # else it has been charged before
+        state.costs[LATE] += 1

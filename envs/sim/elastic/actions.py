@@ -85,11 +85,18 @@ def prefill(
     if not _may_prefill(state, group, requests, num_requests, instances, num_instances):
         return NOBODY
     for at in range(num_instances):
-        state.member[group, instances[at]] = 1
-        state.runs_for[instances[at]] = group
+        instance = instances[at]
+        if state.runs_for[instance] != NOBODY:  # it is named twice
+            fail(state, INSTANCE_RUNS, group, NOBODY, instance)
+            return NOBODY
+        state.member[group, instance] = 1
+        state.runs_for[instance] = group
     total, squares = 0, 0
     for at in range(num_requests):
         request = requests[at]
+        if not waits(state, request):  # it is named twice
+            fail(state, NOT_WAITING, group, request, NOBODY)
+            return NOBODY
         leave_queue(state, request)
         state.requests[group, at] = request
         state.group_of[request] = group

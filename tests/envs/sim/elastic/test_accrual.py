@@ -5,7 +5,7 @@ import pytest
 
 from servegym.costmodels.native.structs import fields_of
 from servegym.envs.sim.elastic.accrual import FIRST_TOKEN_S, INPUT, LATE, OUTPUT, PER_TOKEN_S, WHOLE
-from servegym.envs.sim.elastic.actions import decode, prefill, reject
+from servegym.envs.sim.elastic.actions import decode, pause, prefill, reject
 from servegym.envs.sim.elastic.groups import is_at_rest
 from servegym.envs.sim.elastic.loop import run
 from servegym.envs.sim.elastic.manager import Manager, compiled_manage
@@ -73,3 +73,25 @@ def test_a_request_is_late_once_by_its_first_token_or_by_the_others() -> None:
         assert costs[LATE] == rejected + late.sum()
         counts.append(int(late.sum()))
     assert counts == [3, 3, 2, 2]
+
+
+@compiled_manage
+def stop_after_prefill(state):
+    """Prefills the first request, and then rejects it."""
+    if is_at_rest(state, 0):
+        pause(state, 0)
+        reject(state, 0)
+    elif waits(state, 0):
+        prefill(state, state.integers[:1], 1, state.integers[:1], 1, 0.0, False)
+
+
+@pytest.mark.parametrize("limit_s", [0.0, np.inf])
+def test_a_request_that_is_rejected_after_its_first_token_is_late_once(limit_s: float) -> None:
+    manager = Manager("stop", stop_after_prefill, integers_for=lambda *_: 1)
+    simulation = Simulation(fleet(2, 1000), manager, 1)
+    simulation.begin(workload((0.0, 100, 3)))
+    fields_of(simulation.state).limits[:, FIRST_TOKEN_S] = limit_s
+    assert run(simulation.state)
+    check(simulation)
+    assert simulation.state.costs[LATE] == 1
+    np.testing.assert_allclose(simulation.state.rates, 0.0, atol=1e-15)

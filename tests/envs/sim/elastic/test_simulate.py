@@ -232,6 +232,8 @@ def test_what_is_longer_than_the_fleet_is_rejected_on_arrival():
         (lambda state: do_prefill(state, [], [0]), "needs a request"),
         (lambda state: (do_prefill(state, [0], [0]), do_prefill(state, [1], [0])), "runs"),
         (lambda state: do_prefill(state, [2], [0]), "no room"),
+        (lambda state: do_prefill(state, [0, 1, 0], [0]), "request 0 does not wait"),
+        (lambda state: do_prefill(state, [0], [1, 1]), "runs"),
         (lambda state: do_decode(state, 0), "must be a group at rest"),
         (lambda state: _pause(state, 0), "must be a group at rest"),
         (lambda state: _reject(state, 3), "does not wait"),
