@@ -163,7 +163,9 @@ def _of_policy() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(re.sub(r"^elastic_(system|manager)\b", "policy", str(error))) from None
+        raise InputError(
+            re.sub(r"^(elastic_system|elastic_manager|engine)\b", "policy", str(error))
+        ) from None
 
 
 FROM_BATCH_SCENARIO: dict[str, Callable[[BatchScenario], object]] = {

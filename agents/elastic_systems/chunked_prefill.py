@@ -11,7 +11,7 @@ iteration, LightLLM's in every tenth; they are admitted if their prompt has room
 memory to come fits; a request that is alone is prefilled whole.
 """
 
-from servegym.agents.elastic_systems.engines import Host, gpus_per_node, kv_tokens_on, serve_on_nodes
+from servegym.agents.elastic_systems.engines import Host, kv_blocks, serve_on_nodes
 from servegym.agents.elastic_systems.system import ElasticSystem, ServedRequests
 from servegym.agents.parameters import NonNegativeFloat, NonNegativeInt, PositiveInt
 from servegym.agents.published import Evidence, published
@@ -50,7 +50,7 @@ def chunked_prefill(
         engine = Engine(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
-            num_kv_blocks=kv_tokens or kv_tokens_on(fleet, gpus_per_node(fleet)),
+            num_kv_blocks=kv_blocks(fleet, kv_tokens, 1),
             block_size=1,
             scheduler="vllm_v1",
             long_prefill_token_threshold=chunk or CHUNKS[scenario.config.workload.lengths],

@@ -8,7 +8,7 @@ not.
 Run by our engine of Sarathi-Serve, which has the same rule.
 """
 
-from servegym.agents.elastic_systems.engines import Host, gpus_per_node, kv_tokens_on, serve_on_nodes
+from servegym.agents.elastic_systems.engines import Host, kv_blocks, serve_on_nodes
 from servegym.agents.elastic_systems.system import ElasticSystem, ServedRequests
 from servegym.agents.parameters import NonNegativeFloat, NonNegativeInt, PositiveInt
 from servegym.agents.published import Evidence, published
@@ -44,7 +44,7 @@ def deepspeed_mii(
         engine = Engine(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
-            num_kv_blocks=(kv_tokens or kv_tokens_on(fleet, gpus_per_node(fleet))) // BLOCK,
+            num_kv_blocks=kv_blocks(fleet, kv_tokens, BLOCK),
             block_size=BLOCK,
             scheduler="sarathi",
         )

@@ -14,6 +14,7 @@ from servegym.agents.elastic_systems.system import ServedRequests
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.elastic.presets import load_elastic_cost
 from servegym.costmodels.elastic.single import single_instance_cost
+from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.cost import IterationCost
 from servegym.costmodels.specs import model_spec
 from servegym.envs.elastic_scenario.config import ElasticFleetConfig
@@ -46,6 +47,17 @@ def kv_tokens_on(fleet: ElasticFleetConfig, gpus: int) -> int:
     weights = model.parameter_count * model.bytes_per_parameter
     of_instance = fleet.kv_tokens * model.kv_bytes_per_token + weights
     return int((of_instance * gpus / fleet.tensor_parallel - weights) / model.kv_bytes_per_token)
+
+
+def kv_blocks(fleet: ElasticFleetConfig, kv_tokens: int, block: int = BLOCK) -> int:
+    """Blocks of a replica on all GPUs of a node: of `kv_tokens`, 0: of what `kv_tokens_on` says.
+
+    InputError where not even one block is left.
+    """
+    tokens = kv_tokens or kv_tokens_on(fleet, gpus_per_node(fleet))
+    if tokens < block:
+        raise InputError(f"elastic_system.kv_tokens = {tokens}: must be at least a block of {block}")
+    return tokens // block
 
 
 class Host(NamedTuple):

@@ -6,7 +6,7 @@ memory is that of LoongServe's instances by default, which for the artifact's TP
 artifact lets it fill 98 % of the GPUs' memory, of which profiling a batch of 600,000 tokens takes a share
 that it does not say. Several nodes are replicas behind a balancer that goes round."""
 
-from servegym.agents.elastic_systems.engines import BLOCK, Host, gpus_per_node, kv_tokens_on, serve_on_nodes
+from servegym.agents.elastic_systems.engines import BLOCK, Host, kv_blocks, serve_on_nodes
 from servegym.agents.elastic_systems.system import ElasticSystem, ServedRequests
 from servegym.agents.parameters import NonNegativeFloat, NonNegativeInt, PositiveInt
 from servegym.agents.published import Evidence, published
@@ -40,7 +40,7 @@ def vllm(
         engine = Engine(
             max_num_batched_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
-            num_kv_blocks=(kv_tokens or kv_tokens_on(fleet, gpus_per_node(fleet))) // BLOCK,
+            num_kv_blocks=kv_blocks(fleet, kv_tokens),
             block_size=BLOCK,
             scheduler="vllm_v0",
         )

@@ -38,9 +38,10 @@ def single_instance_cost(
     decode_s[0] = 0.0
     if not (decode_s >= 0).all():
         row = int(np.flatnonzero((decode_s < 0).any(axis=1))[0])
+        given = f"decode_s = {cost.decode_s}: " if cost.decode_s > 0 else ""
         raise InputError(
-            f"an iteration of {row} decodes takes less than {row} more tokens of a prefill, must be at least "
-            f"{linear_s[row]:.3g} s"
+            f"{given}an iteration of {row} decodes takes less than {row} more tokens of a prefill, must be "
+            f"at least {linear_s[row]:.3g} s"
         )
     single = IterationCost(
         overhead_s=float(engine_s),

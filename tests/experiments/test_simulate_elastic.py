@@ -70,6 +70,9 @@ def test_training_episodes_and_a_folder_by_name(capsys: pytest.CaptureFixture[st
         (("policy=fixed_parallelism", "policy.degree=3"), "degree"),
         (("policy=distserve", "scenario.fleet.instances=1"), "policy distserve: 2 GPUs on each of 1 nodes"),
         (("policy=vllm", "scenario.fleet.instances=3"), "tensor_parallel is 6, must be one of 1, 2, 4, 8"),
+        (("policy=vllm", "policy.kv_tokens=3"), "policy.kv_tokens = 3: must be at least a block of 16"),
+        (("policy=vllm", "policy.max_num_batched_tokens=9"), "policy.max_num_seqs = 1024: must be at most "),
+        (("policy=vllm", "scenario.fleet.decode_s=1e-7"), "decode_s = 1e-07: an iteration of 1 decodes"),
         (("seed=-1",), "seed = -1: must be at least 0"),
     ],
 )

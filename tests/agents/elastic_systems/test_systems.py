@@ -106,6 +106,12 @@ def test_memory_of_a_larger_replica_holds_the_weights_once() -> None:
     assert kv_tokens_on(fleet, 8) == pytest.approx(900_000, rel=0.03)  # what the artifact gives TP8
 
 
+@pytest.mark.parametrize("name", ["vllm", "deepspeed_mii"])
+def test_memory_of_less_than_a_block_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="elastic_system.kv_tokens = 3: must be at least a block of "):
+        serve(name, (0.0, 100, 2), kv_tokens=3)
+
+
 def test_unknown_systems_and_parameters_are_refused() -> None:
     with pytest.raises(InputError, match="elastic_system = orca: must be one of loongserve, "):
         make_elastic_system("orca")
