@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from servegym.agents.elastic_managers.batching_table import Problem, Table, fill_exhaustively
+from servegym.agents.elastic_managers.batching_table import Problem, Table, fill_exhaustively, fill_whole
 from servegym.agents.elastic_managers.monotone_batching import fill_what_matters
 from servegym.costmodels.elastic.cost import ElasticCost
 from servegym.costmodels.native.jit import kernel, routine
@@ -40,6 +40,7 @@ def find_batches(
     free: np.ndarray,
     num_instances: int,
     pruned: bool,
+    one_batch: bool,
     reals: np.ndarray,
     integers: np.ndarray,
     batches: np.ndarray,
@@ -47,8 +48,8 @@ def find_batches(
     """The best batches of the first of `lengths`, which fall, on instances with `free` tokens.
 
     Fills `batches`, int64 (num_instances * BATCH_COLUMNS,), from the last batch to the first; how many, 0
-    where there is no room. `pruned` only takes less time.
-    """
+    where there is no room. `pruned` only takes less time; `one_batch`: the best of those with all requests in
+    one. """
     width, cells = num_requests + 1, (num_instances + 1) * (num_requests + 1)
     problem = Problem(
         cost,
@@ -66,7 +67,9 @@ def find_batches(
         table.best[at] = math.inf
         table.counts[at] = 0
     table.best[0] = 0.0
-    if pruned and num_requests > FEW:
+    if one_batch:
+        fill_whole(problem, table)
+    elif pruned and num_requests > FEW:
         fill_what_matters(problem, table, integers[2 * cells :], integers[2 * cells + width :])
     else:
         fill_exhaustively(problem, table)

@@ -62,6 +62,18 @@ def has_room(problem: Problem, end: int, used: int, start: int, count: int) -> b
     return bool(tokens <= problem.slots[used] - problem.slots[used - count])
 
 
+@kernel
+def fill_whole(problem: Problem, table: Table) -> None:
+    """All requests in one batch, on each number of instances: what the authors' code finds."""
+    end = problem.num_requests
+    for used in range(1, problem.num_instances + 1):
+        if has_room(problem, end, used, 0, used):
+            cell = used * (end + 1) + end
+            table.best[cell] = value_of(problem, table.best, end, used, 0, used)
+            table.sizes[cell] = end
+            table.counts[cell] = used
+
+
 @routine
 def fill_exhaustively(problem: Problem, table: Table) -> None:
     """Of equal values the smaller last batch, then the one on more instances."""

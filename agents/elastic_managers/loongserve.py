@@ -115,6 +115,7 @@ def loongserve(
     out_of_order: NonNegativeInt = 8,
     scale_up: bool = True,
     pruned: bool = True,
+    one_batch: bool = False,
 ) -> Manager:
     """Limits of a dispatch, what it takes a decode iteration for, and how decodes scale up.
 
@@ -122,7 +123,8 @@ def loongserve(
     between dispatches. `max_prefill_s`: of more than one request. `decoding_s`: assumed time of a decode
     iteration. `master_batch`: requests of a master before one more is added. `out_of_order`: dispatches in a
     row that may pass requests over. `scale_up`: without it decodes keep their instances. `pruned`: batches
-    are found faster.
+    are found faster. `one_batch`: those admitted together are one batch, which is what the bounds of the
+    authors' code come to.
     """
     parameters = (
         max_requests,
@@ -134,6 +136,7 @@ def loongserve(
         out_of_order,
         scale_up,
         pruned,
+        one_batch,
     )
 
     def integers(num_instances: int, max_group: int, _: int) -> int:

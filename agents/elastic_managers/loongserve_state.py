@@ -25,7 +25,8 @@ from servegym.envs.sim.elastic.state import FleetState
     OUT_OF_ORDER,
     SCALE_UP,
     PRUNED,
-) = range(MAX_WAIT + 1, MAX_WAIT + 7)
+    ONE_BATCH,
+) = range(MAX_WAIT + 1, MAX_WAIT + 8)
 """Parameters that come after those of all managers."""
 
 WAIT, SKIPS, IS_MACRO = range(3)

@@ -25,6 +25,10 @@ LINES = ("total_s", "input_s")
 """Of LoongServe's Fig. 10 and 11."""
 
 
+ONE_BATCH = True
+"""What the batching of the authors' code comes to (docs/elastic_sequence_parallelism.md)."""
+
+
 class Setting(NamedTuple):
     """A scenario, the rate that searches begin at, and the lines that are looked for."""
 
@@ -81,6 +85,7 @@ def loongserve(scenario: ElasticScenario, *, scale_up: bool = True) -> ElasticSy
         out_of_order=manager.out_of_order,
         decoding_s=manager.decoding_s,
         scale_up=scale_up,
+        one_batch=ONE_BATCH,
     )
 
 

@@ -9,6 +9,7 @@ from servegym.experiments.claims import (
     larry,
     learning_to_rank,
     llumnix,
+    loongserve,
     mooncake,
     multi_bin,
     preble,
@@ -41,6 +42,7 @@ PAPERS: dict[str, Paper] = {
     "symphony": symphony.PAPER,
     "inoue": inoue.PAPER,
     "smdp": smdp.PAPER,
+    "loongserve": loongserve.PAPER,
 }
 """Every paper by the name it is chosen by, which is the name of its file."""
 
@@ -59,5 +61,6 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "multi_bin": ("multi_bin",),
     "larry": ("larry", "conservative"),
     "symphony": ("symphony",),
+    "loongserve": ("loongserve", "fixed_parallelism"),
 }
 """Of each paper, the policies that its claims put to the test."""

@@ -25,14 +25,20 @@ Batches = list[tuple[int, int, int, int]]
 
 
 @jit
-def _call(cost, per_node, lengths, free, pruned, reals, integers, batches):  # type: ignore[no-untyped-def]
+def _call(cost, per_node, lengths, free, pruned, one, reals, integers, batches):  # type: ignore[no-untyped-def]
     return find_batches(
-        cost, per_node, lengths, lengths.size, free, free.size, pruned, reals, integers, batches
+        cost, per_node, lengths, lengths.size, free, free.size, pruned, one, reals, integers, batches
     )
 
 
 def batches_of(
-    cost: ElasticCost, per_node: int, lengths: np.ndarray, free: np.ndarray, *, pruned: bool
+    cost: ElasticCost,
+    per_node: int,
+    lengths: np.ndarray,
+    free: np.ndarray,
+    *,
+    pruned: bool = True,
+    one_batch: bool = False,
 ) -> Batches:
     """First request and number of requests, first instance and number of instances, the last batch first."""
     room = np.zeros(free.size * BATCH_COLUMNS, np.int64)
@@ -42,6 +48,7 @@ def batches_of(
         lengths,
         free,
         pruned,
+        one_batch,
         np.zeros(reals_for_batching(lengths.size, free.size)),
         np.zeros(integers_for_batching(lengths.size, free.size), np.int64),
         room,
@@ -134,6 +141,21 @@ def _check(batches: Batches, lengths: np.ndarray, free: np.ndarray) -> None:
         end, used = end + batch[NUM_REQUESTS], used + batch[NUM_INSTANCES]
     assert end == lengths.size
     assert used <= free.size
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_batch_is_the_best_of_all_requests_together(seed: int) -> None:
+    cost, per_node, lengths, free = random_problem(np.random.default_rng(seed), 7, 1 + seed % 4)
+    whole = [
+        (0, lengths.size, 0, used) for used in range(1, free.size + 1) if lengths.sum() <= free[:used].sum()
+    ]
+    batches = batches_of(cost, per_node, lengths, free, one_batch=True)
+    if not whole:
+        assert batches == []
+        return
+    assert batches in [[batch] for batch in whole]
+    best = min(value_of(cost, per_node, lengths, [batch]) for batch in whole)
+    assert value_of(cost, per_node, lengths, batches) == pytest.approx(best, rel=1e-12)
 
 
 @pytest.mark.compiled

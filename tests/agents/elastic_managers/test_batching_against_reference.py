@@ -26,7 +26,7 @@ Batches = list[tuple[int, int, int, int]]
 @jit
 def _find(cost, per_node, lengths, free, pruned, reals, integers, batches):
     return find_batches(
-        cost, per_node, lengths, lengths.size, free, free.size, pruned, reals, integers, batches
+        cost, per_node, lengths, lengths.size, free, free.size, pruned, False, reals, integers, batches
     )
 
 
