@@ -49,7 +49,7 @@ def find_batches(
 
     Fills `batches`, int64 (num_instances * BATCH_COLUMNS,), from the last batch to the first; how many, 0
     where there is no room. `pruned` only takes less time; `one_batch`: the best of those with all requests in
-    one. """
+    one."""
     width, cells = num_requests + 1, (num_instances + 1) * (num_requests + 1)
     problem = Problem(
         cost,
