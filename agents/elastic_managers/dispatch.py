@@ -6,7 +6,6 @@ undecided so far, where what running requests lose by waiting is made good by wh
 
 import numpy as np
 
-from servegym.agents.elastic_managers.fleet_use import requests_in_groups, used_tokens
 from servegym.agents.elastic_managers.loongserve_state import (
     ADMITTED,
     DECODING_S,
@@ -21,6 +20,7 @@ from servegym.agents.elastic_managers.loongserve_state import (
 )
 from servegym.agents.elastic_managers.workspace import MAX_REQUESTS, MAX_TOKENS, request_row
 from servegym.costmodels.native.jit import kernel, routine
+from servegym.envs.sim.elastic.fleet_use import requests_in_groups, used_tokens
 from servegym.envs.sim.elastic.groups import prefill_tokens, tokens_out
 from servegym.envs.sim.elastic.memory_test import (
     copy_forecast,

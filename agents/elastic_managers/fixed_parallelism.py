@@ -8,7 +8,6 @@ docs/elastic_sequence_parallelism.md."""
 
 import numpy as np
 
-from servegym.agents.elastic_managers.fleet_use import latest_of
 from servegym.agents.elastic_managers.workspace import (
     MAX_REQUESTS,
     MAX_TOKENS,
@@ -23,6 +22,7 @@ from servegym.agents.published import Evidence, published
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.elastic.actions import UNLIMITED, add_member, decode, merge, pause, prefill, reject
+from servegym.envs.sim.elastic.fleet_use import latest_of
 from servegym.envs.sim.elastic.groups import free_tokens, prefill_tokens
 from servegym.envs.sim.elastic.manager import Manager, compiled_manage
 from servegym.envs.sim.elastic.memory_test import (

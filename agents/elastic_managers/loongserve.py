@@ -12,7 +12,6 @@ are; the pruning of their code, as published, always leaves one."""
 import numpy as np
 
 from servegym.agents.elastic_managers.dispatch import dispatch
-from servegym.agents.elastic_managers.fleet_use import latest_of, requests_in_groups
 from servegym.agents.elastic_managers.loongserve_state import (
     IS_MACRO,
     SPARE,
@@ -31,9 +30,10 @@ from servegym.agents.parameters import NonNegativeFloat, NonNegativeInt, Positiv
 from servegym.agents.published import Evidence, published
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.elastic.actions import pause
+from servegym.envs.sim.elastic.fleet_use import latest_of_all, requests_in_groups
 from servegym.envs.sim.elastic.groups import nobody_runs
 from servegym.envs.sim.elastic.manager import Manager, compiled_manage
-from servegym.envs.sim.elastic.state import NOBODY, PREFILLS, FleetState
+from servegym.envs.sim.elastic.state import PREFILLS, FleetState
 
 
 @compiled_manage
@@ -63,7 +63,7 @@ def _step(state: FleetState) -> None:
             return
         num_spare = _find_empty(state)
         if not plan_scaling(state, num_spare):
-            pause(state, _latest_of_all(state))
+            pause(state, latest_of_all(state))
             state.integers[WAIT] = 0
         elif decode_planned(state, num_spare, 0.0) > 0:
             state.integers[WAIT] += 1
@@ -76,15 +76,6 @@ def _someone_prefills(state: FleetState) -> bool:
     for group in range(state.size.size):
         count += state.size[group] > 0 and state.activity[group] == PREFILLS
     return count > 0
-
-
-@kernel
-def _latest_of_all(state: FleetState) -> int:
-    """The latest request of all groups."""
-    latest = NOBODY
-    for group in range(state.size.size):
-        latest = max(latest, latest_of(state, group))
-    return latest
 
 
 @kernel

@@ -13,12 +13,6 @@ from servegym.agents.elastic_managers.batching import (
     NUM_REQUESTS,
     find_batches,
 )
-from servegym.agents.elastic_managers.fleet_use import (
-    num_members,
-    requests_in_groups,
-    shared_member,
-    used_tokens,
-)
 from servegym.agents.elastic_managers.loongserve_state import (
     ADMITTED,
     AVAILABLE,
@@ -45,6 +39,7 @@ from servegym.agents.elastic_managers.workspace import MAX_REQUESTS, MAX_TOKENS,
 from servegym.costmodels.elastic.cost import migration_seconds
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.elastic.actions import UNLIMITED, decode, merge, migrate, prefill
+from servegym.envs.sim.elastic.fleet_use import num_members, requests_in_groups, shared_member, used_tokens
 from servegym.envs.sim.elastic.groups import free_tokens, prefill_tokens, tokens_out
 from servegym.envs.sim.elastic.memory_test import (
     held_waiting,

@@ -5,7 +5,6 @@ Wu et al. (SOSP 2024), section 5.4; `router/manager.py` of their code. A group w
 with the most room, else instances that are spare; a scale-up adds spare instances as long as a master had
 more than `master_batch` requests."""
 
-from servegym.agents.elastic_managers.fleet_use import latest_of
 from servegym.agents.elastic_managers.loongserve_state import (
     GIVEN_TO,
     IDLE_TOKENS,
@@ -19,6 +18,7 @@ from servegym.agents.elastic_managers.loongserve_state import (
 from servegym.agents.elastic_managers.workspace import group_row
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.sim.elastic.actions import UNLIMITED, add_member, decode, merge, pause
+from servegym.envs.sim.elastic.fleet_use import latest_of, room_of
 from servegym.envs.sim.elastic.groups import free_tokens
 from servegym.envs.sim.elastic.masters import order_members
 from servegym.envs.sim.elastic.state import NOBODY, FleetState
@@ -43,10 +43,7 @@ def plan_scaling(state: FleetState, num_spare: int) -> bool:
     for group in range(state.size.size):
         idle[group] = _GONE
         if goes_on(state, group):
-            idle[group] = -state.size[group]
-            for instance in range(state.num_instances):
-                if state.member[group, instance]:
-                    idle[group] += free_tokens(state, instance)
+            idle[group] = room_of(state, group) - state.size[group]
             total += idle[group]
     for at in range(num_spare):
         given_to[at] = NOBODY
@@ -108,11 +105,7 @@ def has_room(state: FleetState, group: int) -> bool:
     """Whether the members of a group have room for its next iteration; without `scale_up`, on one of them."""
     if state.parameters[SCALE_UP] == 0:
         return bool(_room_on_one_master(state, group) >= state.size[group])
-    room = 0
-    for instance in range(state.num_instances):
-        if state.member[group, instance]:
-            room += free_tokens(state, instance)
-    return bool(room >= state.size[group])
+    return bool(room_of(state, group) >= state.size[group])
 
 
 @kernel

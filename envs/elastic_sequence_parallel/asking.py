@@ -55,6 +55,7 @@ from servegym.envs.elastic_sequence_parallel.scaling import (
     take_in_joining,
 )
 from servegym.envs.sim.elastic.actions import prefill
+from servegym.envs.sim.elastic.fleet_use import shared_member
 from servegym.envs.sim.elastic.groups import free_tokens, is_at_rest, nobody_runs
 from servegym.envs.sim.elastic.manager import Manager, compiled_manage
 from servegym.envs.sim.elastic.state import (
@@ -268,16 +269,8 @@ def _take_in_interrupted(state: FleetState) -> None:
             continue
         state.integers[of_group(state, SINCE_SCALING, group)] = int(state.parameters[INTERVAL])
         for other in range(state.size.size):
-            if other != group and is_at_rest(state, other) and _share(state, group, other):
+            if other != group and is_at_rest(state, other) and shared_member(state, group, other):
                 take_in(state, group, other)
-
-
-@kernel
-def _share(state: FleetState, group: int, other: int) -> bool:
-    shared = 0
-    for instance in range(state.num_instances):
-        shared += state.member[group, instance] * state.member[other, instance]
-    return shared > 0
 
 
 @routine

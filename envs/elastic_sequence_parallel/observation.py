@@ -53,18 +53,16 @@ from servegym.envs.elastic_sequence_parallel.prefilling import (
     find_window,
     is_idle,
     is_pending,
-    num_in_groups,
 )
 from servegym.envs.elastic_sequence_parallel.scaling import (
     MASTER_BATCH,
     idle_instance,
     least_member,
-    members,
     partner,
-    room,
 )
 from servegym.envs.flat import flat_space
 from servegym.envs.sim.elastic.accrual import FIRST_TOKEN_S
+from servegym.envs.sim.elastic.fleet_use import num_members, requests_in_groups, room_of
 from servegym.envs.sim.elastic.groups import free_tokens, prefill_tokens, tokens_out
 from servegym.envs.sim.elastic.state import (
     DECODES,
@@ -253,7 +251,7 @@ def _write_globals(state: FleetState, prefill: bool, row: np.ndarray) -> None:
     row[1] = state.counters[NUM_WAITING]
     row[2] = tokens
     row[3] = state.clock[0] - state.arrival_s[waiting[0]] if state.integers[NUM_WINDOW] > 0 else 0.0
-    row[4] = num_in_groups(state)
+    row[4] = requests_in_groups(state)
     row[5] = used
     row[6] = state.num_instances * state.kv_tokens - used
     row[7] = idle
@@ -298,8 +296,8 @@ def _write_group(state: FleetState, group: int, may_be_asked: bool, row: np.ndar
     row[0] = may_be_asked and state.integers[SUBJECT] == group
     row[1] = state.size[group]
     row[2] = tokens
-    row[3] = members(state, group)
-    row[4] = room(state, group)
+    row[3] = num_members(state, group)
+    row[4] = room_of(state, group)
     row[5] = state.activity[group] == PREFILLS
     row[6] = state.activity[group] == DECODES
     row[7] = is_pending(state, group)
@@ -363,7 +361,7 @@ def _write_prefills(state: FleetState, choices: np.ndarray, groups: np.ndarray) 
 @routine
 def _write_scalings(state: FleetState, masks: np.ndarray, choices: np.ndarray, groups: np.ndarray) -> None:
     group, first = state.integers[SUBJECT], 2 * state.num_instances
-    size, slots, count = state.size[group], room(state, group), members(state, group)
+    size, slots, count = state.size[group], room_of(state, group), num_members(state, group)
     row = choices[GO_ON]
     row[1], row[3], row[6], row[7] = size, _decode_s(state, group, group, NOBODY, NOBODY), count, slots
     if masks[first + MORE]:
@@ -380,7 +378,7 @@ def _write_scalings(state: FleetState, masks: np.ndarray, choices: np.ndarray, g
         row, other = choices[first + MERGE], partner(state, group)
         row[1], row[3] = size + state.size[other], _decode_s(state, group, other, NOBODY, NOBODY)
         row[4] = 0.0 if state.activity[other] == RESTS else state.end_s[other] - state.clock[0]
-        row[6], row[7] = count + members(state, other), slots + room(state, other)
+        row[6], row[7] = count + num_members(state, other), slots + room_of(state, other)
         row[8], row[9], row[10] = state.size[other], groups[other, _GROUP_OUT], groups[other, _GROUP_RATE]
 
 

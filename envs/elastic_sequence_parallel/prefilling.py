@@ -35,6 +35,7 @@ from servegym.envs.elastic_sequence_parallel.memory import (
     of_scratch,
     of_window,
 )
+from servegym.envs.sim.elastic.fleet_use import requests_in_groups
 from servegym.envs.sim.elastic.groups import free_tokens, members_run, prefill_tokens
 from servegym.envs.sim.elastic.memory_test import (
     forecast_group,
@@ -46,24 +47,11 @@ from servegym.envs.sim.elastic.memory_test import (
 )
 from servegym.envs.sim.elastic.queue import first_waiting, next_waiting
 from servegym.envs.sim.elastic.state import (
-    NEXT_ARRIVAL,
     NOBODY,
-    NUM_FINISHED,
-    NUM_REJECTED,
-    NUM_WAITING,
     PREFILLS,
     RESTS,
     FleetState,
 )
-
-
-@kernel
-def num_in_groups(state: FleetState) -> int:
-    """Requests in groups."""
-    counters = state.counters
-    ended = counters[NUM_FINISHED] + counters[NUM_REJECTED]
-    in_groups: int = counters[NEXT_ARRIVAL] - ended - counters[NUM_WAITING]
-    return in_groups
 
 
 @kernel
@@ -219,7 +207,7 @@ def largest_batch(state: FleetState, requests: np.ndarray, degree: int, slots: i
     """How many of the window make a batch, but for the memory test."""
     most = min(
         state.integers[NUM_WINDOW],
-        min(int(state.parameters[MAX_REQUESTS]), state.max_group) - num_in_groups(state),
+        min(int(state.parameters[MAX_REQUESTS]), state.max_group) - requests_in_groups(state),
     )
     total, squares, size = 0, 0, 0
     while size < most:

@@ -16,30 +16,12 @@ from servegym.envs.elastic_sequence_parallel.memory import (
 )
 from servegym.envs.elastic_sequence_parallel.prefilling import find_owners, is_idle
 from servegym.envs.sim.elastic.actions import add_member, decode, merge, migrate, pause
+from servegym.envs.sim.elastic.fleet_use import latest_of_all, num_members, room_of
 from servegym.envs.sim.elastic.groups import free_tokens, is_at_rest, members_run, nobody_runs
 from servegym.envs.sim.elastic.state import DECODES, NOBODY, RESTS, FleetState
 
 MASTER_BATCH = 128
 """Requests that a master takes before another is needed [LoongServe's artifact]."""
-
-
-@kernel
-def members(state: FleetState, group: int) -> int:
-    """How many instances it has."""
-    count = 0
-    for instance in range(state.num_instances):
-        count += state.member[group, instance] != 0
-    return count
-
-
-@kernel
-def room(state: FleetState, group: int) -> int:
-    """Free slots of its members."""
-    slots = 0
-    for instance in range(state.num_instances):
-        if state.member[group, instance]:
-            slots += free_tokens(state, instance)
-    return slots
 
 
 @kernel
@@ -68,7 +50,7 @@ def idle_instance(state: FleetState) -> int:
 @kernel
 def may_grow(state: FleetState, group: int) -> bool:
     """Whether another master would have work, and there is an instance for it."""
-    return state.size[group] > MASTER_BATCH * members(state, group) and idle_instance(state) != NOBODY
+    return state.size[group] > MASTER_BATCH * num_members(state, group) and idle_instance(state) != NOBODY
 
 
 @kernel
@@ -87,8 +69,8 @@ def least_member(state: FleetState, group: int) -> int:
 def may_shrink(state: FleetState, group: int) -> bool:
     """Whether its other members have room for the KV of the least, and for the next iteration."""
     least = least_member(state, group)
-    others = room(state, group) - free_tokens(state, least)
-    return members(state, group) > 1 and others >= state.group_kv[group, least] + state.size[group]
+    others = room_of(state, group) - free_tokens(state, least)
+    return num_members(state, group) > 1 and others >= state.group_kv[group, least] + state.size[group]
 
 
 @kernel
@@ -119,8 +101,8 @@ def _roomiest(state: FleetState, group: int) -> int:
     found, most = NOBODY, 0
     for other in range(state.size.size):
         if _may_be_joined(state, group, other):
-            slots = room(state, other)
-            enough = slots + room(state, group) >= state.size[group] + state.size[other]
+            slots = room_of(state, other)
+            enough = slots + room_of(state, group) >= state.size[group] + state.size[other]
             if enough and slots > most:
                 found, most = other, slots
     return found
@@ -195,7 +177,7 @@ def decode_all(state: FleetState) -> None:
 @routine
 def _go_on(state: FleetState, group: int) -> None:
     """A group decodes, or joins another for want of room."""
-    slots = room(state, group)
+    slots = room_of(state, group)
     if slots < state.size[group]:
         find_owners(state)
         instance = idle_instance(state)
@@ -225,10 +207,8 @@ def _go_on(state: FleetState, group: int) -> None:
 @routine
 def _pause_latest(state: FleetState) -> bool:
     """Pauses the request with the largest number of all groups; False where there is none."""
-    latest = -1
-    for group in range(state.size.size):
-        for at in range(state.size[group]):
-            latest = max(latest, int(state.requests[group, at]))
-    if latest >= 0:
-        pause(state, latest)
-    return latest >= 0
+    latest = latest_of_all(state)
+    if latest == NOBODY:
+        return False
+    pause(state, latest)
+    return True

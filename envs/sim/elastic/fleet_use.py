@@ -1,15 +1,23 @@
-"""What managers ask of a fleet as a whole."""
+"""What managers ask of a fleet as a whole, and of a group."""
 
 from servegym.costmodels.native.jit import kernel
-from servegym.envs.sim.elastic.state import NOBODY, FleetState
+from servegym.envs.sim.elastic.groups import free_tokens
+from servegym.envs.sim.elastic.state import (
+    NEXT_ARRIVAL,
+    NOBODY,
+    NUM_FINISHED,
+    NUM_REJECTED,
+    NUM_WAITING,
+    FleetState,
+)
 
 
 @kernel
 def requests_in_groups(state: FleetState) -> int:
-    """How many requests are served."""
-    count = 0
-    for group in range(state.size.size):
-        count += state.size[group]
+    """How many requests are served: those that have come, and neither wait nor are through."""
+    counters = state.counters
+    ended = counters[NUM_FINISHED] + counters[NUM_REJECTED]
+    count: int = counters[NEXT_ARRIVAL] - ended - counters[NUM_WAITING]
     return count
 
 
@@ -32,12 +40,31 @@ def latest_of(state: FleetState, group: int) -> int:
 
 
 @kernel
+def latest_of_all(state: FleetState) -> int:
+    """The request of all groups that came last, NOBODY where there is none."""
+    latest = NOBODY
+    for group in range(state.size.size):
+        latest = max(latest, latest_of(state, group))
+    return latest
+
+
+@kernel
 def num_members(state: FleetState, group: int) -> int:
     """Of a group."""
     count = 0
     for instance in range(state.num_instances):
         count += state.member[group, instance]
     return count
+
+
+@kernel
+def room_of(state: FleetState, group: int) -> int:
+    """Free KV tokens on its members."""
+    tokens = 0
+    for instance in range(state.num_instances):
+        if state.member[group, instance]:
+            tokens += free_tokens(state, instance)
+    return tokens
 
 
 @kernel
