@@ -218,8 +218,8 @@ PAPER = Paper(
         Claim(
             "prefill",
             "A prompt of 100,000 tokens takes 105.97 times as long as one of 1,000.",
-            "The law of prefills of one instance of eight A800, fitted to composed kernels. The paper does not "
-            "say which degree the figure is of; the artifact's plots are of eight GPUs.",
+            "The law of prefills of one instance of eight A800, fitted to composed kernels. The paper does "
+            "not say which degree the figure is of; the artifact's plots are of eight GPUs.",
             [value(PREFILL, 105.97, factor=1.1)],
             measure_prefill,
         ),
