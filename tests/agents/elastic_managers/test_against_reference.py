@@ -37,6 +37,7 @@ def loongserve(case: Case) -> dict[str, Any]:
         "out_of_order": int(rng.choice([0, 1, 4, 64])),
         "scale_up": bool(rng.random() < 0.7),
         "pruned": bool(rng.random() < 0.25),
+        "one_batch": bool(rng.random() < 0.25),
     }
 
 

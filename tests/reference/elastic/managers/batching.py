@@ -18,8 +18,10 @@ class Batch:
         self.seconds = expected_s(fleet, len(instances), requests)
 
 
-def batching(fleet: Fleet, requests: Sequence[Request], instances: Sequence[int]) -> list[Batch]:
-    """The batches, from the last to the first."""
+def batching(
+    fleet: Fleet, requests: Sequence[Request], instances: Sequence[int], one_batch: bool = False
+) -> list[Batch]:
+    """The batches, from the last to the first; with `one_batch` all requests are in one."""
     requests = sorted(requests, key=lambda r: -r.tokens)  # stable
     used = fleet.used
     instances = sorted(instances, key=lambda i: (used[i], i // fleet.per_node, i))
@@ -32,7 +34,7 @@ def batching(fleet: Fleet, requests: Sequence[Request], instances: Sequence[int]
     last: dict[tuple[int, int], tuple[int, int]] = {}  # of the best: size and instances of its last batch
     for i in range(1, len(requests) + 1):
         for j in range(1, len(instances) + 1):
-            for b in range(1, i + 1):
+            for b in [i] if one_batch else range(1, i + 1):
                 for e in range(j, 0, -1):
                     if (i - b, j - e) not in best or s1[i] - s1[i - b] > slots[j] - slots[j - e]:
                         continue

@@ -30,7 +30,7 @@ class MacroIteration:
         self.make_room()
         self.gain_instances()
         plan = self.plan_decodes()
-        batches = batching(fleet, admitted, self.available)
+        batches = batching(fleet, admitted, self.available, parameters.one_batch)
         for planned in plan:
             decode(fleet, parameters, planned.group, planned.added, delay)
         for batch in batches:
@@ -157,7 +157,7 @@ class MacroIteration:
         spare = self.spare()
         requests = self.fillers(spare) if spare else []
         if requests:
-            for batch in batching(fleet, requests, spare):
+            for batch in batching(fleet, requests, spare, self.parameters.one_batch):
                 self.prefill(batch, 0.0)
 
     def has_room(self, group: Group) -> bool:

@@ -15,4 +15,5 @@ class Parameters:
     master_batch: int = 128
     out_of_order: int = 1
     scale_up: bool = True
+    one_batch: bool = False
     pruned: bool = True  # only says how fast batches are found: here all are tried
