@@ -164,5 +164,5 @@ def test_from_a_shell(folder: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "servegym: error: bench nothing: must be one of simulator, env, stream, peers, policies, batch\n"
+        == "servegym: error: bench nothing: must be one of simulator, env, stream, peers, policies, batch, elastic\n"
     )
