@@ -38,7 +38,7 @@ FILES = ("results.csv", "summary.csv", "comparisons.csv", "report.html", *PLOTS)
 class EvaluateConfig:
     """Schema of `conf/evaluate.yaml`."""
 
-    scenario: ScenarioConfig | None = MISSING  # missing: the one the only run was trained on
+    scenario: Any = MISSING  # missing: the one the only run was trained on
     policies: list[str] = MISSING
     rebalancer: Any = None
     run_dir: str | None = None
@@ -66,7 +66,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     seeds = read_seeds(settings.seeds, FEWEST_SEEDS)
     if settings.run_dir is not None and is_of_batching(Path(settings.run_dir)):
         folder = settings.out or f"{settings.run_dir}/evaluation"
-        return evaluate_batching(Path(settings.run_dir), seeds, Path(folder))
+        return evaluate_batching(Path(settings.run_dir), seeds, Path(folder), settings.scenario)
     kinds = _kinds(settings)
     runs = [name for name, kind in kinds.items() if kind == "run"]
     scenario = build_scenario(_scenario(settings, runs), settings.rebalancer)
@@ -144,8 +144,12 @@ def _kinds(settings: EvaluateConfig) -> dict[str, str]:
 
 
 def _scenario(settings: EvaluateConfig, runs: list[str]) -> ScenarioConfig:
-    if settings.scenario is not None:
+    if isinstance(settings.scenario, ScenarioConfig):
         return settings.scenario
+    if settings.scenario is not None:
+        raise InputError(
+            f"scenario = {settings.scenario.name}: is not of LLM fleets, whose routers are compared"
+        )
     if len(runs) != 1:
         raise InputError(
             f"scenario: no choice made, and {len(runs)} training runs among the policies to take it from; "

@@ -149,6 +149,16 @@ class ChoiceScorer(ActionNetwork):
         logits = scores.masked_fill(choices[..., LEGAL] <= 0, ILLEGAL_LOGIT)
         return logits, self.value(self.critic(graph)[0]).squeeze(-1)
 
+    def best(self, logits: Tensor) -> Tensor:
+        """Whether to prefill, if that is likelier than not, and then of its actions the likeliest."""
+        num_prefills = logits.shape[1] - 4
+        prefills = logits[:, 1 : 1 + num_prefills]
+        others = torch.cat([logits[:, :1], logits[:, 1 + num_prefills :]], dim=1)
+        prefill = 1 + prefills.argmax(dim=1)
+        other = others.argmax(dim=1)
+        other = torch.where(other == 0, 0, num_prefills + other)
+        return torch.where(prefills.logsumexp(dim=1) > others.logsumexp(dim=1), prefill, other)
+
 
 def _of_taken(rank: Tensor, instances: Tensor) -> Tensor:
     """Of each action the mean over the instances that its prefill takes, (B, 2 N + 4, hidden); else 0."""

@@ -1,6 +1,7 @@
 """What `servegym evaluate` does with a run that was trained to batch: it has rivals of its own."""
 
 import csv
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +10,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
-from servegym.agents.learners.families import family_of
+from servegym.agents.learners.families import check_fits, family_of
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import output_folder
+from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.experiments.evaluation.deferred_batching import (
     evaluate_deferred_batching,
     show_deferred_batching,
@@ -55,26 +57,37 @@ def is_of_batching(run_dir: Path) -> bool:
     return family_of(load_run_config(run_dir).agent.network).environment in EVALUATIONS
 
 
-def evaluate_batching(run_dir: Path, seeds: Sequence[int], out: Path) -> dict[str, Any]:
+def evaluate_batching(
+    run_dir: Path, seeds: Sequence[int], out: Path, scenario: ElasticScenarioConfig | None = None
+) -> dict[str, Any]:
     """Evaluates a run on the scenario that it was trained on, and writes FILES to `out`.
+
+    scenario: another one, for networks of elastic sequence parallelism, which fit any.
 
     Returns environment, scenario, run_dir, seeds, steps trained, `out`, and what the evaluation says.
     InputError for keys that do not apply, and for a run that is not complete.
     """
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     given = [word.lstrip("+").partition("=")[0] for word in words]
-    if others := [key for key in given if key not in KEYS]:
+    network = load_run_config(run_dir).agent.network
+    keys = (*KEYS, "scenario") if family_of(network).schema is ElasticScenarioConfig else KEYS
+    if others := [key for key in given if key.partition(".")[0] not in keys]:
         raise InputError(
             f"run_dir = {run_dir}: was trained to batch, its rivals are set: leave out {', '.join(others)}"
         )
     torch.set_num_threads(1)  # a second thread made these small products ten times as slow
     _, origin = load_run_policy(run_dir)
     environment = family_of(origin["network"]).environment
+    if scenario is not None:
+        check_fits(network, scenario)
+        evaluate = functools.partial(evaluate_elastic_sequence_parallel, other=scenario)
+    else:
+        evaluate = EVALUATIONS[environment].evaluate
     with output_folder(out, FILES) as folder:
-        answer, rows = EVALUATIONS[environment].evaluate(run_dir, seeds)
+        answer, rows = evaluate(run_dir, seeds)
         answer = {
             "environment": environment,
-            "scenario": origin["scenario"],
+            "scenario": origin["scenario"] if scenario is None else scenario.name,
             "run_dir": str(run_dir),
             "steps": origin["steps"],
             "seeds": list(seeds),

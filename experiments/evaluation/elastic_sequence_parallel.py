@@ -15,6 +15,7 @@ from servegym.agents.elastic_sequence_parallel import FirstComeFirstServed, Gain
 from servegym.agents.policy import Policy
 from servegym.envs.elastic_metrics import Served, in_time, of_lines
 from servegym.envs.elastic_scenario import ElasticScenario
+from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.elastic_sequence_parallel.episodes import ElasticSequenceParallelEpisodes
 from servegym.envs.workloads import Workload
 from servegym.experiments.evaluation.goodput import largest_rates
@@ -52,13 +53,14 @@ def of_late(served: Served, scenario: ElasticScenario) -> float:
 
 
 def evaluate_elastic_sequence_parallel(
-    run_dir: Path, seeds: Sequence[int]
+    run_dir: Path, seeds: Sequence[int], other: ElasticScenarioConfig | None = None
 ) -> tuple[dict[str, Any], list[Row]]:
     """The answer of `servegym evaluate` about a run, and a row of results for each limit, policy, rate, seed.
 
-    limits: "lines" where the scenario has any, and "attainment"; of each what `compare` finds.
+    other: a scenario in place of the one that it was trained on. limits: "lines" where the scenario has any,
+    and "attainment"; of each what `compare` finds.
     """
-    scenario = ElasticScenario(load_run_config(run_dir).scenario)
+    scenario = ElasticScenario(other or load_run_config(run_dir).scenario)
     network, _ = load_run_policy(run_dir)
     policies = (FirstComeFirstServed(), ShortestFirst(), GainAndLoss(), network)
     serve = {MANAGER: _by_manager(scenario), **{policy.name: _by(policy, scenario) for policy in policies}}

@@ -1,4 +1,4 @@
-"""`servegym train` and `evaluate` of environments of batching: the rivals are the optimum, or Symphony."""
+"""`servegym train` and `evaluate` of environments of batching; rivals: the optimum, Symphony, LoongServe."""
 
 import csv
 import math
@@ -16,9 +16,11 @@ from servegym.agents.deferred_batching import Frontrun
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario import BatchScenario, load_batch_scenario
 from servegym.envs.dynamic_batching.scenario import load_dynamic_batching
+from servegym.envs.elastic_scenario import load_elastic_scenario
 from servegym.envs.sim.batch.simulate import BatchResults
 from servegym.envs.workloads.batch_workload import BatchWorkload
 from servegym.experiments.evaluation import deferred_batching, dynamic_batching
+from servegym.experiments.evaluation import elastic_sequence_parallel as elastic
 from servegym.experiments.evaluation.goodput import largest_rate, largest_rates
 from tests.experiments.commands import SHORT_TRAINING, SMALL_SCENARIO_OF, answer_of, error_of
 
@@ -141,3 +143,90 @@ def test_searches_side_by_side_find_what_each_finds_alone() -> None:
         assert rate == largest_rate(lambda each, limit=limit: each <= limit, guess, most_steps=12)  # type: ignore[misc]
         if 0 < limit < math.inf:
             assert limit / 1.01 <= rate <= limit
+
+
+ELASTIC = (
+    "train",
+    *SMALL_SCENARIO_OF["servegym/ElasticSequenceParallel-v0"],
+    "agent=ppo_choice_scorer",
+    *SHORT_TRAINING,
+)
+
+
+@pytest.mark.compiled
+def test_an_elastic_agent_is_held_against_loongserve(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    line = "scenario.slo.input_s=0.2"
+    answer_of(capsys, *ELASTIC, line, "agent.imitate_steps=128", "run_dir=run")
+    answer = answer_of(capsys, "evaluate", "run_dir=run", "seeds=2")
+    assert list(answer["limits"]) == ["lines", "attainment"]
+    for compared in answer["limits"].values():
+        policies = compared["policies"]
+        assert list(policies) == [
+            "loongserve",
+            "first_come_first_served",
+            "shortest_first",
+            "gain_and_loss",
+            "ppo_choice_scorer",
+        ]
+        assert policies["loongserve"]["gain"] is None or policies["loongserve"]["gain"]["iqm"] == 0
+    words = (*ELASTIC[1:3], line, "policy=loongserve", "seeds=2", "requests=60")
+    lines = answer_of(capsys, "goodput", *words)["lines"]
+    for limit, name in (("lines", "input_s"), ("attainment", "attainment")):
+        found = answer["limits"][limit]["policies"]["loongserve"]["goodputs_rps"]
+        assert found == pytest.approx(lines[name]["rates_rps"], rel=0.02)
+    with (folder / "run/evaluation/results.csv").open(newline="") as file:
+        assert {row["policy"] for row in csv.DictReader(file)} == {*policies}
+
+
+def _served(mean: float, late: float) -> Any:
+    """100 requests of one prompt token and two output tokens, so many of them late."""
+    count = 100
+    ttft_s = np.where(np.arange(count) < late * count, 1e3, mean)
+    return SimpleNamespace(
+        arrival_s=np.zeros(count),
+        first_token_s=ttft_s,
+        finish_s=ttft_s,
+        prompt_tokens=np.ones(count, np.int64),
+        output_tokens=np.full(count, 2),
+        rejected=np.zeros(count, np.bool_),
+        duration_s=1e3,
+    )
+
+
+def test_strains_are_one_where_a_limit_is_just_kept() -> None:
+    scenario = load_elastic_scenario("mixed_8a800", ("scenario.slo.attainment=0.75",))
+    assert elastic.of_means(_served(0.09, 0.0), scenario) == pytest.approx(1)  # TTFT a prompt token
+    assert elastic.of_means(_served(0.045, 0.0), scenario) == pytest.approx(0.5)
+    assert elastic.of_late(_served(0.0, 0.25), scenario) == pytest.approx(1)
+    assert elastic.of_late(_served(0.0, 0.5), scenario) == pytest.approx(2)
+    strict = load_elastic_scenario("mixed_8a800", ("scenario.slo.attainment=1.0",))
+    assert elastic.of_late(_served(0.0, 0.0), strict) == 0
+    assert elastic.of_late(_served(0.0, 0.5), strict) == math.inf
+
+
+def test_limits_kept_always_or_never_are_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    scenario = load_elastic_scenario("mixed_8a800", ("scenario.workload.requests=20",))
+    workloads = {seed: scenario.traffic.test_workload(seed) for seed in (0, 1)}
+
+    def kept_up_to(limit_rps: float) -> elastic.Serve:
+        return lambda asked: [_served(0.0, float(each.rate_rps > limit_rps)) for each in asked]
+
+    serve = {
+        "loongserve": kept_up_to(0.8),
+        "twice": kept_up_to(1.6),
+        "always": kept_up_to(math.inf),
+        "never": kept_up_to(0.0),
+    }
+    answer, rows = elastic.compare(serve, workloads, scenario, elastic.of_late)
+    policies = answer["policies"]
+    assert policies["loongserve"]["goodput_rps"]["iqm"] == pytest.approx(0.8, rel=0.02)
+    assert policies["twice"]["gain"]["iqm"] == pytest.approx(1.0, abs=0.03)
+    assert policies["always"]["goodput_rps"] is None and policies["always"]["gain"] is None
+    assert policies["always"]["reason"] == "kept at all rates tried, with 2 of 2 seeds"
+    assert policies["never"]["reason"] == "kept at no rate tried, with 2 of 2 seeds"
+    assert policies["never"]["gain"] is None and len(rows) == 4 * 3 * 2
+    shown = {"limits": {"attainment": answer}, "scenario": "some", "seeds": [0, 1], "requests": 20}
+    elastic.show_elastic_sequence_parallel(shown, Console(width=120))
+    assert "never, attainment: kept at no rate tried" in capsys.readouterr().out

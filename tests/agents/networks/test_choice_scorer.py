@@ -104,3 +104,12 @@ def test_finite_at_the_extremes(network: ChoiceScorer) -> None:
         array *= 1e9
     logits, values = scores(network, observation)
     assert torch.isfinite(logits).all() and torch.isfinite(values).all()
+
+
+def test_it_prefills_once_that_is_likelier_than_not() -> None:
+    logits = torch.full((3, 12), -9.0)  # four instances: 1 to 8 prefill
+    logits[:, 0] = 1.0  # alone likelier than each of the others
+    logits[0, [2, 7]] = torch.tensor([0.4, 0.5])
+    logits[1, 2] = 0.4
+    logits[2, 11] = 2.0
+    assert ChoiceScorer(4).best(logits).tolist() == [7, 0, 11]
