@@ -1,7 +1,6 @@
 """What `servegym evaluate` does with a run that was trained to batch: it has rivals of its own."""
 
 import csv
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,11 +79,11 @@ def evaluate_batching(
     environment = family_of(origin["network"]).environment
     if scenario is not None:
         check_fits(network, scenario)
-        evaluate = functools.partial(evaluate_elastic_sequence_parallel, other=scenario)
-    else:
-        evaluate = EVALUATIONS[environment].evaluate
     with output_folder(out, FILES) as folder:
-        answer, rows = evaluate(run_dir, seeds)
+        if scenario is None:
+            answer, rows = EVALUATIONS[environment].evaluate(run_dir, seeds)
+        else:
+            answer, rows = evaluate_elastic_sequence_parallel(run_dir, seeds, scenario)
         answer = {
             "environment": environment,
             "scenario": origin["scenario"] if scenario is None else scenario.name,
