@@ -136,7 +136,7 @@ def test_the_real_trace_is_replayed_where_it_is(real_data) -> None:
         ("scenario.workload.keep=0", r"workload.keep = 0.0: must be in \(0, 1\]"),
         ("scenario.workload.rate_rps=-1", "workload.rate_rps = -1.0: must be positive"),
         ("scenario.workload.arrivals=weekly", "workload.arrivals = weekly: must be poisson or gamma"),
-        ("scenario.fleet.gpu=h900", "fleet.gpu = h900: must be one of a100_sxm, h100_sxm"),
+        ("scenario.fleet.gpu=h900", "fleet.gpu = h900: must be one of a100_sxm, a800_sxm, h100_sxm"),
         ("scenario.fleet.model=gpt", "fleet.model = gpt: must be one of llama_2_7b"),
         ("scenario.fleet.replicas=0", "fleet.replicas = 0: must be from 1 to 4096"),
         ("scenario.engine.max_num_seqs=5000", "engine.max_num_seqs"),

@@ -127,6 +127,7 @@ def empty(cluster: Cluster, replica_id: int) -> None:
     replica.iteration = 0
     replica.num_running = 0
     replica.num_waiting = 0
+    replica.waiting_root = NOBODY
     replica.num_decodes = 0
     replica.decodes_run = 0
     replica.num_held = 0

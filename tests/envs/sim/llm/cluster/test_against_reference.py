@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from servegym.envs.sim.llm.cluster.simulate import simulate_fleet
@@ -61,6 +61,7 @@ def check_equal(case: FleetCase):
 
 @pytest.mark.parametrize("features", STEPS)
 @given(seed=st.integers(0, 2**63 - 1))
+@example(seed=2**63 - 2)  # a replica fails with an ordered queue and becomes an encoder
 @examples(100)
 def test_equal_on_random_fleets(features: str, seed: int) -> None:
     """Results and everything a router sees, with more and more features mixed, invariants checked."""
