@@ -20,3 +20,11 @@ def first_illegal(masks: np.ndarray, finished: np.ndarray, actions: np.ndarray) 
             continue
         return episode_id
     return ALL_LEGAL
+
+
+def refusal(episode_id: int, num_decisions: int, action: int, mask: np.ndarray) -> ValueError:
+    """What to raise for an action that is not legal. mask: bool (num_actions,) of that episode."""
+    return ValueError(
+        f"action {action} in environment {episode_id}, decision {num_decisions}: must be one that "
+        f"action_masks() allows: {np.flatnonzero(mask).tolist()}"
+    )

@@ -14,9 +14,10 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.trace_events import trace_events, write_trace
 from servegym.experiments.configs import load_config, read_config
-from servegym.experiments.simulate import CONFIG_FILE, REQUESTS_FILE, SimulateConfig
+from servegym.experiments.simulate import REQUESTS_FILE, SimulateConfig
 from servegym.experiments.simulate import run as run_simulation
 from servegym.experiments.simulate_batches import BATCHES_FILE
+from servegym.experiments.simulation_output import CONFIG_FILE
 from servegym.experiments.validation.simulator import relative_differences
 
 TIMES = ("scheduled_s", "first_token_s", "finish_s", "cancelled_s")

@@ -1,16 +1,13 @@
 """`servegym simulate`: a router, and perhaps a scheduler, on one workload; every request's times written."""
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import MISSING, DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
+from omegaconf import MISSING, DictConfig
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
@@ -21,10 +18,11 @@ from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.workloads import Workload
 from servegym.experiments.configs import build_router, build_scenario, read_config
-from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
+from servegym.experiments.simulation_output import CONFIG_FILE, METRICS_FILE, show_metrics, write_answer
 
-FILES = REQUESTS_FILE, METRICS_FILE, CONFIG_FILE = "requests.parquet", "metrics.json", "config.yaml"
+REQUESTS_FILE = "requests.parquet"
+FILES = (REQUESTS_FILE, METRICS_FILE, CONFIG_FILE)
 
 
 @dataclass
@@ -83,14 +81,7 @@ def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Workl
 def show(answer: dict[str, Any]) -> None:
     """Prints the metrics as a table."""
     policy = "+".join(answer[key]["name"] for key in ("router", "scheduler") if answer[key])
-    table = Table(title=f"{policy} on {answer['scenario']}, seed {answer['seed']}")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in answer["metrics"].items():
-        table.add_row(name, f"{value:,.0f}" if name.startswith("num_") else f"{value:,.4g}")
-    console = Console()
-    console.print(table)
-    console.print(f"Requests: {answer['workload_source']}. Written: {answer['out']}", soft_wrap=True)
+    show_metrics(answer, policy)
 
 
 def requests_table(results: Results) -> pa.Table:
@@ -110,7 +101,5 @@ def requests_table(results: Results) -> pa.Table:
 
 def _write(out: Path, settings: SimulateConfig, results: Results, answer: dict[str, Any]) -> None:
     with output_folder(out, FILES) as folder:
-        (folder / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(settings))))
         pq.write_table(requests_table(results), folder / REQUESTS_FILE)
-        metrics = json.dumps(json.loads(to_json(answer)), indent=2)
-        (folder / METRICS_FILE).write_text(metrics + "\n")
+        write_answer(folder, settings, answer)

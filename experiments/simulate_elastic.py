@@ -1,15 +1,12 @@
 """`servegym simulate` with a scenario of elastic sequence parallelism: one system on one workload."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import MISSING, DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
+from omegaconf import MISSING, DictConfig
 
 from servegym.agents.elastic_systems.system import ServedRequests
 from servegym.costmodels.errors import InputError
@@ -19,10 +16,11 @@ from servegym.envs.elastic_scenario import ElasticScenario
 from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.elastic_scenario.stream import ElasticEpisodeStream
 from servegym.experiments.configs import build_elastic_system, read_config
-from servegym.experiments.hydra_app import to_json
 from servegym.experiments.provenance import versions
+from servegym.experiments.simulation_output import CONFIG_FILE, METRICS_FILE, show_metrics, write_answer
 
-FILES = REQUESTS_FILE, METRICS_FILE, CONFIG_FILE = "requests.parquet", "metrics.json", "config.yaml"
+REQUESTS_FILE = "requests.parquet"
+FILES = (REQUESTS_FILE, METRICS_FILE, CONFIG_FILE)
 
 
 @dataclass
@@ -67,23 +65,14 @@ def simulate_elastic(config: DictConfig) -> dict[str, Any]:
         "versions": versions(),
     }
     with output_folder(out, FILES) as folder:
-        (folder / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(settings))))
         pq.write_table(requests_table(served), folder / REQUESTS_FILE)
-        metrics = json.dumps(json.loads(to_json(answer)), indent=2)
-        (folder / METRICS_FILE).write_text(metrics + "\n")
+        write_answer(folder, settings, answer)
     return {**answer, "out": str(out)}
 
 
 def show(answer: dict[str, Any]) -> None:
     """Prints the metrics as a table."""
-    table = Table(title=f"{answer['policy']['name']} on {answer['scenario']}, seed {answer['seed']}")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in answer["metrics"].items():
-        table.add_row(name, f"{value:,.0f}" if name.startswith("num_") else f"{value:,.4g}")
-    console = Console()
-    console.print(table)
-    console.print(f"Requests: {answer['workload_source']}. Written: {answer['out']}", soft_wrap=True)
+    show_metrics(answer, answer["policy"]["name"])
 
 
 def requests_table(served: ServedRequests) -> pa.Table:

@@ -105,11 +105,9 @@ def group_iteration_cost(model: ModelSpec, gpu: GpuSpec, tensor: int, max_reques
         parallelism=Parallelism(tensor=tensor),
         cpu_overhead_s=0.0,
     )
-    least_s = float(
-        cost.linear_s[1] + cost.communication_s[1] + cost.lm_head_s[1] + cost.sampler_s[1]
-        + cost.decode_attention_s[1, 0]
-    )  # fmt: skip
-    return cost._replace(overhead_s=max(DECODE_LAUNCH_S - least_s, 0.0))
+    sampled_s = cost.lm_head_s[1] + cost.sampler_s[1]
+    least_s = cost.linear_s[1] + cost.communication_s[1] + sampled_s + cost.decode_attention_s[1, 0]
+    return cost._replace(overhead_s=max(DECODE_LAUNCH_S - float(least_s), 0.0))
 
 
 def exchange_seconds(model: ModelSpec, tensor: int, max_requests: int, link: Link) -> Floats:

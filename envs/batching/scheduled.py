@@ -6,7 +6,7 @@ import numpy as np
 
 from servegym.costmodels.iterations.power import IterationPower, iteration_power
 from servegym.costmodels.specs import GPUS, MODELS
-from servegym.envs.legality import ALL_LEGAL
+from servegym.envs.legality import ALL_LEGAL, refusal
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.setup import ReplicaSpec, clear, load_requests, new_fleet
 from servegym.envs.sim.llm.simulate import Results, refuse_columns
@@ -71,11 +71,8 @@ class ScheduledEpisodes:
             raise ValueError(f"actions have shape {actions.shape}, must be {self.finished.shape}")
         episode_id = self._take(actions)
         if episode_id != ALL_LEGAL:
-            raise ValueError(
-                f"action {actions[episode_id]} in environment {episode_id}, decision "
-                f"{self.episodes[episode_id].num_decisions}: must be one that action_masks() allows: "
-                f"{np.flatnonzero(self.masks[episode_id]).tolist()}"
-            )
+            count, mask = self.episodes[episode_id].num_decisions, self.masks[episode_id]
+            raise refusal(episode_id, count, actions[episode_id], mask)
 
     def legal_actions(self) -> np.ndarray:
         """bool (K, num_actions), a new array."""

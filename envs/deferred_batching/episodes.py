@@ -21,7 +21,7 @@ from servegym.envs.deferred_batching.observation import (
     observe,
 )
 from servegym.envs.deferred_batching.reward import cost_so_far
-from servegym.envs.legality import ALL_LEGAL, first_illegal
+from servegym.envs.legality import ALL_LEGAL, first_illegal, refusal
 from servegym.envs.sim.batch.autoscaler import Autoscaler
 from servegym.envs.sim.batch.loop import run
 from servegym.envs.sim.batch.queues import is_idle
@@ -115,11 +115,8 @@ class DeferredBatchingEpisodes:
             raise ValueError(f"actions have shape {actions.shape}, must be {self.finished.shape}")
         episode_id = _step(self._state, actions)
         if episode_id != ALL_LEGAL:
-            raise ValueError(
-                f"action {actions[episode_id]} in environment {episode_id}, decision "
-                f"{self.num_decisions[episode_id]}: must be one that action_masks() allows: "
-                f"{np.flatnonzero(self.masks[episode_id]).tolist()}"
-            )
+            count, mask = self.num_decisions[episode_id], self.masks[episode_id]
+            raise refusal(episode_id, count, actions[episode_id], mask)
         for finished_id in np.flatnonzero(self.finished).tolist():
             check(self.simulations[finished_id])
 

@@ -13,7 +13,7 @@ from servegym.envs.dynamic_batching.observation import DRAINING, FEATURES, GAP_S
 from servegym.envs.dynamic_batching.reward import request_seconds
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.envs.dynamic_batching.stream import Arrivals
-from servegym.envs.legality import ALL_LEGAL, first_illegal
+from servegym.envs.legality import ALL_LEGAL, first_illegal, refusal
 from servegym.envs.metrics import percentile
 
 EPISODE = np.dtype(
@@ -101,11 +101,8 @@ class DynamicBatchingEpisodes:
             raise ValueError(f"actions have shape {actions.shape}, must be {self.finished.shape}")
         episode_id = _step(self._state, actions)
         if episode_id != ALL_LEGAL:
-            raise ValueError(
-                f"action {actions[episode_id]} in environment {episode_id}, decision "
-                f"{self.episodes[episode_id].num_decisions}: must be one that action_masks() allows: "
-                f"{np.flatnonzero(self.masks[episode_id]).tolist()}"
-            )
+            count, mask = self.episodes[episode_id].num_decisions, self.masks[episode_id]
+            raise refusal(episode_id, count, actions[episode_id], mask)
 
     def legal_actions(self) -> np.ndarray:
         """bool (K, max_batch + 1), a new array."""

@@ -15,7 +15,7 @@ from servegym.envs.elastic_scenario import ElasticScenario
 from servegym.envs.elastic_sequence_parallel.asking import advance, agent, answer, find_legal
 from servegym.envs.elastic_sequence_parallel.observation import Observation, arrays, num_actions, observe
 from servegym.envs.elastic_sequence_parallel.reward import cost_of
-from servegym.envs.legality import ALL_LEGAL, first_illegal
+from servegym.envs.legality import ALL_LEGAL, first_illegal, refusal
 from servegym.envs.sim.elastic.accrual import FIRST_TOKEN_S, PER_TOKEN_S
 from servegym.envs.sim.elastic.loop import run
 from servegym.envs.sim.elastic.setup import Simulation
@@ -99,11 +99,8 @@ class ElasticSequenceParallelEpisodes:
             raise ValueError(f"actions have shape {actions.shape}, must be {self.finished.shape}")
         episode_id = _step(self._state, actions)
         if episode_id != ALL_LEGAL:
-            raise ValueError(
-                f"action {actions[episode_id]} in environment {episode_id}, decision "
-                f"{self.num_decisions[episode_id]}: must be one that action_masks() allows: "
-                f"{np.flatnonzero(self.masks[episode_id]).tolist()}"
-            )
+            count, mask = self.num_decisions[episode_id], self.masks[episode_id]
+            raise refusal(episode_id, count, actions[episode_id], mask)
         for finished_id in np.flatnonzero(self.finished).tolist():
             check(self.simulations[finished_id])
 

@@ -1,5 +1,6 @@
 """A trained agent of elastic sequence parallelism against LoongServe's manager and against rules: goodput."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,14 +96,14 @@ def compare(
         ]
         return np.array([strain(served, scenario) for served in of(closer)])
 
+    def kept(of: Serve, rates: Rates, which: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        return strains(of, rates, which) <= 1
+
     guesses = np.full(len(seeds), scenario.rate_rps)
     goodput: dict[str, Rates] = {}
     for name, of in serve.items():
-        goodput[name] = largest_rates(
-            lambda rates, which, of=of: strains(of, rates, which) <= 1,  # type: ignore[misc]
-            guesses,
-            most_steps=MOST_STEPS,
-        )
+        keeps = functools.partial(kept, of)
+        goodput[name] = largest_rates(keeps, guesses, most_steps=MOST_STEPS)
         if name == MANAGER:
             guesses = np.where(_is_found(goodput[name]), goodput[name], guesses)
     managers = goodput[MANAGER]

@@ -25,7 +25,7 @@ Batches = list[tuple[int, int, int, int]]
 
 
 @jit
-def _call(cost, per_node, lengths, free, pruned, one, reals, integers, batches):  # type: ignore[no-untyped-def]
+def _call(cost, per_node, lengths, free, pruned, one, reals, integers, batches):
     return find_batches(
         cost, per_node, lengths, lengths.size, free, free.size, pruned, one, reals, integers, batches
     )
@@ -96,7 +96,7 @@ def random_problem(
     return cost, int(rng.choice([1, 2, 8])), lengths.copy(), np.sort(free)[::-1].astype(np.int64).copy()
 
 
-def cuts(total: int, parts: int) -> itertools.combinations:  # type: ignore[type-arg]
+def cuts(total: int, parts: int) -> itertools.combinations:
     return itertools.combinations(range(1, total), parts - 1)
 
 

@@ -8,21 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.costmodels.native.jit import jit
-from servegym.envs.sim.elastic.actions import (
-    UNLIMITED,
-    add_member,
-    decode,
-    merge,
-    migrate,
-    pause,
-    prefill,
-    reject,
-)
+from servegym.envs.sim.elastic.actions import UNLIMITED
 from servegym.envs.sim.elastic.manager import Manager
 from servegym.envs.sim.elastic.queue import first_waiting, next_waiting
 from servegym.envs.sim.elastic.simulate import simulate_elastic
 from servegym.envs.sim.elastic.state import NOBODY, FleetState
 from tests.conftest import examples
+from tests.envs.sim.elastic import acting
 from tests.envs.sim.elastic.random_cases import GRID_S, assert_same, random_case
 from tests.reference.elastic.fleet import Fleet
 from tests.reference.elastic.request import Group, Request
@@ -138,38 +130,6 @@ class AtRandom:
 
 
 @jit
-def _prefill(state, requests, instances, delay_s, striped):
-    return prefill(state, requests, requests.size, instances, instances.size, delay_s, striped)
-
-
-@jit
-def _decode(state, group, added, delay_s, master_batch, fullest_first):
-    for instance in added:
-        add_member(state, group, instance)
-    decode(state, group, added.size, delay_s, master_batch, fullest_first)
-
-
-@jit
-def _merge(state, group, other):
-    merge(state, group, other)
-
-
-@jit
-def _migrate(state, group, source, target, tokens):
-    return migrate(state, group, source, target, tokens)
-
-
-@jit
-def _pause(state, request):
-    pause(state, request)
-
-
-@jit
-def _reject(state, request):
-    reject(state, request)
-
-
-@jit
 def _queue(state, waiting):
     at, request = 0, first_waiting(state)
     while request != NOBODY:
@@ -193,18 +153,20 @@ def again(written: list[tuple[dict[str, Any], list[Action]]]) -> Callable[[Fleet
 
 
 def _migrates(state: FleetState, group: int, source: int, target: int, tokens: int, seconds: float) -> None:
-    assert _migrate(state, group, source, target, tokens) == seconds
+    assert acting.migrate(state, group, source, target, tokens) == seconds
 
 
 DOES: dict[str, Callable[..., Any]] = {
-    "prefill": lambda state, requests, instances, *rest: _prefill(
+    "prefill": lambda state, requests, instances, *rest: acting.prefill(
         state, np.array(requests, np.int64), np.array(instances, np.int64), *rest
     ),
-    "decode": lambda state, group, added, *rest: _decode(state, group, np.array(added, np.int64), *rest),
-    "merge": _merge,
+    "decode": lambda state, group, added, *rest: acting.decode(
+        state, group, np.array(added, np.int64), *rest
+    ),
+    "merge": acting.merge,
     "migrate": _migrates,
-    "pause": _pause,
-    "reject": _reject,
+    "pause": acting.pause,
+    "reject": acting.reject,
 }
 
 

@@ -4,19 +4,10 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.native.jit import jit
-from servegym.envs.sim.elastic.actions import (
-    UNLIMITED,
-    add_member,
-    decode,
-    merge,
-    migrate,
-    pause,
-    prefill,
-    reject,
-)
+from servegym.envs.sim.elastic.actions import UNLIMITED
 from servegym.envs.sim.elastic.simulate import simulate_elastic
 from servegym.envs.sim.elastic.state import NUM_PAUSES, FleetState
+from tests.envs.sim.elastic import acting
 from tests.envs.sim.elastic.fleets import (
     OVERHEAD_S,
     PER_KV_TOKEN_S,
@@ -30,44 +21,12 @@ CONSTANT_S, TOKEN_S, SQUARED_S, EXCHANGE_S, MIGRATE_S = 0.02, 5e-5, 2e-9, 1e-4, 
 """Of `linear_elastic_cost`."""
 
 
-@jit
-def _prefill(state, requests, instances, delay_s, striped):
-    return prefill(state, requests, requests.size, instances, instances.size, delay_s, striped)
-
-
-@jit
-def _decode(state, group, added, master_batch, fullest_first):
-    for instance in added:
-        add_member(state, group, instance)
-    decode(state, group, added.size, 0.0, master_batch, fullest_first)
-
-
-@jit
-def _merge(state, group, other):
-    merge(state, group, other)
-
-
-@jit
-def _migrate(state, group, source, target, tokens):
-    return migrate(state, group, source, target, tokens)
-
-
-@jit
-def _pause(state, request):
-    pause(state, request)
-
-
-@jit
-def _reject(state, request):
-    reject(state, request)
-
-
 def do_prefill(state: FleetState, requests, instances, delay_s=0.0, striped=False) -> int:
-    return _prefill(state, np.array(requests, np.int64), np.array(instances), delay_s, striped)
+    return acting.prefill(state, np.array(requests, np.int64), np.array(instances), delay_s, striped)
 
 
 def do_decode(state: FleetState, group, added=(), master_batch=128, fullest_first=True) -> None:
-    _decode(state, group, np.array(added, np.int64), master_batch, fullest_first)
+    acting.decode(state, group, np.array(added, np.int64), 0.0, master_batch, fullest_first)
 
 
 def prefill_s(instances: int, *lengths: int) -> float:
@@ -154,9 +113,9 @@ def test_migration_takes_from_requests_in_order_and_the_source_leaves_when_empty
     log, seconds = [], []
 
     def move(state):
-        seconds.append(_migrate(state, 0, 0, 1, 700))
+        seconds.append(acting.migrate(state, 0, 0, 1, 700))
         log.append((state.kv[:2].tolist(), state.member[0].tolist()))
-        seconds.append(_migrate(state, 0, 0, 2, 100))
+        seconds.append(acting.migrate(state, 0, 0, 2, 100))
         log.append((state.kv[:2].tolist(), state.member[0].tolist()))
 
     results = simulate_elastic(
@@ -172,7 +131,7 @@ def test_migration_takes_from_requests_in_order_and_the_source_leaves_when_empty
 
 def test_a_paused_request_computes_its_output_again_and_keeps_its_first_token_time():
     def stop(state):
-        _pause(state, 1)
+        acting.pause(state, 1)
         assert state.counters[NUM_PAUSES] == 1
         assert state.used.sum() == 101
         do_decode(state, 0)
@@ -202,7 +161,7 @@ def test_merged_groups_go_on_as_one():
     def join(state):
         if state.activity[:2].any():
             return
-        _merge(state, 0, 1)
+        acting.merge(state, 0, 1)
         assert state.member[0].tolist() == [1, 1, 0, 0]
         do_decode(state, 0)
 
@@ -235,10 +194,10 @@ def test_what_is_longer_than_the_fleet_is_rejected_on_arrival():
         (lambda state: do_prefill(state, [0, 1, 0], [0]), "request 0 does not wait"),
         (lambda state: do_prefill(state, [0], [1, 1]), "runs"),
         (lambda state: do_decode(state, 0), "must be a group at rest"),
-        (lambda state: _pause(state, 0), "must be a group at rest"),
-        (lambda state: _reject(state, 3), "does not wait"),
-        (lambda state: _migrate(state, 0, 0, 1, 1), "must be a group at rest"),
-        (lambda state: _merge(state, 3, 3), "merged with itself"),
+        (lambda state: acting.pause(state, 0), "must be a group at rest"),
+        (lambda state: acting.reject(state, 3), "does not wait"),
+        (lambda state: acting.migrate(state, 0, 0, 1, 1), "must be a group at rest"),
+        (lambda state: acting.merge(state, 3, 3), "merged with itself"),
     ],
 )
 def test_an_action_that_is_not_allowed_ends_the_simulation(act, message):
