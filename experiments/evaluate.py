@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
+from servegym.envs.scenario.compose import list_scenarios
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.claims.papers import PAPERS
 from servegym.experiments.claims.report import show as show_claims
@@ -148,7 +149,8 @@ def _scenario(settings: EvaluateConfig, runs: list[str]) -> ScenarioConfig:
         return settings.scenario
     if settings.scenario is not None:
         raise InputError(
-            f"scenario = {settings.scenario.name}: is not of LLM fleets, whose routers are compared"
+            f"scenario = {settings.scenario.name}: must be of LLM fleets, whose routers are compared: "
+            f"{', '.join(list_scenarios(ScenarioConfig))}"
         )
     if len(runs) != 1:
         raise InputError(

@@ -228,6 +228,12 @@ def test_mlp_on_another_fleet_is_refused_before_the_work(
     assert not (run / "evaluation").exists()
 
 
+def test_scenarios_of_other_kinds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "scenario=day_shape"]) == 2
+    error = capsys.readouterr().err
+    assert "scenario = day_shape: must be of LLM fleets, whose routers are compared: azure_conv" in error
+
+
 def test_training_on_the_test_part_is_refused(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     lines = [f"{second},100,10" for second in range(100)]

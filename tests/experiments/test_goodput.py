@@ -112,15 +112,6 @@ def test_bad_input_is_refused(
     assert message in error_of(capsys, "goodput", *words)
 
 
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("command", ["evaluate"])
-def test_commands_for_llm_fleets_refuse_scenarios_of_batch_serving(
-    capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    said = error_of(capsys, command, "scenario=day_shape")
-    assert "scenario: is of batch serving; this command takes those of LLM fleets: azure_conv" in said
-
-
 def test_the_folder_stays_empty(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     answer_of(capsys, "goodput", *ONE_BY_ONE, "requests=20", "seeds=1", "policy=symphony")
     assert list(folder.iterdir()) == []
