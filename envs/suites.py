@@ -1,0 +1,78 @@
+"""Suites: scenarios that belong together, frozen under a name and a version, `conf/suite/NAME.yaml`.
+
+A suite is what policies of one environment are compared on, and what a generalist is trained on. Its entries are
+scenarios of `conf/scenario` with overrides; those that are `test_only` are never trained on. Whoever changes an
+entry raises the version: figures quote both.
+"""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from servegym.costmodels.errors import InputError
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario.compose import CONFIG_MODULE, compose_scenario, list_group
+from servegym.envs.scenario.config import ScenarioConfig
+
+
+@dataclass
+class SuiteEntry:
+    """One scenario of a suite."""
+
+    scenario: str = MISSING  # a name in conf/scenario
+    why: str = MISSING  # what makes scheduling hard here
+    overrides: list[str] = field(default_factory=list)  # as on the command line, without "scenario."
+    test_only: bool = False
+    metric: str | None = None  # null: the suite's
+
+
+@dataclass
+class Suite:
+    """Schema of `conf/suite/*.yaml`.
+
+    environment: the id of what policies play. metric: of `envs.metrics.summarise`, of which less is better.
+    """
+
+    name: str = MISSING
+    version: int = MISSING
+    environment: str = MISSING
+    metric: str = MISSING
+    entries: dict[str, SuiteEntry] = field(default_factory=dict)
+
+    @property
+    def training(self) -> list[str]:
+        """Names of the entries that are trained on."""
+        return [name for name, entry in self.entries.items() if not entry.test_only]
+
+    def config(self, entry_name: str) -> ScenarioConfig:
+        """The configuration of an entry, which bears the entry's name. InputError lists the entries."""
+        if entry_name not in self.entries:
+            raise InputError(f"suite {self.name}: {entry_name}: must be one of {', '.join(self.entries)}")
+        entry = self.entries[entry_name]
+        words = (*(f"scenario.{word}" for word in entry.overrides), f"scenario.name={entry_name}")
+        return compose_scenario(entry.scenario, words)
+
+    def build(self, entry_name: str) -> Scenario:
+        """The scenario of an entry, ready to run."""
+        return Scenario(self.config(entry_name))
+
+    def metric_of(self, entry_name: str) -> str:
+        """By which policies are compared on an entry."""
+        return self.entries[entry_name].metric or self.metric
+
+
+def load_suite(name: str) -> Suite:
+    """The suite `conf/suite/<name>.yaml`. InputError for an unknown name, listing the known ones."""
+    known = list_group("suite")
+    if name not in known:
+        raise InputError(f"suite = {name}: must be one of {', '.join(known)}")
+    content = yaml.safe_load((files(CONFIG_MODULE) / "suite" / f"{name}.yaml").read_text())
+    try:
+        suite = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Suite), OmegaConf.create(content)))
+    except OmegaConfBaseException as error:
+        raise InputError(f"suite {name}: {str(error).splitlines()[0]}") from error
+    assert isinstance(suite, Suite)
+    return suite
