@@ -148,6 +148,14 @@ class Traffic:
         """The training part and the test part of the trace; none with a generator."""
         return [part for part in (self._train, self._test) if part is not None]
 
+    @property
+    def mean_output_tokens(self) -> float:
+        """Of a request of the training part, or of the generator: what an operator can know beforehand."""
+        if self._fitted is not None:
+            return self._fitted.lengths.mean_output_tokens
+        assert self._train is not None
+        return float(self._train.output_tokens.mean())
+
     def max_requests(self, split: str) -> int:
         """The most requests an episode of `split` ("train" or "test") can have."""
         if split == "train":

@@ -52,6 +52,11 @@ class JointLengths:
         prompt_tokens = self._invert(self.prompt_quantiles, bins, scaled - bins)
         return prompt_tokens, self._invert(self.output_quantiles, bins, output_uniform)
 
+    @property
+    def mean_output_tokens(self) -> float:
+        """The expected output: the integral of each bin's quantile function, in the mean over the bins."""
+        return float(np.trapezoid(self.output_quantiles, self.levels, axis=1).mean())
+
     def _invert(
         self, quantiles: npt.NDArray[np.int32], bins: npt.NDArray[np.int64], uniform: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.int32]:

@@ -279,3 +279,19 @@ def test_a_ranking_that_an_engine_cannot_use_is_named() -> None:
     caching = compose_scenario("generated_8xh100", ("scenario.engine.prefix_caching=true",))
     with pytest.raises(InputError, match="scenario.scheduler mine: engine.prefix_caching = True: only with"):
         Scenario(caching, ranking=ranking)
+
+
+def test_mean_output_is_of_what_training_sees(trace) -> None:
+    """Outputs are 1 to 7 in turns; the last 100 s, here of 10 tokens, are held out."""
+    lines = trace.read_text().splitlines()
+    cut = [
+        f"{line.rpartition(',')[0]},10" if float(line.split(",")[0]) >= 399.5 else line for line in lines[1:]
+    ]
+    trace.write_text("\n".join([lines[0], *cut]) + "\n")
+    assert from_trace(trace).traffic.mean_output_tokens == pytest.approx(4, rel=0.01)
+
+
+def test_mean_output_of_a_generator_is_that_of_its_requests() -> None:
+    traffic = load_scenario("generated_8xh100").traffic
+    outputs = np.concatenate([traffic.test_workload(seed).output_tokens for seed in range(3)])
+    assert traffic.mean_output_tokens == pytest.approx(outputs.mean(), rel=0.01)
