@@ -1,4 +1,4 @@
-"""`servegym export`: the trained router of a run as an artifact that a serving system loads."""
+"""`servegym export`: the trained policy of a run as an artifact that a serving system loads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
-from servegym.agents.networks.router_network import RouterNetwork
+from servegym.agents.learners.families import FAMILIES, family_of
 from servegym.agents.serving.export import export_policy
 from servegym.agents.serving.schema import FILES
 from servegym.costmodels.errors import InputError
@@ -24,18 +24,20 @@ class ExportConfig:
 
 
 def export(config: DictConfig) -> dict[str, Any]:
-    """Writes policy.onnx, policy.json and golden.npz to `out`, and holds ONNX Runtime to torch on them.
+    """Writes policy.onnx, policy.json, golden.npz and card.md to `out`, and holds ONNX Runtime to torch.
 
     InputError where the run is incomplete, saying what is missing, or where `out` holds something.
     """
     settings = read_config(config, ExportConfig)
-    policy, origin = load_run_policy(Path(settings.run_dir))
-    if not isinstance(policy.network, RouterNetwork):
+    run_dir, out = Path(settings.run_dir), Path(settings.out)
+    policy, origin = load_run_policy(run_dir)
+    level = family_of(origin["network"]).level
+    if level is None:
+        exported = ", ".join(family.environment for family in FAMILIES if family.level)
         raise InputError(
-            f"run_dir = {settings.run_dir}: its network, {origin['network']}, is no router's; only those of "
-            "servegym/Routing-v0 can be exported"
+            f"run_dir = {run_dir}: its network, {origin['network']}, cannot be exported; must be of {exported}"
         )
-    difference = export_policy(policy.network, origin, Path(settings.out))
+    difference = export_policy(policy.network, level, origin, out)
     return {
         "run_dir": settings.run_dir,
         "out": settings.out,

@@ -13,6 +13,7 @@ from servegym.agents.elastic_managers import MANAGERS
 from servegym.agents.elastic_systems import RIVALS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
+from servegym.agents.zoo import PREFIX, zoo_policies
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario.compose import SCENARIO_SCHEMAS, list_group, list_scenarios
 from servegym.experiments.configs import FROM_BATCH_SCENARIO, FROM_SCENARIO
@@ -27,6 +28,7 @@ USE = {
     "elastic systems": "policy=NAME policy.PARAMETER=VALUE",
     "rebalancers": "rebalancer=NAME rebalancer.PARAMETER=VALUE",
     "agents": "agent=NAME",
+    "zoo": "evaluate policy=NAME",
     "workloads": "workload@scenario.workload=NAME",
     "fleets": "fleet@scenario.fleet=NAME",
     "engines": "engine@scenario.engine=NAME",
@@ -68,6 +70,7 @@ def choices() -> dict[str, Any]:
         "elastic systems": {name: _defaults(make) for name, make in {**MANAGERS, **RIVALS}.items()},
         "rebalancers": {name: _defaults(make) for name, make in REBALANCERS.items()},
         "agents": list_group("agent"),
+        "zoo": [PREFIX + name for name in zoo_policies()],
         "workloads": list_group("workload"),
         "fleets": list_group("fleet"),
         "engines": list_group("engine"),

@@ -81,7 +81,7 @@ def show(answer: dict[str, Any]) -> None:
         value = answer["training"][family.shown.metric] * family.shown.factor
         line += f"; {family.shown.label} in the last training episodes {value:.1f} {family.shown.unit}"
     console.print(line)
-    export = f"; servegym export run_dir={run_dir}" if family.exportable else ""
+    export = f"; servegym export run_dir={run_dir}" if family.level else ""
     console.print(f"Next: servegym evaluate run_dir={run_dir}{export}")
 
 

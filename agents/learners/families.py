@@ -66,8 +66,8 @@ class Family:
     """What of it: when it waits, or all that it does."""
     work: Callable[[Any, np.ndarray], np.ndarray] | None = None
     """Requests served, from what is observed and done, where decisions take unequal time (centring.py)."""
-    exportable: bool = False
-    """Whether a trained network can be handed to a serving system."""
+    level: str | None = None
+    """What a trained network decides for a serving system, of serving/schema.py; None: not exported."""
 
 
 def _of_traffic(scenario: Scenario) -> dict[str, Any]:
@@ -97,7 +97,7 @@ FAMILIES = (
         masked=False,
         metrics=("mean_ttft_s", "p99_ttft_s", "mean_latency_s"),
         shown=Shown("mean_ttft_s", "mean TTFT", 1e3, "ms"),
-        exportable=True,
+        level="router",
     ),
     Family(
         environment="servegym/DynamicBatching-v0",

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from servegym.agents.serving.schema import (
+    ACTION_MASK,
     DESCRIPTION_FILE,
     FILES,
     GOLDEN_FILE,
     GRAPH_FILE,
-    LEVEL,
-    REPLICA_FEATURES,
-    REQUEST_FEATURES,
+    LEVELS,
+    REPLICAS,
     SCHEMA_VERSION,
 )
 from servegym.costmodels.errors import InputError
@@ -24,42 +25,53 @@ TOLERANCE = 1e-5
 
 
 class ExportedPolicy:
-    """A router policy from its three files; `description` is the content of `policy.json`."""
+    """A policy from its files; `description` is the content of `policy.json`, `level` what it decides."""
 
     name = "exported"
 
     def __init__(self, graph: Path, description: dict[str, Any]) -> None:
         self.description = description
+        self.level = LEVELS[description["level"]]
+        self.num_replicas: int | None = description["num_replicas"]
         self._session = _session(graph)
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Nothing to do: the policy has no memory and draws nothing."""
 
-    def scores(self, request: np.ndarray, replicas: np.ndarray) -> np.ndarray:
-        """Raw `request` (K, 4) and `replicas` (K, R, 13) to scores (K, R) float32; -1e9 where illegal.
+    def scores(self, observation: Mapping[str, np.ndarray], masks: np.ndarray | None = None) -> np.ndarray:
+        """Raw arrays by name, with a leading axis K, to scores (K, actions) float32; -1e9 where illegal.
 
-        InputError for other shapes, or another R where the policy is for one fleet size.
+        masks: bool (K, actions), what is legal, for a level that is masked. InputError for missing arrays,
+        for other shapes, or for another fleet size where the policy is for one.
         """
-        request = np.ascontiguousarray(request, dtype=np.float32)
-        replicas = np.ascontiguousarray(replicas, dtype=np.float32)
-        fixed = self.description["num_replicas"]
-        if (
-            request.shape[1:] != (len(REQUEST_FEATURES),)
-            or replicas.ndim != 3
-            or replicas.shape[::2] != (len(request), len(REPLICA_FEATURES))
-            or (fixed is not None and replicas.shape[1] != fixed)
-        ):
-            raise InputError(
-                f"observation of shapes {request.shape} and {replicas.shape}: this policy takes request "
-                f"(K, {len(REQUEST_FEATURES)}) and replicas (K, {fixed or 'R'}, {len(REPLICA_FEATURES)})"
-            )
-        scores: np.ndarray = self._session.run(["logits"], {"request": request, "replicas": replicas})[0]
+        given = {**observation, ACTION_MASK: masks} if self.level.masked else observation
+        arrays = {
+            name: np.ascontiguousarray(given[name], np.bool_ if name == ACTION_MASK else np.float32)
+            for name in (*self.level.inputs, ACTION_MASK)
+            if given.get(name) is not None
+        }
+        self._check_shapes({name: array.shape for name, array in arrays.items()})
+        scores: np.ndarray = self._session.run(["logits"], arrays)[0]
         return scores
 
-    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """The replica with the highest score for each of K observations, int64 (K,)."""
-        scores = self.scores(observation["request"], observation["replicas"])
-        return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+    def act(self, observation: Mapping[str, np.ndarray], masks: np.ndarray | None = None) -> np.ndarray:
+        """The action with the highest score for each of K observations, int64 (K,)."""
+        return np.asarray(self.scores(observation, masks).argmax(axis=1), dtype=np.int64)
+
+    def _check_shapes(self, found: dict[str, tuple[int, ...]]) -> None:
+        tables = [name for name, of in self.level.inputs.items() if of.rows == REPLICAS]
+        seen = [size for name in tables for size in found.get(name, ())[1:2]]
+        num_replicas = self.num_replicas or next(iter(seen), 1)
+        count = next(iter(found.values()), (0,))[0]
+        if found != self.level.shapes(count, num_replicas):
+            words = (f"{name} {shape}" for name, shape in found.items())
+            wanted = (
+                f"{name} ({', '.join(map(str, ('K', *each['shape'][1:])))})"
+                for name, each in self.description["inputs"].items()
+            )
+            raise InputError(
+                f"observation of shapes {' and '.join(words)}: this policy takes {' and '.join(wanted)}"
+            )
 
 
 def load_artifact(directory: Path) -> ExportedPolicy:
@@ -87,14 +99,15 @@ def load_artifact(directory: Path) -> ExportedPolicy:
 def check_golden(policy: ExportedPolicy, directory: Path) -> float:
     """Runs the golden inputs on this machine; returns the largest difference of a score.
 
-    InputError where it exceeds TOLERANCE, or where the replica chosen was not the best within it.
+    InputError where it exceeds TOLERANCE, or where the action chosen was not the best within it.
     """
     golden = np.load(directory / GOLDEN_FILE)
     worst = 0.0
     for key in (name for name in golden.files if name.startswith("logits_")):
-        due = golden[key]
-        num_replicas = due.shape[1]
-        scores = policy.scores(golden[f"request_{num_replicas}"], golden[f"replicas_{num_replicas}"])
+        due, fleet_size = golden[key], key.removeprefix("logits_")
+        observation = {name: golden[f"{name}_{fleet_size}"] for name in policy.level.inputs}
+        masks = golden[f"{ACTION_MASK}_{fleet_size}"] if policy.level.masked else None
+        scores = policy.scores(observation, masks)
         legal = due > -1e8
         allowed = TOLERANCE * max(1.0, float(np.abs(due[legal]).max()))
         difference = float(np.abs(scores - due)[legal].max())
@@ -118,10 +131,10 @@ def _check_description(description: Any, path: Path) -> None:
     if not isinstance(description, dict) or description.get("schema_version") != SCHEMA_VERSION:
         found = description.get("schema_version") if isinstance(description, dict) else None
         raise InputError(f"{path}: schema_version = {found!r}: this servegym reads {SCHEMA_VERSION}")
-    if description.get("level") != LEVEL:
-        raise InputError(f"{path}: level = {description.get('level')!r}: must be {LEVEL!r}")
+    if description.get("level") not in LEVELS:
+        raise InputError(f"{path}: level = {description.get('level')!r}: must be one of {', '.join(LEVELS)}")
     try:
-        for name, expected in (("request", REQUEST_FEATURES), ("replicas", REPLICA_FEATURES)):
+        for name, (_, expected) in LEVELS[description["level"]].inputs.items():
             found = tuple(feature["name"] for feature in description["inputs"][name]["features"])
             if found != expected:
                 raise InputError(

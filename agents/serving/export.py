@@ -1,4 +1,4 @@
-"""Writes a trained router network as files that a serving system loads without torch."""
+"""Writes a trained network as files that a serving system loads without torch."""
 
 import contextlib
 import importlib.metadata
@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,69 +15,94 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from servegym.agents.networks.action_network import ILLEGAL_LOGIT
+from servegym.agents.networks.action_network import ILLEGAL_LOGIT, ActionNetwork
 from servegym.agents.networks.normalise import replica_normalisation, request_normalisation
-from servegym.agents.networks.router_network import RouterNetwork
 from servegym.agents.serving.artifact import check_golden, load_artifact, sha256
-from servegym.agents.serving.golden import FLEET_SIZES, golden_observation
+from servegym.agents.serving.card import card
+from servegym.agents.serving.golden import fleet_sizes, golden_observation
 from servegym.agents.serving.schema import (
+    ACTION_MASK,
+    CARD_FILE,
     DESCRIPTION_FILE,
     FILES,
     GOLDEN_FILE,
     GRAPH_FILE,
-    LEVEL,
+    LEVELS,
+    REPLICAS,
     SCHEMA_VERSION,
 )
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import output_folder
+from servegym.envs.sim.llm.decision_view import ENGINE_COLUMNS, ROW_COLUMNS
 from servegym.envs.sim.llm.view import REPLICA_COLUMNS, REQUEST_COLUMNS
 
+COLUMNS = {
+    "request": REQUEST_COLUMNS,
+    "replicas": REPLICA_COLUMNS,
+    "engine": ENGINE_COLUMNS,
+    "requests": ROW_COLUMNS,
+}
+"""Name and unit of each number of an input."""
 
-def export_policy(network: RouterNetwork, run_info: dict[str, Any], out_dir: Path) -> float:
-    """Writes policy.onnx, policy.json and golden.npz to `out_dir` and checks them with ONNX Runtime.
+NORMALISATION: dict[str, Callable[[str], str]] = {
+    "request": request_normalisation,
+    "replicas": replica_normalisation,
+}
+"""How a number with a unit enters the network, in words."""
 
-    `run_info` is the provenance beside the version of servegym: scenario, seed, training steps, results
-    (JSON values). The folder appears complete or not at all. Returns the largest difference between
-    ONNX Runtime and torch. InputError where `out_dir` holds something else, an export package is missing, or
-    the two disagree.
+
+def export_policy(
+    network: ActionNetwork, level: str, run_info: dict[str, Any], out_dir: Path, name: str | None = None
+) -> float:
+    """Writes FILES to `out_dir` and checks them with ONNX Runtime.
+
+    level: of LEVELS, what the network decides. `run_info` is the provenance beside the version of servegym:
+    scenario, seed, training steps, results (JSON values). name: what the card calls the policy in commands;
+    None: `out_dir`. The folder appears complete or not at all. Returns the largest difference between ONNX
+    Runtime and torch. InputError where `out_dir` holds something else, an export package is missing, or the
+    two disagree.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"{package} is not installed: pip install 'servegym[serving]'")
     with output_folder(out_dir, FILES) as folder:
-        _write_graph(network, folder / GRAPH_FILE)
-        description = _describe(network, run_info, sha256(folder / GRAPH_FILE))
+        _write_graph(network, level, folder / GRAPH_FILE)
+        description = _describe(network, level, run_info, sha256(folder / GRAPH_FILE))
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
-        _write_golden(network, folder / GOLDEN_FILE)
+        (folder / CARD_FILE).write_text(card(name or str(out_dir), description))
+        _write_golden(network, level, folder / GOLDEN_FILE)
         return check_golden(load_artifact(folder), folder)
 
 
 class _Scores(nn.Module):
-    """The network without its value, which only training needs."""
+    """The network without its value, which only training needs, with illegal actions at the bottom."""
 
-    def __init__(self, network: RouterNetwork) -> None:
+    def __init__(self, network: ActionNetwork, level: str) -> None:
         super().__init__()
         self.network = network
+        self.names = tuple(LEVELS[level].inputs)
 
-    def forward(self, request: Tensor, replicas: Tensor) -> Tensor:
-        logits: Tensor = self.network(request, replicas)[0]
-        return logits
+    def forward(self, *arrays: Tensor) -> Tensor:
+        logits: Tensor = self.network(**dict(zip(self.names, arrays, strict=False)))[0]
+        return logits if len(arrays) == len(self.names) else logits.masked_fill(~arrays[-1], ILLEGAL_LOGIT)
 
 
-def _write_graph(network: RouterNetwork, path: Path) -> None:
+def _write_graph(network: ActionNetwork, level: str, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=65_536)
     replicas = torch.export.Dim("replicas", min=1, max=65_536)
-    request_axes = {0: batch}
-    replica_axes = {0: batch} if network.num_replicas is not None else {0: batch, 1: replicas}
     # Sizes 0 and 1 are special to torch's tracing, so the example has more of everything.
-    example = golden_observation(network.num_replicas or 8)
+    example = golden_observation(level, network.num_replicas or 8)
+    axes = []
+    for name in example:
+        of_replicas = name in LEVELS[level].inputs and LEVELS[level].inputs[name].rows == REPLICAS
+        axes.append({0: batch, 1: replicas} if of_replicas and network.num_replicas is None else {0: batch})
     with _quiet():
         program = torch.onnx.export(
-            _Scores(network).eval(),
-            (torch.from_numpy(example["request"]), torch.from_numpy(example["replicas"])),
+            _Scores(network, level).eval(),
+            tuple(torch.from_numpy(array) for array in example.values()),
             dynamo=True,
-            dynamic_shapes=(request_axes, replica_axes),
-            input_names=["request", "replicas"],
+            dynamic_shapes=(tuple(axes),),
+            input_names=list(example),
             output_names=["logits"],
             verbose=False,
         )
@@ -85,31 +110,32 @@ def _write_graph(network: RouterNetwork, path: Path) -> None:
         program.save(path)
 
 
-def _describe(network: RouterNetwork, run_info: dict[str, Any], graph_sha256: str) -> dict[str, Any]:
-    def features(columns: tuple[tuple[str, str], ...], formula: Any) -> list[dict[str, str]]:
-        return [{"name": name, "unit": unit, "normalisation": formula(unit)} for name, unit in columns]
-
-    size = network.num_replicas or "replicas"
+def _describe(
+    network: ActionNetwork, level: str, run_info: dict[str, Any], graph_sha256: str
+) -> dict[str, Any]:
+    due, size = LEVELS[level], network.num_replicas or REPLICAS
+    actions = [size if each == REPLICAS else each for each in due.actions]
+    num_actions = actions[0] if len(actions) == 1 else " + ".join(map(str, actions))
+    inputs: dict[str, Any] = {}
+    for name, (rows, _) in due.inputs.items():
+        middle = [] if rows is None else [size if rows == REPLICAS else rows]
+        inputs[name] = {
+            "dtype": "float32",
+            "shape": ["batch", *middle, len(COLUMNS[name])],
+            "features": [_feature(name, column, unit) for column, unit in COLUMNS[name]],
+        }
+    if due.masked:
+        inputs[ACTION_MASK] = {"dtype": "bool", "shape": ["batch", num_actions], "meaning": "True: legal"}
     return {
         "schema_version": SCHEMA_VERSION,
-        "level": LEVEL,
-        "inputs": {
-            "request": {
-                "dtype": "float32",
-                "shape": ["batch", len(REQUEST_COLUMNS)],
-                "features": features(REQUEST_COLUMNS, request_normalisation),
-            },
-            "replicas": {
-                "dtype": "float32",
-                "shape": ["batch", size, len(REPLICA_COLUMNS)],
-                "features": features(REPLICA_COLUMNS, replica_normalisation),
-            },
-        },
+        "level": level,
+        "decision": due.decision,
+        "inputs": inputs,
         "normalisation": "inside the graph: inputs are in raw units",
         "action": {
             "output": "logits",
-            "shape": ["batch", size],
-            "rule": f"the replica with the highest logit; {ILLEGAL_LOGIT:g} where available is 0",
+            "shape": ["batch", num_actions],
+            "rule": f"the action with the highest logit; {ILLEGAL_LOGIT:g} where illegal",
         },
         "num_replicas": network.num_replicas,
         "provenance": {"servegym": importlib.metadata.version("servegym"), **run_info},
@@ -117,12 +143,17 @@ def _describe(network: RouterNetwork, run_info: dict[str, Any], graph_sha256: st
     }
 
 
-def _write_golden(network: RouterNetwork, path: Path) -> None:
+def _feature(of: str, name: str, unit: str) -> dict[str, str]:
+    normalisation = {"normalisation": NORMALISATION[of](unit)} if of in NORMALISATION else {}
+    return {"name": name, "unit": unit, **normalisation}
+
+
+def _write_golden(network: ActionNetwork, level: str, path: Path) -> None:
     arrays = {}
-    for num_replicas in [network.num_replicas] if network.num_replicas is not None else FLEET_SIZES:
-        observation = golden_observation(num_replicas)
+    for num_replicas in fleet_sizes(level, network.num_replicas):
+        observation = golden_observation(level, num_replicas)
         with torch.no_grad():
-            logits, _ = network(**{name: torch.from_numpy(array) for name, array in observation.items()})
+            logits = _Scores(network, level)(*(torch.from_numpy(array) for array in observation.values()))
         for name, array in (*observation.items(), ("logits", logits.numpy())):
             arrays[f"{name}_{num_replicas}"] = array
     np.savez_compressed(path, allow_pickle=False, **arrays)

@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from servegym.envs.sim.llm import view
+from servegym.agents.serving.schema import ACTION_MASK, LEVELS, REPLICAS
+from servegym.envs.sim.llm import decision_view, view
+from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, VISIBLE
 
-NUM_GOLDEN = 128
+NUM_GOLDEN = 64
 """Golden observations per fleet size."""
 
 FLEET_SIZES = (1, 4, 8, 32)
@@ -27,6 +29,9 @@ LOADED_REPLICA = {
 }
 """Typical values of a loaded replica that serves conversations."""
 
+LOADED_ENGINE = (40.0, 8.0, 38.0, 1.0, 4e3, 5e4, 4e4, 3e3, 2e4, 6e3, 1e4, 100.0, 1e4)
+"""Likewise of an engine, in the order of ENGINE_COLUMNS."""
+
 KV_TOTAL_BLOCKS = 20_000.0
 
 SPEEDS = (0.3, 1.0, 3.0)
@@ -36,14 +41,43 @@ PRIORITIES = (-1.0, 0.0, 1.0)
 
 
 def plausible_observation(
-    rng: np.random.Generator, num_observations: int, num_replicas: int
+    level: str, rng: np.random.Generator, num_observations: int, num_replicas: int
 ) -> dict[str, np.ndarray]:
-    """`request` (K, 4) and `replicas` (K, R, 13), float32: idle to overloaded, at least one of R legal."""
-    request = np.zeros((num_observations, view.REQUEST_FEATURES), np.float32)
+    """What a policy of a level reads: a leading axis K, idle to overloaded, at least one action legal."""
+    arrays = {
+        "request": lambda: _request(rng, num_observations),
+        "replicas": lambda: _replicas(rng, num_observations, num_replicas),
+        "engine": lambda: _engine(rng, num_observations),
+        "requests": lambda: _requests(rng, num_observations),
+    }
+    observation = {name: arrays[name]() for name in LEVELS[level].inputs}
+    if LEVELS[level].masked:
+        observation[ACTION_MASK] = _action_mask(rng, observation)
+    return observation
+
+
+def golden_observation(level: str, num_replicas: int) -> dict[str, np.ndarray]:
+    """The golden inputs for a fleet size: the same for every policy."""
+    return plausible_observation(level, np.random.default_rng(num_replicas), NUM_GOLDEN, num_replicas)
+
+
+def fleet_sizes(level: str, only: int | None) -> tuple[int, ...]:
+    """The fleet sizes of the golden inputs of a policy, which takes `only` that one; None: any."""
+    if only is not None:
+        return (only,)
+    return FLEET_SIZES if REPLICAS in (array.rows for array in LEVELS[level].inputs.values()) else (1,)
+
+
+def _request(rng: np.random.Generator, count: int) -> np.ndarray:
+    request = np.zeros((count, view.REQUEST_FEATURES), np.float32)
     for column, mean in MEAN_REQUEST.items():
-        request[:, column] = rng.exponential(mean, size=num_observations)
-    request[:, view.PRIORITY] = rng.choice(PRIORITIES, size=num_observations)
-    shape = (num_observations, num_replicas)
+        request[:, column] = rng.exponential(mean, size=count)
+    request[:, view.PRIORITY] = rng.choice(PRIORITIES, size=count)
+    return request
+
+
+def _replicas(rng: np.random.Generator, count: int, num_replicas: int) -> np.ndarray:
+    shape = (count, num_replicas)
     load = rng.exponential(1.0, size=shape) * (rng.random(shape) < 0.9)
     replicas = np.zeros((*shape, view.REPLICA_FEATURES), np.float32)
     for column, typical in LOADED_REPLICA.items():
@@ -51,11 +85,47 @@ def plausible_observation(
     replicas[..., view.KV_TOTAL_BLOCKS] = KV_TOTAL_BLOCKS
     replicas[..., view.SPEED] = rng.choice(SPEEDS, size=shape)
     legal = rng.random(shape) < 0.8
-    legal[np.arange(num_observations), rng.integers(num_replicas, size=num_observations)] = True
+    legal[np.arange(count), rng.integers(num_replicas, size=count)] = True
     replicas[..., view.AVAILABLE] = legal
-    return {"request": request, "replicas": replicas}
+    return replicas
 
 
-def golden_observation(num_replicas: int) -> dict[str, np.ndarray]:
-    """The golden inputs for a fleet size: the same for every policy."""
-    return plausible_observation(np.random.default_rng(num_replicas), NUM_GOLDEN, num_replicas)
+def _engine(rng: np.random.Generator, count: int) -> np.ndarray:
+    load = rng.exponential(1.0, size=(count, 1))
+    engine = np.array(LOADED_ENGINE) * load * rng.uniform(0.5, 1.5, size=(count, len(LOADED_ENGINE)))
+    return np.round(engine).astype(np.float32)
+
+
+def _requests(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Up to 32 that wait and up to 32 that run, the last admitted of these still in their prefill."""
+    shape = (count, NUM_ROWS)
+    row = np.arange(NUM_ROWS) % VISIBLE
+    waits = np.broadcast_to(np.arange(NUM_ROWS) < VISIBLE, shape)
+    there = row < np.where(waits, *rng.integers(0, VISIBLE + 1, size=(2, count, 1)))
+    prefills = ~waits & (row < 2)
+    rows = np.zeros((*shape, decision_view.ROW_FEATURES), np.float32)
+    prompt = np.ceil(rng.exponential(1_000.0, size=shape))
+    generated = np.floor(rng.exponential(100.0, size=shape)) * (~waits & ~prefills)
+    computed = np.where(prefills, np.floor(prompt * rng.random(shape)), prompt + generated) * ~waits
+    rows[..., decision_view.IS_WAITING] = waits
+    rows[..., decision_view.IS_PREFILLING] = prefills
+    rows[..., decision_view.IS_DECODING] = ~waits & ~prefills
+    rows[..., decision_view.PROMPT_TOKENS] = prompt
+    rows[..., decision_view.KNOWN_TOKENS] = prompt + generated
+    rows[..., decision_view.COMPUTED_TOKENS] = computed
+    rows[..., decision_view.PREDICTED_OUTPUT_TOKENS] = generated + np.ceil(rng.exponential(200.0, size=shape))
+    rows[..., decision_view.GENERATED_TOKENS] = generated
+    rows[..., decision_view.SINCE_ARRIVAL_S] = rng.exponential(3.0, size=shape)
+    rows[..., decision_view.PRIORITY] = rng.choice(PRIORITIES, size=shape)
+    rows[..., decision_view.BLOCKS] = np.ceil((prompt + generated) / 16)
+    rows[..., decision_view.LEGAL] = rng.random(shape) < 0.7
+    rows[~there] = 0.0
+    return rows
+
+
+def _action_mask(rng: np.random.Generator, observation: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows are legal as they say; starts mostly, the last always."""
+    requests = observation["requests"]
+    starts = rng.random((len(requests), NUM_CHOICES - NUM_ROWS)) < 0.7
+    starts[:, -1] = True
+    return np.concatenate([requests[..., decision_view.LEGAL] > 0, starts], axis=1)

@@ -1,18 +1,61 @@
-"""What an exported router policy is made of: the schema of `policy.json`, version 2.
+"""What an exported policy is made of: the schema of `policy.json`, version 3.
 
 The numbers a policy reads are written out here and not taken from the simulator, so that a serving system
-loads a policy without it, and so that a change of the simulator's view is a new schema version
+loads a policy without it, and so that a change of what is observed is a new schema version
 (a test holds the two equal).
 """
 
-SCHEMA_VERSION = 2
+from typing import NamedTuple
+
+SCHEMA_VERSION = 3
 """Raised whenever a file of an older version could be misread."""
 
-LEVEL = "router"
-"""The decision the policy takes: which replica gets a request."""
+REPLICAS = "replicas"
+"""In place of a number of rows: one for each replica of the fleet."""
+
+
+class Input(NamedTuple):
+    """An array that a policy reads, float32 in raw units, after the axis of the batch: (rows, features).
+
+    rows: None for an array without that axis.
+    """
+
+    rows: int | str | None
+    features: tuple[str, ...]
+
+
+class Level(NamedTuple):
+    """A kind of decision: what is decided, what is read, and what there is to choose from.
+
+    actions: how many of each kind, in order; REPLICAS: one for each replica. masked: which of them are legal
+    is one more input, `action_mask`, bool (batch, actions); if not, the other inputs say it.
+    """
+
+    decision: str
+    inputs: dict[str, Input]
+    actions: tuple[int | str, ...]
+    masked: bool
+
+    def shapes(self, count: int, num_replicas: int) -> dict[str, tuple[int, ...]]:
+        """Of the inputs for a number of decisions in a fleet of a size."""
+        rows = {
+            name: _sizes(() if of.rows is None else (of.rows,), num_replicas)
+            for name, of in self.inputs.items()
+        }
+        shapes = {name: (count, *rows[name], len(of.features)) for name, of in self.inputs.items()}
+        if self.masked:
+            shapes[ACTION_MASK] = (count, sum(_sizes(self.actions, num_replicas)))
+        return shapes
+
+
+def _sizes(sizes: tuple[int | str, ...], num_replicas: int) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else num_replicas for size in sizes)
+
+
+ACTION_MASK = "action_mask"
 
 REQUEST_FEATURES = ("prompt_tokens", "predicted_output_tokens", "gap_s", "priority")
-"""The columns of the input `request` (batch, 4), float32, raw units; a unit ends the name."""
+"""Of the request to be routed; a unit ends the name."""
 
 REPLICA_FEATURES = (
     "available",
@@ -29,8 +72,57 @@ REPLICA_FEATURES = (
     "prefix_hit_tokens",
     "speed",
 )
-"""The columns of the input `replicas` (batch, replicas, 13), float32, raw units."""
+"""Of a replica that it may go to."""
 
-GRAPH_FILE, DESCRIPTION_FILE, GOLDEN_FILE = "policy.onnx", "policy.json", "golden.npz"
-FILES = (GRAPH_FILE, DESCRIPTION_FILE, GOLDEN_FILE)
-"""The three files of an artifact: the ONNX graph, its description, inputs with the scores due."""
+ENGINE_FEATURES = (
+    "running",
+    "waiting",
+    "decoding",
+    "admitted",
+    "queued_prefill_tokens",
+    "outstanding_tokens",
+    "decode_context_tokens",
+    "kv_used_blocks",
+    "kv_total_blocks",
+    "unclaimed_tokens",
+    "unclaimed_blocks",
+    "seats_left",
+    "predicted_remaining_tokens",
+)
+"""Of the engine whose next batch is put together."""
+
+ROW_FEATURES = (
+    "is_waiting",
+    "is_prefilling",
+    "is_decoding",
+    "prompt_tokens",
+    "known_tokens",
+    "computed_tokens",
+    "predicted_output_tokens",
+    "generated_tokens",
+    "since_arrival_s",
+    "priority",
+    "blocks",
+    "legal",
+)
+"""Of a request of that engine: 32 that wait, then 32 that run."""
+
+LEVELS = {
+    "router": Level(
+        decision="which replica gets a request",
+        inputs={"request": Input(None, REQUEST_FEATURES), "replicas": Input(REPLICAS, REPLICA_FEATURES)},
+        actions=(REPLICAS,),
+        masked=False,
+    ),
+    "scheduler": Level(
+        decision="whom an engine admits or preempts, or that its next iteration starts",
+        inputs={"engine": Input(None, ENGINE_FEATURES), "requests": Input(64, ROW_FEATURES)},
+        actions=(68,),
+        masked=True,
+    ),
+}
+"""By name; the actions are those of the environments `servegym/Routing-v0` and `servegym/Batching-v0`."""
+
+GRAPH_FILE, DESCRIPTION_FILE, GOLDEN_FILE, CARD_FILE = "policy.onnx", "policy.json", "golden.npz", "card.md"
+FILES = (GRAPH_FILE, DESCRIPTION_FILE, GOLDEN_FILE, CARD_FILE)
+"""The files of an artifact: the ONNX graph, its description, inputs with the scores due, a page to read."""

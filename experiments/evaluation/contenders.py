@@ -14,6 +14,7 @@ from servegym.agents.heuristics import ROUTERS
 from servegym.agents.policy import Policy
 from servegym.agents.schedulers import SCHEDULERS
 from servegym.agents.serving.schema import FILES
+from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.compose import CONFIG_MODULE
@@ -45,11 +46,11 @@ def kind_of(name: str) -> str:
         raise InputError(f"policies: {name}: what follows the + must be one of {', '.join(SCHEDULERS)}")
     if router in ROUTERS:
         return "router"
-    folder = Path(name)
+    folder = policy_folder(name)
     if not folder.is_dir():
         raise InputError(
-            f"policies: {name}: must be one of {', '.join(ROUTERS)}, ROUTER+SCHEDULER, or the folder of a "
-            "training run or of an exported policy"
+            f"policies: {name}: must be one of {', '.join(ROUTERS)}, ROUTER+SCHEDULER, zoo:NAME, or the folder "
+            "of a training run or of an exported policy"
         )
     return "artifact" if any((folder / part).is_file() for part in FILES) else "run"
 
@@ -75,7 +76,7 @@ def contender(name: str, kind: str, scenario: Scenario) -> Contender:
     if kind == "artifact":
         from servegym.agents.serving.artifact import load_artifact
 
-        artifact = load_artifact(Path(name))
+        artifact = load_artifact(policy_folder(name))
         _check_disjoint(name, artifact.description["provenance"], scenario)
         return _side_by_side(name, "exported, run by ONNX Runtime", artifact, scenario)
     import torch

@@ -6,17 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from servegym.agents.networks.action_network import ActionNetwork
 from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.router_network import RouterNetwork
 from servegym.agents.serving import schema
 from servegym.agents.serving.artifact import check_golden, load_artifact
-from servegym.agents.serving.export import export_policy
+from servegym.agents.serving.export import COLUMNS, export_policy
 from servegym.agents.serving.golden import plausible_observation
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_COLUMNS, REQUEST_COLUMNS
@@ -34,7 +36,7 @@ def gnn(tmp_path_factory: pytest.TempPathFactory) -> tuple[RouterNetwork, Path]:
     torch.manual_seed(0)
     network = lively(RouterGNN(hidden=16))
     folder = tmp_path_factory.mktemp("export") / "policy"
-    export_policy(network, RUN_INFO, folder)
+    export_policy(network, "router", RUN_INFO, folder)
     return network, folder
 
 
@@ -50,10 +52,10 @@ def test_one_graph_for_any_fleet(
 ) -> None:
     network, folder = gnn
     policy = load_artifact(folder)
-    observation = plausible_observation(np.random.default_rng(5), num_observations, num_replicas)
+    observation = plausible_observation("router", np.random.default_rng(5), num_observations, num_replicas)
     with torch.no_grad():
         due = network(**{name: torch.from_numpy(array) for name, array in observation.items()})[0].numpy()
-    scores = policy.scores(observation["request"], observation["replicas"])
+    scores = policy.scores(observation)
     np.testing.assert_allclose(scores, due, atol=1e-4)
     policy.reset(num_observations, seed=0)
     actions = policy.act(observation)
@@ -65,15 +67,15 @@ def test_one_graph_for_any_fleet(
 def test_mlp_artifact_takes_its_fleet_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     network = lively(RouterMLP(4, hidden=16))
-    assert export_policy(network, RUN_INFO, tmp_path / "mlp") < 1e-4
+    assert export_policy(network, "router", RUN_INFO, tmp_path / "mlp") < 1e-4
     assert capfd.readouterr() == ("", "")
     assert [path.name for path in tmp_path.iterdir()] == ["mlp"]
     assert sorted(path.name for path in (tmp_path / "mlp").iterdir()) == sorted(schema.FILES)
     policy = load_artifact(tmp_path / "mlp")
-    observation = plausible_observation(np.random.default_rng(5), 20, 4)
+    observation = plausible_observation("router", np.random.default_rng(5), 20, 4)
     assert np.array_equal(policy.act(observation), NetworkPolicy(network).act(observation))
     with pytest.raises(InputError, match=r"takes request \(K, 4\) and replicas \(K, 4, 13\)"):
-        policy.act(plausible_observation(np.random.default_rng(5), 20, 5))
+        policy.act(plausible_observation("router", np.random.default_rng(5), 20, 5))
 
 
 def test_description_says_what_a_serving_system_needs(gnn: tuple[RouterNetwork, Path]) -> None:
@@ -85,16 +87,54 @@ def test_description_says_what_a_serving_system_needs(gnn: tuple[RouterNetwork, 
     assert {key: description["provenance"][key] for key in RUN_INFO} == RUN_INFO
 
 
-def test_schema_is_the_simulators_view() -> None:
-    """Whoever changes the view raises SCHEMA_VERSION and the names beside it."""
-    assert [name for name, _ in REQUEST_COLUMNS] == list(schema.REQUEST_FEATURES)
-    assert [name for name, _ in REPLICA_COLUMNS] == list(schema.REPLICA_FEATURES)
+@pytest.mark.parametrize(
+    ("level", "environment"), [("router", "servegym/Routing-v0"), ("scheduler", "servegym/Batching-v0")]
+)
+def test_schema_is_what_is_observed(level: str, environment: str) -> None:
+    """Whoever changes what is observed raises SCHEMA_VERSION and changes the names beside it."""
+    for name, of in schema.LEVELS[level].inputs.items():
+        assert of.features == tuple(column for column, _ in COLUMNS[name])
+    spaces = gym.make(f"servegym.envs:{environment}", scenario="generated_1xh100")
+    assert isinstance(spaces.observation_space, gym.spaces.Dict)
+    shapes = schema.LEVELS[level].shapes(1, num_replicas=1)
+    mask = shapes.pop(schema.ACTION_MASK, None)
+    assert shapes == {name: (1, *(space.shape or ())) for name, space in spaces.observation_space.items()}
+    if mask is not None:
+        assert isinstance(spaces.action_space, gym.spaces.Discrete)
+        assert mask == (1, spaces.action_space.n)
+
+
+class RowScorer(ActionNetwork):
+    """Scores requests by their row, and starts by the engine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_row = torch.nn.Linear(len(schema.ROW_FEATURES), 1)
+        self.of_engine = torch.nn.Linear(len(schema.ENGINE_FEATURES), 4)
+
+    def forward(self, engine: torch.Tensor, requests: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self.of_row(requests.clamp(min=0).log1p()).squeeze(-1)
+        return torch.cat([rows, self.of_engine(engine.log1p())], dim=1), rows.sum(dim=1)
+
+
+def test_scheduler_artifact_keeps_to_what_is_legal(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = RowScorer().eval()
+    export_policy(network, "scheduler", RUN_INFO, tmp_path / "scheduler")
+    policy = load_artifact(tmp_path / "scheduler")
+    observation = plausible_observation("scheduler", np.random.default_rng(5), 30, 1)
+    masks = observation.pop(schema.ACTION_MASK)
+    actions = policy.act(observation, masks)
+    assert np.array_equal(actions, NetworkPolicy(network).act(observation, masks))
+    assert masks[np.arange(30), actions].all()
+    with pytest.raises(InputError, match=r"this policy takes engine .* and action_mask \(K, 68\)"):
+        policy.act(observation)
 
 
 def test_normalisation_described_is_the_one_computed(gnn: tuple[RouterNetwork, Path]) -> None:
     network, folder = gnn
     features = json.loads((folder / "policy.json").read_text())["inputs"]["request"]["features"]
-    observation = plausible_observation(np.random.default_rng(1), 10, 2)
+    observation = plausible_observation("router", np.random.default_rng(1), 10, 2)
     inputs, _, _ = network.normalise(*(torch.from_numpy(array) for array in observation.values()))
     for column, feature in enumerate(features):
         x = observation["request"][:, column]
@@ -104,6 +144,7 @@ def test_normalisation_described_is_the_one_computed(gnn: tuple[RouterNetwork, P
 
 LOAD = """
 import sys
+import gymnasium as gym
 import numpy as np
 from pathlib import Path
 from servegym.agents.serving.artifact import check_golden, load_artifact
@@ -127,24 +168,24 @@ def test_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
     honest = export._write_golden
 
-    def other_weights(network: RouterNetwork, path: Path) -> None:
+    def other_weights(network: RouterNetwork, level: str, path: Path) -> None:
         torch.manual_seed(1)
-        honest(lively(RouterMLP(4, hidden=8)), path)
+        honest(lively(RouterMLP(4, hidden=8)), level, path)
 
     monkeypatch.setattr(export, "_write_golden", other_weights)
     with pytest.raises(InputError, match="does not reproduce the policy"):
-        export_policy(lively(RouterMLP(4, hidden=8)), {}, tmp_path / "policy")
+        export_policy(lively(RouterMLP(4, hidden=8)), "router", {}, tmp_path / "policy")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_export_replaces_an_earlier_artifact_and_nothing_else(tmp_path: Path) -> None:
     network, out = lively(RouterMLP(4, hidden=8)), tmp_path / "policy"
-    export_policy(network, {"seed": 1}, out)
-    export_policy(network, {"seed": 2}, out)
+    export_policy(network, "router", {"seed": 1}, out)
+    export_policy(network, "router", {"seed": 2}, out)
     assert load_artifact(out).description["provenance"]["seed"] == 2
     (out / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="exists and holds something else"):
-        export_policy(network, {"seed": 3}, out)
+        export_policy(network, "router", {"seed": 3}, out)
     assert (out / "notes.txt").read_text() == "mine"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -160,7 +201,7 @@ def test_missing_export_package_is_one_line(
         importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
     )
     with pytest.raises(InputError, match=rf"^{package} is not installed: pip install 'servegym\[serving\]'$"):
-        export_policy(RouterGNN(hidden=8), {}, tmp_path / "policy")
+        export_policy(RouterGNN(hidden=8), "router", {}, tmp_path / "policy")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,8 +230,8 @@ def test_changed_graph_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 1, r"schema_version = 1: this servegym reads 2"),
-        ("level", "scheduler", r"level = 'scheduler': must be 'router'"),
+        ("schema_version", 1, r"schema_version = 1: this servegym reads 3"),
+        ("level", "autoscaler", r"level = 'autoscaler': must be one of router, scheduler"),
         ("inputs", {}, r"incomplete or malformed at 'request'"),
         ("sha256", None, r"incomplete or malformed"),
     ],
