@@ -35,7 +35,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     if level is None:
         exported = ", ".join(family.environment for family in FAMILIES if family.level)
         raise InputError(
-            f"run_dir = {run_dir}: its network, {origin['network']}, cannot be exported; must be of {exported}"
+            f"run_dir = {run_dir}: its network, {origin['network']}, cannot be exported, but those of {exported}"
         )
     difference = export_policy(policy.network, level, origin, out)
     return {

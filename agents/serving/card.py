@@ -36,8 +36,8 @@ def _summary(description: dict[str, Any]) -> str:
     if description["level"] == "scheduler":
         size = "any engine"
     return (
-        f"Decides {description['decision']}, of {size}. Network {description['provenance'].get('network', '?')}; "
-        f"observations of schema version {description['schema_version']} (`policy.json`)."
+        f"Decides {description['decision']}, of {size}. "
+        f"Network {description['provenance'].get('network', '?')}; observations of schema version {description['schema_version']} (`policy.json`)."
     )
 
 
@@ -85,7 +85,7 @@ def _results(evaluation: dict[str, Any] | None) -> Iterator[str]:
 
 def _limits(description: dict[str, Any]) -> Iterator[str]:
     provenance = description["provenance"]
-    yield f"- Trained on {provenance.get('scenario', 'unknown traffic')} only: elsewhere it was not tried but as above."
+    yield f"- Trained on {provenance.get('scenario', 'unknown traffic')} only, and tried on nothing but the above."
     if provenance.get("held_out"):
         held_out = provenance["held_out"]
         yield f"- Never saw the last {held_out['test_s']:,.0f} s of {held_out['trace']}."

@@ -49,8 +49,8 @@ def kind_of(name: str) -> str:
     folder = policy_folder(name)
     if not folder.is_dir():
         raise InputError(
-            f"policies: {name}: must be one of {', '.join(ROUTERS)}, ROUTER+SCHEDULER, zoo:NAME, or the folder "
-            "of a training run or of an exported policy"
+            f"policies: {name}: must be one of {', '.join(ROUTERS)}, ROUTER+SCHEDULER, zoo:NAME, or the "
+            "folder of a training run or of an exported policy"
         )
     return "artifact" if any((folder / part).is_file() for part in FILES) else "run"
 
