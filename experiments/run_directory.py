@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from servegym.agents.learners.algorithms import ALGORITHMS, Algorithm
 from servegym.agents.learners.families import FAMILIES, Family, family_of
 from servegym.agents.networks.action_network import ActionNetwork
 from servegym.agents.networks.build import NETWORKS, build_network
@@ -61,7 +62,10 @@ def load_run_policy(run_dir: Path) -> tuple[NetworkPolicy, dict[str, Any]]:
     network = load_network(run_dir, config)
     description = json.loads((run_dir / PROVENANCE_FILE).read_text())
     finished = json.loads((run_dir / FINISHED_FILE).read_text())
-    return NetworkPolicy(network, name=f"ppo_{config.agent.network}"), {**description, **finished}
+    return NetworkPolicy(network, name=f"{config.agent.algorithm}_{config.agent.network}"), {
+        **description,
+        **finished,
+    }
 
 
 def load_run_config(run_dir: Path) -> TrainConfig:
@@ -69,7 +73,7 @@ def load_run_config(run_dir: Path) -> TrainConfig:
     path = run_dir / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{run_dir} is no run directory: missing {CONFIG_FILE}")
-    return load_config(path, TrainConfig, scenario=_family_in(path).schema)
+    return load_config(path, TrainConfig, scenario=_family_in(path).schema, agent=_algorithm_in(path).config)
 
 
 def load_network(run_dir: Path, config: TrainConfig) -> ActionNetwork:
@@ -93,7 +97,8 @@ def save_config(config: TrainConfig, run_dir: Path) -> None:
 def differing_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Dotted names of what differs between two runs, apart from where they are."""
     before, after = _flat(asdict(old)), _flat(asdict(new))
-    return [key for key in before if before[key] != after[key] and key not in WHEREABOUTS]
+    keys = [key for key in before if key not in WHEREABOUTS]
+    return [key for key in keys if key not in after or before[key] != after[key]]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -125,6 +130,15 @@ def _family_in(path: Path) -> Family:
         if network in NETWORKS:
             return family_of(network)
     return FAMILIES[0]
+
+
+def _algorithm_in(path: Path) -> Algorithm:
+    """The algorithm of a configuration on disk; PPO where the file does not say, as older ones do not."""
+    with contextlib.suppress(OmegaConfBaseException, yaml.YAMLError):
+        name = OmegaConf.select(OmegaConf.load(path), "agent.algorithm")
+        if name in ALGORITHMS:
+            return ALGORITHMS[name]
+    return ALGORITHMS["ppo"]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,14 +13,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from sb3_contrib import MaskablePPO
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 
+from servegym.agents.learners.algorithms import algorithm_of
 from servegym.agents.learners.checkpoint import checkpoints
+from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import family_of
 from servegym.agents.learners.imitation import imitate
-from servegym.agents.learners.ppo import algorithm_of, build_ppo
-from servegym.agents.learners.ppo import resume as resume_learning
-from servegym.agents.learners.ppo import train as learn
+from servegym.agents.learners.training import resume as resume_learning
+from servegym.agents.learners.training import train as learn
 from servegym.agents.learners.vec_env import SB3VecEnv
 from servegym.costmodels.errors import InputError
 from servegym.experiments import run_directory as files
@@ -42,8 +43,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     run_dir = Path(settings.run_dir)
     if not files.missing_files(run_dir):
         return _answer(settings, "finished before")
-    network = settings.agent.network
-    family = family_of(network)
+    algorithm = algorithm_of(settings.agent)
+    family = family_of(settings.agent.network)
     scenario = family.scenario(settings.scenario)
     vec_env = SB3VecEnv(family.vector(settings.num_envs, scenario))
     vec_env.reset()  # refuses traffic that cannot be had or cannot be served
@@ -52,18 +53,18 @@ def train(config: DictConfig) -> dict[str, Any]:
     tensorboard = run_dir / files.TENSORBOARD_FOLDER
     try:
         if not resumed:  # refuses bad values before it writes anything
-            fresh = build_ppo(settings.agent, vec_env, settings.seed, tensorboard)
+            fresh = algorithm.build(settings.agent, vec_env, settings.seed, tensorboard)
         _prepare(run_dir, settings, origin)
     except OSError as error:
         raise InputError(f"run_dir = {run_dir}: cannot be written ({error.strerror})") from error
     _say(origin, settings, resumed)
     started = time.monotonic()
     curve = [TrainingCurve(run_dir / files.CURVE_FILE, family.metrics)]
-    model: OnPolicyAlgorithm
+    model: BaseAlgorithm
     if resumed:
-        model = resume_learning(run_dir, vec_env, curve, tensorboard, algorithm_of(network))
+        model = resume_learning(run_dir, vec_env, curve, tensorboard, algorithm.model(settings.agent))
     else:
-        if settings.agent.imitate_steps > 0:
+        if isinstance(settings.agent, PPOConfig) and settings.agent.imitate_steps > 0:
             assert family.teacher is not None and isinstance(fresh, MaskablePPO)  # checked by PPOConfig
             imitate(fresh, family.teacher(), settings.agent.imitate_steps, family.imitated)
         model = learn(fresh, settings.total_steps, run_dir, curve, settings.checkpoint_steps)
@@ -135,13 +136,14 @@ def _prepare(run_dir: Path, settings: TrainConfig, origin: dict[str, Any]) -> No
 def _say(origin: dict[str, Any], settings: TrainConfig, resumed: bool) -> None:
     doing = "Going on with" if resumed else "Training"
     print(
-        f"{doing} {settings.agent.network} on {origin['scenario']} ({origin['workload_source']}), "
+        f"{doing} {settings.agent.network} by {settings.agent.algorithm} on {origin['scenario']} "
+        f"({origin['workload_source']}), "
         f"{settings.total_steps:,} decisions in {settings.num_envs} environments, into {settings.run_dir}",
         file=sys.stderr,
     )
 
 
-def _finish(run_dir: Path, model: OnPolicyAlgorithm, elapsed_s: float) -> None:
+def _finish(run_dir: Path, model: BaseAlgorithm, elapsed_s: float) -> None:
     """Writes the trained network, and then that the run is complete."""
     partial = run_dir / f".{files.POLICY_FILE}.partial"
     torch.save(model.policy.network.state_dict(), partial)  # type: ignore[union-attr]

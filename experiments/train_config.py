@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from servegym.agents.learners.config import PPOConfig
+from servegym.agents.learners.algorithms import ALGORITHMS
 from servegym.agents.learners.families import check_fits
 from servegym.costmodels.errors import InputError
 
@@ -16,7 +16,7 @@ class TrainConfig:
     """Schema of `conf/train.yaml`."""
 
     scenario: Any = MISSING  # of the schema that the family of the network has
-    agent: PPOConfig = MISSING
+    agent: Any = MISSING  # of the configuration of one of ALGORITHMS
     seed: int = 0
     total_steps: int = MISSING
     num_envs: int = MISSING
@@ -33,4 +33,6 @@ class TrainConfig:
             check_fits(self.agent.network, self.scenario)
 
 
-ConfigStore.instance().store(group="agent", name="schema", node=PPOConfig)
+for _name, _algorithm in ALGORITHMS.items():
+    _schema = "schema" if _name == "ppo" else f"{_name}_schema"
+    ConfigStore.instance().store(group="agent", name=_schema, node=_algorithm.config)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from tqdm import tqdm
 
 from servegym.agents.learners.checkpoint import Training, save_checkpoint
@@ -31,7 +30,6 @@ class SaveCheckpoints(BaseCallback):
         return True
 
     def _save(self) -> None:
-        assert isinstance(self.model, OnPolicyAlgorithm)
         save_checkpoint(self.model, self.training, self.run_dir)
         self.due_at = self.model.num_timesteps + self.training["checkpoint_steps"]
 

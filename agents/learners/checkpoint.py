@@ -11,12 +11,12 @@ import shutil
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from servegym.costmodels.errors import InputError
 
-Learner = TypeVar("Learner", bound=OnPolicyAlgorithm)
+Learner = TypeVar("Learner", bound=BaseAlgorithm)
 
 KEPT = 2
 """Checkpoints that stay: the newest, and one before it."""
@@ -34,7 +34,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "checkpoints").glob("step_*"))
 
 
-def save_checkpoint(model: OnPolicyAlgorithm, training: Training, run_dir: Path) -> Path:
+def save_checkpoint(model: BaseAlgorithm, training: Training, run_dir: Path) -> Path:
     """Writes one checkpoint of `model` and removes all but the last KEPT."""
     folder = run_dir / "checkpoints"
     partial, complete = folder / "partial", folder / f"step_{model.num_timesteps:012d}"
@@ -42,7 +42,7 @@ def save_checkpoint(model: OnPolicyAlgorithm, training: Training, run_dir: Path)
     partial.mkdir(parents=True)
     model.save(partial / "model.zip")
     normalise = model.get_vec_normalize_env()
-    assert normalise is not None, "build_ppo normalises rewards"
+    assert normalise is not None, "all algorithms here normalise rewards"
     normalise.save(str(partial / "returns.pkl"))
     (partial / "training.json").write_text(json.dumps(training))
     os.replace(partial, complete)

@@ -1,4 +1,4 @@
-"""The configuration of PPO."""
+"""The configurations of the algorithms: what stands below `agent` in a training run."""
 
 import math
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ class PPOConfig:
     Stable-Baselines3's defaults per step. Rewards are normalised, so no key depends on their unit.
     """
 
+    algorithm: str = "ppo"  # a name of ALGORITHMS, this one
     network: str = "gnn"  # one of NETWORKS
     hidden: int = 64  # width of the network
     layers: int = 2  # rounds of message passing (gnn) or hidden layers (mlp)
@@ -33,6 +34,7 @@ class PPOConfig:
     max_grad_norm: float = 0.5  # gradients are scaled down to this norm
 
     def __post_init__(self) -> None:
+        _require(self.algorithm == "ppo", "algorithm", self.algorithm, "ppo with these keys")
         _require(self.network in NETWORKS, "network", self.network, f"one of {', '.join(NETWORKS)}")
         for key in ("hidden", "layers", "n_steps", "batch_size", "n_epochs"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")

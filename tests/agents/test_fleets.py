@@ -7,7 +7,8 @@ import numpy as np
 from servegym.agents.evaluation import route
 from servegym.agents.heuristics import HeuristicPolicy, make_router
 from servegym.agents.learners.config import PPOConfig
-from servegym.agents.learners.ppo import build_ppo, train
+from servegym.agents.learners.ppo import build_ppo
+from servegym.agents.learners.training import train
 from servegym.agents.learners.vec_env import SB3VecEnv
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.policy import RouterPolicy

@@ -13,7 +13,8 @@ from servegym.agents.learners.centring import CentredRewards
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import FAMILIES, Family, check_fits, family_of
 from servegym.agents.learners.imitation import imitate
-from servegym.agents.learners.ppo import algorithm_of, build_ppo, resume, train
+from servegym.agents.learners.ppo import build_ppo, ppo_for
+from servegym.agents.learners.training import resume, train
 from servegym.agents.learners.vec_env import SB3VecEnv
 from servegym.agents.networks.build import NETWORKS
 from servegym.agents.networks.network_policy import NetworkPolicy
@@ -77,14 +78,14 @@ def test_masked_learning_acts_legally_and_goes_on_after_a_kill(family: Family, t
     train(again, 64, tmp_path / "again")
     for one, other in zip(model.policy.parameters(), again.policy.parameters(), strict=True):
         assert torch.equal(one, other)
-    resumed = resume(tmp_path, vec_env(family), algorithm=algorithm_of(family.networks[0]))
+    resumed = resume(tmp_path, vec_env(family), algorithm=ppo_for(family.networks[0]))
     assert resumed.num_timesteps == 64
     for one, other in zip(model.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_routing_is_learnt_by_plain_ppo() -> None:
-    assert algorithm_of("gnn") is algorithm_of("mlp") is PPO
+    assert ppo_for("gnn") is ppo_for("mlp") is PPO
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from servegym.agents.learners.checkpoint import KEPT, checkpoints
 from servegym.agents.learners.config import PPOConfig
-from servegym.agents.learners.ppo import build_ppo, resume, train
+from servegym.agents.learners.ppo import build_ppo
+from servegym.agents.learners.training import resume, train
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.policy import RouterPolicy
 from servegym.agents.serving.golden import plausible_observation

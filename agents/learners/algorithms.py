@@ -1,0 +1,36 @@
+"""The algorithms by name: how each is configured, built and loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from servegym.agents.learners.config import PPOConfig
+from servegym.agents.learners.ppo import build_ppo, ppo_for
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What learns, as far as whoever trains has to know it."""
+
+    config: type
+    """What it is built from."""
+    build: Callable[[Any, VecEnv, int, Path | None], BaseAlgorithm]
+    """A fresh one from its configuration, environments, a seed and a folder for TensorBoard; InputError where
+    they do not fit each other."""
+    model: Callable[[Any], type[BaseAlgorithm]]
+    """From its configuration the class that its checkpoints are of."""
+
+
+ALGORITHMS = {
+    "ppo": Algorithm(PPOConfig, build_ppo, lambda config: ppo_for(config.network)),
+}
+"""By the value of `agent.algorithm`."""
+
+
+def algorithm_of(config: Any) -> Algorithm:
+    """The algorithm that a configuration is of."""
+    return ALGORITHMS[config.algorithm]
