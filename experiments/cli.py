@@ -44,6 +44,7 @@ COMMANDS = {
     "bounds": Command(
         "what no policy can beat, and how near routers come", "bounds scenario=azure_conv_8xh100"
     ),
+    "pairs": Command("the best router and scheduler together", "pairs scenario=azure_conv_4xh100"),
     "solve": Command(
         "the optimal batching of one server, beside simple policies", "solve scenario=inoue_v100"
     ),
