@@ -30,7 +30,7 @@ class QueueGame(VecEnv):
             }
         )
         super().__init__(num_envs, observation_space, spaces.Discrete(num_replicas))
-        self.unit_s = unit_s
+        self.unit_s, self.num_replicas = unit_s, num_replicas
         self.num_illegal = 0
 
     def reset(self) -> dict[str, np.ndarray]:
@@ -38,7 +38,7 @@ class QueueGame(VecEnv):
         return self._draw()
 
     def _draw(self) -> dict[str, np.ndarray]:
-        self.now = plausible_observation(self.rng, self.num_envs, int(self.action_space.n))  # type: ignore[attr-defined]
+        self.now = plausible_observation("router", self.rng, self.num_envs, self.num_replicas)
         return self.now
 
     def step_async(self, actions: np.ndarray) -> None:

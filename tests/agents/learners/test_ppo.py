@@ -35,7 +35,7 @@ def config(network: str = "gnn", **keys: float) -> PPOConfig:
 
 def regret(model: PPO, num_replicas: int = 4) -> float:
     """Tokens queued at the replica chosen beyond the shortest queue, as a share of a random choice's."""
-    observation = plausible_observation(np.random.default_rng(99), 1000, num_replicas)
+    observation = plausible_observation("router", np.random.default_rng(99), 1000, num_replicas)
     assert isinstance(model.policy, RouterPolicy)
     chosen = NetworkPolicy(model.policy.network).act(observation)
     queued = observation["replicas"][..., view.QUEUED_PREFILL_TOKENS]
@@ -191,7 +191,7 @@ def test_policy_loads_without_the_environment(tmp_path: Path) -> None:
     model = build_ppo(config(), QueueGame(), seed=0)
     model.save(tmp_path / "model.zip")
     model.policy.save(str(tmp_path / "policy.pt"))
-    observation = plausible_observation(np.random.default_rng(0), 50, 4)
+    observation = plausible_observation("router", np.random.default_rng(0), 50, 4)
     due, _ = model.predict(observation, deterministic=True)
     loaded = PPO.load(tmp_path / "model.zip", device="cpu")
     assert np.array_equal(loaded.predict(observation, deterministic=True)[0], due)

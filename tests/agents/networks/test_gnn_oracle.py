@@ -59,7 +59,7 @@ def test_equals_general_message_passing(num_replicas: int, layers: int) -> None:
     for ours in network.rounds:
         nn.init.normal_(ours.replica_from_request.bias)
         nn.init.normal_(ours.request_from_replicas.bias)
-    observation = plausible_observation(np.random.default_rng(num_replicas), 20, num_replicas)
+    observation = plausible_observation("router", np.random.default_rng(num_replicas), 20, num_replicas)
     request, replicas = (torch.from_numpy(observation[key]) for key in ("request", "replicas"))
     logits, values = network(request, replicas)
     general_logits, general_values = general_forward(network, request, replicas)

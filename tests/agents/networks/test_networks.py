@@ -15,7 +15,7 @@ from servegym.envs.sim.llm import view
 
 
 def tensors(num_observations: int, num_replicas: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    observation = plausible_observation(np.random.default_rng(seed), num_observations, num_replicas)
+    observation = plausible_observation("router", np.random.default_rng(seed), num_observations, num_replicas)
     return torch.from_numpy(observation["request"]), torch.from_numpy(observation["replicas"])
 
 
