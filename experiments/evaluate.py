@@ -80,10 +80,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     )
     for each in progress:
         progress.set_description(each.name)
-        results[each.name] = each.route(workloads, seeds)
+        results[each.name] = each.serve(workloads, seeds)
     limits = [scenario.slo_limits(workload) for workload in workloads]
     evaluation = Evaluation(seeds, settings.baseline, results, limits)
-    learned = [name for name, kind in kinds.items() if kind != "router"]
+    learned = [name for name, kind in kinds.items() if kind in ("artifact", "run")]
     report = Report(
         scenario,
         evaluation,

@@ -154,7 +154,7 @@ def _llm_fleet(config: ScenarioConfig, policy: object, requests: int | None) -> 
         return whole.take(slice(requests))
 
     def attained(workload: Workload, seed: int) -> float:
-        (results,) = served_by.route([workload], [seed])
+        (results,) = served_by.serve([workload], [seed])
         return float(attains_slo(results, scenario.slo_limits(workload)).mean())
 
     num_requests = workload(0).num_requests

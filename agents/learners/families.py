@@ -1,6 +1,6 @@
 """What can be learnt: each kind of decision problem, with all that a trainer has to know of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from servegym.agents.deferred_batching import Frontrun
 from servegym.agents.elastic_sequence_parallel import GainAndLoss
+from servegym.agents.evaluation import route
 from servegym.agents.learners.imitation import Imitated
 from servegym.agents.policy import Policy
 from servegym.costmodels.errors import InputError
@@ -24,7 +25,9 @@ from servegym.envs.elastic_sequence_parallel.vector import ElasticSequenceParall
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.vector import NativeVectorEnv
+from servegym.envs.workloads import Workload
 
 
 class Shown(NamedTuple):
@@ -68,6 +71,8 @@ class Family:
     """Requests served, from what is observed and done, where decisions take unequal time (centring.py)."""
     level: str | None = None
     """What a trained network decides for a serving system, of serving/schema.py; None: not exported."""
+    play: Callable[[Policy, Scenario, Sequence[Workload]], list[Results]] | None = None
+    """Serves whole workloads of LLM fleets under a policy, side by side (agents/evaluation.py)."""
 
 
 def _of_traffic(scenario: Scenario) -> dict[str, Any]:
@@ -98,6 +103,7 @@ FAMILIES = (
         metrics=("mean_ttft_s", "p99_ttft_s", "mean_latency_s"),
         shown=Shown("mean_ttft_s", "mean TTFT", 1e3, "ms"),
         level="router",
+        play=route,
     ),
     Family(
         environment="servegym/DynamicBatching-v0",
@@ -147,6 +153,11 @@ FAMILIES = (
 def family_of(network: str) -> Family:
     """The family that a network of NETWORKS is for: a network is made for what it observes."""
     return next(family for family in FAMILIES if network in family.networks)
+
+
+def family_of_level(level: str) -> Family:
+    """The family of the policies that decide this for a serving system, a level of serving/schema.py."""
+    return next(family for family in FAMILIES if family.level == level)
 
 
 def check_fits(network: str, scenario: Any) -> None:

@@ -1,15 +1,13 @@
-"""What can be evaluated: a router by its name, also with a scheduler, or a trained policy by its folder."""
+"""What can be evaluated: routers and schedulers by their names, trained policies by their folders."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from omegaconf import OmegaConf
 
-from servegym.agents.evaluation import route
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.policy import Policy
 from servegym.agents.schedulers import SCHEDULERS
@@ -21,42 +19,52 @@ from servegym.envs.scenario.compose import CONFIG_MODULE
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import Results
-from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_FEATURES, REQUEST_FEATURES
 from servegym.envs.workloads import Workload
 from servegym.experiments.configs import build_router, build_scheduler
+
+if TYPE_CHECKING:  # the learners load torch
+    from servegym.agents.learners.families import Family
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One policy: its name as the user wrote it, what it is, and how it routes one workload per seed.
+    """One policy: its name as the user wrote it, what it is, and how it serves one workload per seed.
 
     scheduler: its name; None: the engine's own.
     """
 
     name: str
     description: str
-    route: Callable[[Sequence[Workload], Sequence[int]], list[Results]]
+    serve: Callable[[Sequence[Workload], Sequence[int]], list[Results]]
     scheduler: str | None = None
 
 
+OWN_ORDER = "fcfs"
+"""The engine's own scheduler on one replica, whose order must be this one."""
+
+KINDS = ("router", "scheduler", "artifact", "run")
+
+
 def kind_of(name: str) -> str:
-    """What a policy is: "router" (also with a scheduler), "artifact" or "run"; InputError for others."""
+    """What a policy is, of KINDS: a router may come with a scheduler. InputError for others."""
     router, plus, scheduler = name.partition("+")
     if router in ROUTERS and plus and scheduler not in SCHEDULERS:
         raise InputError(f"policies: {name}: what follows the + must be one of {', '.join(SCHEDULERS)}")
     if router in ROUTERS:
         return "router"
+    if name in (OWN_ORDER, *SCHEDULERS):
+        return "scheduler"
     folder = policy_folder(name)
     if not folder.is_dir():
         raise InputError(
-            f"policies: {name}: must be one of {', '.join(ROUTERS)}, ROUTER+SCHEDULER, zoo:NAME, or the "
-            "folder of a training run or of an exported policy"
+            f"policies: {name}: must be one of {', '.join(ROUTERS)}, ROUTER+SCHEDULER, on one replica "
+            f"{OWN_ORDER} or SCHEDULER, zoo:NAME, or the folder of a training run or of an exported policy"
         )
     return "artifact" if any((folder / part).is_file() for part in FILES) else "run"
 
 
 def scenario_of_run(name: str) -> ScenarioConfig:
-    """The scenario that a run was trained on. InputError for one that was not trained to route."""
+    """The scenario that a run was trained on. InputError for one that is not of LLM fleets."""
     from servegym.experiments.run_directory import load_run_config
 
     scenario = load_run_config(Path(name)).scenario
@@ -68,27 +76,33 @@ def scenario_of_run(name: str) -> ScenarioConfig:
 def contender(name: str, kind: str, scenario: Scenario) -> Contender:
     """The policy `name` of a kind that `kind_of` knows.
 
-    InputError where a router needs what the scenario lacks, where a folder is incomplete, made for another
-    number of replicas, or trained on requests of the test part.
+    InputError where a router or scheduler needs what the scenario lacks, where a folder is incomplete, made
+    for another number of replicas, or trained on requests of the test part.
     """
     if kind == "router":
         return _heuristic(name, scenario)
+    if kind == "scheduler":
+        return _of_one_replica(name, scenario)
+    from servegym.agents.learners.families import family_of, family_of_level
+
     if kind == "artifact":
         from servegym.agents.serving.artifact import load_artifact
 
         artifact = load_artifact(policy_folder(name))
         _check_disjoint(name, artifact.description["provenance"], scenario)
-        return _side_by_side(name, "exported, run by ONNX Runtime", artifact, scenario)
+        family = family_of_level(artifact.description["level"])
+        return _side_by_side(name, "exported, run by ONNX Runtime", artifact, family, scenario)
     import torch
 
-    from servegym.experiments.run_directory import load_run_policy
+    from servegym.experiments.run_directory import load_run_config, load_run_policy
 
     torch.set_num_threads(1)  # a second thread made these small products ten times as slow
     policy, provenance = load_run_policy(Path(name))
     scenario_of_run(name)  # refuses other kinds
     _check_disjoint(name, provenance, scenario)
     description = f"{policy.name}, trained for {provenance['steps']:,} decisions on {provenance['scenario']}"
-    return _side_by_side(name, description, policy, scenario)
+    family = family_of(load_run_config(Path(name)).agent.network)
+    return _side_by_side(name, description, policy, family, scenario)
 
 
 def configured_router(name: str, scenario: Scenario) -> Router:
@@ -114,37 +128,51 @@ def _heuristic(name: str, scenario: Scenario) -> Contender:
     router_name, _, scheduler = name.partition("+")
     if scheduler:
         scenario = with_scheduler(scheduler, scenario)
+        scenario.check_ranking()
     router = configured_router(router_name, scenario)
     scenario.check_router(router)
 
-    def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
+    def serve(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
         return [
             scenario.simulate(workload, router, seed=seed)
             for workload, seed in zip(workloads, seeds, strict=True)
         ]
 
-    return Contender(name, "published", run, scheduler or None)
+    return Contender(name, "published", serve, scheduler or None)
 
 
-def _side_by_side(name: str, description: str, policy: Policy, scenario: Scenario) -> Contender:
-    """A network, which is asked about a request of every workload at once."""
-    _try_out(name, policy, scenario)
+def _of_one_replica(name: str, scenario: Scenario) -> Contender:
+    """A scheduler without a router, which one replica does not need."""
+    if scenario.num_replicas > 1:
+        raise InputError(
+            f"policies: {name}: must be ROUTER or ROUTER+SCHEDULER, since "
+            f"{scenario.name} has {scenario.num_replicas} replicas"
+        )
+    if name == OWN_ORDER and scenario.engine.order != OWN_ORDER:
+        raise InputError(f"policies: {name}: the engine's order is {scenario.engine.order}")
+    routed = "round_robin" if name == OWN_ORDER else f"round_robin+{name}"
+    return replace(_heuristic(routed, scenario), name=name)
 
-    def run(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
-        return route(policy, scenario, workloads)
 
-    return Contender(name, description, run)
+def _side_by_side(
+    name: str, description: str, policy: Policy, family: "Family", scenario: Scenario
+) -> Contender:
+    """A network, which is asked about a decision in every workload at once.
 
-
-def _try_out(name: str, policy: Policy, scenario: Scenario) -> None:
-    """One decision on an idle fleet, so that a policy for another fleet is refused before the work begins."""
-    replicas = np.zeros((1, scenario.num_replicas, REPLICA_FEATURES), np.float32)
-    replicas[:, :, AVAILABLE] = 1.0
-    policy.reset(1, 0)
+    It serves one request first, so that a policy for another fleet is refused before the work begins.
+    """
+    play = family.play
+    if play is None:
+        raise InputError(f"policies: {name}: {family.environment} does not serve whole workloads of a fleet")
     try:
-        policy.act({"request": np.ones((1, REQUEST_FEATURES), np.float32), "replicas": replicas})
+        play(policy, scenario, [scenario.traffic.test_workload(0).take(slice(1))])
     except InputError as error:
         raise InputError(f"policies: {name}: {error}") from error
+
+    def serve(workloads: Sequence[Workload], seeds: Sequence[int]) -> list[Results]:
+        return play(policy, scenario, workloads)
+
+    return Contender(name, description, serve)
 
 
 def _check_disjoint(name: str, provenance: dict[str, Any], scenario: Scenario) -> None:

@@ -22,7 +22,7 @@ from servegym.experiments import evaluate as command
 from servegym.experiments.cli import main
 from servegym.experiments.configs import build_router
 from servegym.experiments.evaluation.comparison import METRICS, TIMES, Evaluation
-from servegym.experiments.evaluation.contenders import configured_router, contender
+from servegym.experiments.evaluation.contenders import configured_router, contender, kind_of
 from servegym.experiments.run_directory import load_run_policy
 from servegym.experiments.train_config import TrainConfig
 
@@ -167,7 +167,7 @@ def test_exported_policy_does_as_its_run(tmp_path: Path, capsys: pytest.CaptureF
 
     run = write_run(tmp_path / "run")
     artifact = run / "export"
-    export_policy(load_network(run, load_run_config(run)), {}, artifact)
+    export_policy(load_network(run, load_run_config(run)), "router", {}, artifact)
     answer = answer_of(capsys, f"policies=[round_robin,{run},{artifact}]", "seeds=2")
     trained, exported = answer["policies"][str(run)], answer["policies"][str(artifact)]
     assert exported["mean_latency_s"]["iqm"] == pytest.approx(trained["mean_latency_s"]["iqm"], rel=0.02)
@@ -242,7 +242,8 @@ def test_training_on_the_test_part_is_refused(tmp_path: Path) -> None:
     overrides = (*SMALL, f"{key}trace={trace}", f"{key}format=csv", f"{key}fitted=null", f"{key}test_s=40")
     run = write_run(tmp_path / "run", "gnn", *overrides[3:])
     contender(str(run), "run", load_scenario("generated_8xh100", overrides))
-    export_policy(load_run_policy(run)[0].network, load_run_policy(run)[1], tmp_path / "artifact")
+    policy, provenance = load_run_policy(run)
+    export_policy(policy.network, "router", provenance, tmp_path / "artifact")
     longer = load_scenario("generated_8xh100", (*overrides, f"{key}test_s=50"))
     for kind in ("run", "artifact"):
         with pytest.raises(
@@ -261,6 +262,25 @@ def test_routers_are_refused_where_the_scenario_lacks_what_they_need() -> None:
     with pytest.raises(InputError, match="router llm_d needs an engine with a prefix cache"):
         contender("llm_d", "router", load_scenario("generated_8xh100"))
     contender("llm_d", "router", load_scenario("generated_8xh100", ("scenario.engine.prefix_caching=true",)))
+
+
+def test_a_scheduler_alone_is_for_one_replica() -> None:
+    """`fcfs` is the engine's own order, and a scheduler needs no router where there is nothing to route."""
+    overrides = ("scenario.workload.test_s=20", "scenario.workload.predictor=exact")
+    one = load_scenario("generated_1xh100", overrides)
+    workloads = [one.traffic.test_workload(seed) for seed in (0, 1)]
+    for name, routed in (("fcfs", "round_robin"), ("sjf", "round_robin+sjf")):
+        alone = contender(name, kind_of(name), one).serve(workloads, (0, 1))
+        both = contender(routed, kind_of(routed), one).serve(workloads, (0, 1))
+        for ours, theirs in zip(alone, both, strict=True):
+            np.testing.assert_array_equal(ours.finish_s, theirs.finish_s)
+    with pytest.raises(InputError, match="policies: sjf: must be ROUTER or ROUTER.SCHEDULER, .* 2 replicas"):
+        contender("sjf", "scheduler", load_scenario("generated_8xh100", SMALL))
+    urgent = load_scenario("generated_1xh100", ("scenario.engine.order=priority",))
+    with pytest.raises(InputError, match="policies: fcfs: the engine's order is priority"):
+        contender("fcfs", "scheduler", urgent)
+    with pytest.raises(InputError, match="scheduler sjf needs predicted output lengths"):
+        contender("sjf", "scheduler", load_scenario("generated_1xh100"))
 
 
 def test_routers_are_told_of_the_fleet() -> None:
