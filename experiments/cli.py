@@ -49,6 +49,10 @@ COMMANDS = {
         "the optimal batching of one server, beside simple policies", "solve scenario=inoue_v100"
     ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
+    "explain": Command(
+        "what a trained router looks at, and whom it agrees with",
+        "explain policy=runs/demo scenario=azure_conv_8xh100 out=runs/explanation",
+    ),
     "predictor": Command(
         "train a predictor of output lengths, compare it with simple ones",
         "predictor scenario=azure_conv_8xh100 loss=listmle",

@@ -34,9 +34,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     level = family_of(origin["network"]).level
     if level is None:
         exported = ", ".join(family.environment for family in FAMILIES if family.level)
-        raise InputError(
-            f"run_dir = {run_dir}: its network, {origin['network']}, cannot be exported, but those of {exported}"
-        )
+        raise InputError(f"run_dir = {run_dir}: is of {origin['network']}; must be of {exported}")
     difference = export_policy(policy.network, level, origin, out)
     return {
         "run_dir": settings.run_dir,

@@ -57,7 +57,7 @@ def test_a_batching_server_is_held_against_the_optimum(
     message = error_of(capsys, "evaluate", "run_dir=run", "policies=[jsq]", "baseline=sal")
     assert "its rivals are set: leave out policies, baseline" in message
     assert "was not trained to route" in error_of(capsys, "evaluate", "policies=[run]")
-    assert "its network, queue_mlp, is no router's" in error_of(capsys, "export", "run_dir=run")
+    assert "is of queue_mlp; must be of servegym/Routing-v0" in error_of(capsys, "export", "run_dir=run")
     assert "must be one of queue_mlp" in error_of(capsys, *QUEUE[:-1], "agent.network=gnn", "run_dir=other")
 
 

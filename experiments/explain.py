@@ -1,0 +1,148 @@
+"""`servegym explain`: what a trained router looks at, whom it agrees with, what it does in a busy minute."""
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import MISSING, DictConfig
+from rich.console import Console
+
+from servegym.agents.zoo import policy_folder
+from servegym.costmodels.errors import InputError
+from servegym.costmodels.output_folder import check_replaceable, output_folder
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario.config import ScenarioConfig
+from servegym.experiments.configs import read_config
+from servegym.experiments.evaluation.contenders import kind_of
+from servegym.experiments.explanation.agreement import Agreement, agreements, choices_of, same_choice
+from servegym.experiments.explanation.decisions import Decisions, Scored, routing_decisions
+from servegym.experiments.explanation.page import write_page
+from servegym.experiments.explanation.picture import busiest_decisions, busiest_minute, draw
+from servegym.experiments.explanation.sensitivity import Sensitivity, margin_gradients, sensitivities
+from servegym.experiments.hydra_app import to_json
+
+ANSWER_FILE, PAGE_FILE, PICTURE_FILE = "explanation.json", "explanation.md", "decisions.png"
+SENSITIVITY_FILE, AGREEMENT_FILE = "sensitivity.csv", "agreement.csv"
+FILES = (ANSWER_FILE, PAGE_FILE, PICTURE_FILE, SENSITIVITY_FILE, AGREEMENT_FILE)
+
+SAMPLE = 4000
+"""Decisions, of those at which there was a choice, that the sensitivities are from."""
+
+
+@dataclass
+class ExplainConfig:
+    """Schema of `conf/explain.yaml`."""
+
+    policy: str = MISSING
+    scenario: ScenarioConfig = MISSING
+    seed: int = 0
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed = {self.seed}: must be at least 0")
+
+
+class _Policy(NamedTuple):
+    """A trained policy, what it is a network of (None: not at hand), and what it decides."""
+
+    policy: Scored
+    network: Any
+    level: str | None
+
+
+def explain(config: DictConfig) -> dict[str, Any]:
+    """Lets the policy route the test workload of a seed, and writes what its decisions say to `out`.
+
+    Returns policy, scenario, seed, decisions, of each feature its sensitivity, of each router its agreement,
+    `left_out` (why a router could not be asked) and out. InputError for a policy that is no trained router.
+    """
+    settings = read_config(config, ExplainConfig)
+    out = Path(settings.out)
+    check_replaceable(out, FILES)
+    policy, network, _ = _load(settings.policy)
+    scenario = Scenario(settings.scenario)
+    decisions = routing_decisions(policy, scenario, [scenario.traffic.test_workload(settings.seed)])
+    found = _sensitivities(policy, network, decisions, settings.seed)
+    agreed, left_out = agreements(decisions, scenario, settings.seed)
+    answer = {
+        "policy": settings.policy,
+        "scenario": scenario.name,
+        "workload_source": scenario.traffic.source,
+        "seed": settings.seed,
+        "decisions": len(decisions.actions),
+        "sensitivities": [each._asdict() for each in found],
+        "agreements": [each._asdict() for each in agreed],
+        "left_out": left_out,
+    }
+    with output_folder(out, FILES) as folder:
+        (folder / ANSWER_FILE).write_text(json.dumps(json.loads(to_json(answer)), indent=2) + "\n")
+        _write_csv(folder / SENSITIVITY_FILE, Sensitivity._fields, found)
+        _write_csv(folder / AGREEMENT_FILE, Agreement._fields, agreed)
+        title = f"{settings.policy} on {scenario.name}, seed {settings.seed}"
+        _draw(decisions, scenario, agreed[0].router, settings.seed, title, folder / PICTURE_FILE)
+        write_page(answer, PICTURE_FILE, folder / PAGE_FILE)
+    return {**answer, "out": str(out)}
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints what matters most, and where the rest is."""
+    console = Console(soft_wrap=True)
+    console.print(f"{answer['policy']} on {answer['scenario']}: {answer['decisions']:,} decisions")
+    for each in answer["sensitivities"][:5]:
+        console.print(f"  {each['changed']:6.1%} of choices change without {each['input']}.{each['feature']}")
+    for each in answer["agreements"][:5]:
+        console.print(
+            f"  {each['share']:6.1%} of choices are those of {each['router']}, "
+            f"{each['by_chance']:.1%} by chance"
+        )
+    console.print(f"Written: {answer['out']} ({', '.join(FILES)})")
+
+
+def _load(name: str) -> _Policy:
+    kind = kind_of(name)
+    if kind == "router":
+        raise InputError(f"policy = {name}: must be trained: a folder of a run, of an export, or zoo:NAME")
+    if kind == "artifact":
+        from servegym.agents.serving.artifact import load_artifact
+
+        artifact = load_artifact(policy_folder(name))
+        found = _Policy(artifact, None, artifact.description["level"])
+    else:
+        from servegym.agents.learners.families import family_of
+        from servegym.experiments.run_directory import load_run_policy
+
+        policy, origin = load_run_policy(Path(name))
+        found = _Policy(policy, policy.network, family_of(origin["network"]).level)
+    if found.level != "router":
+        raise InputError(f"policy = {name}: decides as {found.level or 'something else'}; must be a router")
+    return found
+
+
+def _sensitivities(policy: Scored, network: Any, decisions: Decisions, seed: int) -> list[Sensitivity]:
+    from servegym.agents.serving.export import COLUMNS
+
+    rng = np.random.default_rng(seed)
+    open_ones = np.flatnonzero(decisions.choices)
+    if len(open_ones) == 0:
+        raise InputError("scenario: leaves nothing to choose: one replica only")
+    few = decisions.at(rng.choice(open_ones, min(SAMPLE, len(open_ones)), replace=False))
+    columns = {name: COLUMNS[name] for name in decisions.observation}
+    gradients = None if network is None else margin_gradients(network, few)
+    return sensitivities(policy, few, columns, gradients, rng)
+
+
+def _draw(decisions: Decisions, scenario: Scenario, against: str, seed: int, title: str, path: Path) -> None:
+    minute = decisions.at(busiest_minute(decisions))
+    within = busiest_decisions(minute)
+    same = same_choice(minute, choices_of(against, minute, scenario, seed))
+    draw(minute, minute.at(within), against, ~same[within], title, path)
+
+
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
