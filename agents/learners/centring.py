@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
+
+from servegym.agents.learners.normalised_rewards import NormalisedRewards
 
 MEMORY = 0.999
 """What is left of a step's weight in the average after the next (ours): of a rollout of 128 steps 88 %."""
 
 
-class CentredRewards(VecNormalize):
+class CentredRewards(NormalisedRewards):
     """Adds to each reward what the work done by its action costs on average, then normalises as its base.
 
     work: of an observation and actions (K,), how much each does of a total that is the same for every policy:
@@ -21,7 +23,7 @@ class CentredRewards(VecNormalize):
     """
 
     def __init__(self, vec_env: VecEnv, work: Callable[[Any, np.ndarray], np.ndarray], gamma: float) -> None:
-        super().__init__(vec_env, norm_obs=False, clip_reward=10.0, gamma=gamma)
+        super().__init__(vec_env, gamma)
         self.work = work
         self.mean_reward = 0.0  # of a unit of work
         self._reward_sum = self._work_sum = 0.0

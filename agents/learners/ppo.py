@@ -3,27 +3,27 @@
 from pathlib import Path
 from typing import Any
 
-from sb3_contrib import MaskablePPO
-from stable_baselines3 import PPO
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from servegym.agents.learners.centring import CentredRewards
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import family_of
+from servegym.agents.learners.normalised_rewards import NormalisedRewards
+from servegym.agents.learners.rollouts import FastMaskablePPO, FastPPO
 from servegym.agents.learners.training import log_to
 from servegym.agents.networks.policy import MaskedPolicy, RouterPolicy
 from servegym.costmodels.errors import InputError
 
 
-def ppo_for(network: str) -> type[PPO] | type[MaskablePPO]:
+def ppo_for(network: str) -> type[FastPPO] | type[FastMaskablePPO]:
     """The algorithm that trains a network of NETWORKS."""
-    return MaskablePPO if family_of(network).masked else PPO
+    return FastMaskablePPO if family_of(network).masked else FastPPO
 
 
 def build_ppo(
     config: PPOConfig, vec_env: VecEnv, seed: int, tensorboard_dir: Path | None = None
-) -> PPO | MaskablePPO:
+) -> FastPPO | FastMaskablePPO:
     """A fresh PPO on `vec_env`; every draw of the network and the learner comes from `seed`.
 
     Rewards are divided by the running standard deviation of the discounted return and clipped to
@@ -39,9 +39,9 @@ def build_ppo(
         )
     family = family_of(config.network)
     if family.work is not None:
-        env: VecNormalize = CentredRewards(vec_env, family.work, config.gamma)
+        env: NormalisedRewards = CentredRewards(vec_env, family.work, config.gamma)
     else:
-        env = VecNormalize(vec_env, norm_obs=False, clip_reward=10.0, gamma=config.gamma)
+        env = NormalisedRewards(vec_env, config.gamma)
     policy: Any = MaskedPolicy if family.masked else RouterPolicy
     model = ppo_for(config.network)(
         policy,

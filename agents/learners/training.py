@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
@@ -19,6 +18,7 @@ from servegym.agents.learners.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from servegym.agents.learners.rollouts import FastPPO
 from servegym.costmodels.errors import InputError
 
 
@@ -49,7 +49,7 @@ def resume(
     vec_env: VecEnv,
     callbacks: Sequence[BaseCallback] = (),
     tensorboard_dir: Path | None = None,
-    algorithm: type[BaseAlgorithm] = PPO,
+    algorithm: type[BaseAlgorithm] = FastPPO,
 ) -> BaseAlgorithm:
     """Goes on from the newest checkpoint of `run_dir` to the run's total number of steps.
 

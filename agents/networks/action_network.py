@@ -10,6 +10,13 @@ ILLEGAL_LOGIT = -1e9
 """Score of an action that may not be chosen: finite, and its probability is exactly 0 in float32."""
 
 
+class Inputs(tuple[Tensor, ...]):
+    """What a network computes from observations without weights: the same for a decision in every update.
+
+    Each with a leading axis B.
+    """
+
+
 class ActionNetwork(nn.Module):
     """Scores the actions of B episodes at once. Subclasses write `forward`.
 
@@ -20,8 +27,18 @@ class ActionNetwork(nn.Module):
 
     num_replicas: int | None = None
 
+    def prepare(self, observation: Any) -> Any:
+        """The `Inputs` of an observation, of a network that has a `decide` for them; else the observation."""
+        return observation
+
+    def decide(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, A) and values (B,) of what `prepare` gave."""
+        raise NotImplementedError
+
     def scores(self, observation: Any) -> tuple[Tensor, Tensor]:
-        """Logits (B, A) and values (B,) of an observation, a tensor or a dict of them."""
+        """Logits (B, A) and values (B,) of an observation, a tensor or a dict of them, or of its Inputs."""
+        if isinstance(observation, Inputs):
+            return self.decide(*observation)
         logits, value = self(**observation) if isinstance(observation, dict) else self(observation)
         return logits, value
 

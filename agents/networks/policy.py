@@ -7,6 +7,7 @@ top.
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
@@ -16,8 +17,9 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from servegym.agents.networks.action_network import ActionNetwork
+from servegym.agents.networks.action_network import ILLEGAL_LOGIT, ActionNetwork
 from servegym.agents.networks.build import build_network
+from servegym.agents.networks.choices import Choices
 
 
 class _ByNetwork:
@@ -71,60 +73,63 @@ class RouterPolicy(_ByNetwork, ActorCriticPolicy):
     So plain PPO always acts legally and needs no masks beside the observation.
     """
 
-    def _evaluate(self, obs: PyTorchObs) -> tuple[Distribution, Tensor]:
+    def _evaluate(self, obs: Any) -> tuple[Choices, Tensor]:
         logits, value = self.network.scores(obs)
-        return self.action_dist.proba_distribution(action_logits=logits), value.unsqueeze(-1)
+        return Choices(logits), value.unsqueeze(-1)
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B,), values (B, 1) and log probabilities (B,)."""
-        distribution, values = self._evaluate(obs)
-        actions = distribution.get_actions(deterministic=deterministic)
-        return actions, values, distribution.log_prob(actions)
+        choices, values = self._evaluate(obs)
+        actions = choices.likeliest() if deterministic else choices.draw()
+        return actions, values, choices.log_prob(actions)
 
-    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (B, 1), log probabilities (B,) and entropies (B,) of given actions (B,)."""
-        distribution, values = self._evaluate(obs)
-        return values, distribution.log_prob(actions), distribution.entropy()
+        choices, values = self._evaluate(obs)
+        return values, choices.log_prob(actions), choices.entropy()
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """The distribution over replicas."""
-        return self._evaluate(obs)[0]
+        return self.action_dist.proba_distribution(action_logits=self.network.scores(obs)[0])
 
-    def predict_values(self, obs: PyTorchObs) -> Tensor:
+    def predict_values(self, obs: Any) -> Tensor:
         """Values (B, 1)."""
-        return self._evaluate(obs)[1]
+        return self.network.scores(obs)[1].unsqueeze(-1)
 
 
 class MaskedPolicy(_ByNetwork, MaskableActorCriticPolicy):
     """Illegal actions get probability 0 by the masks (B, A) that sb3-contrib's MaskablePPO hands on."""
 
-    def _evaluate(self, obs: PyTorchObs, masks: np.ndarray | None) -> tuple[MaskableDistribution, Tensor]:
+    def _evaluate(self, obs: Any, masks: Any) -> tuple[Choices, Tensor]:
         logits, value = self.network.scores(obs)
-        distribution = self.action_dist.proba_distribution(action_logits=logits)
-        distribution.apply_masking(masks)
-        return distribution, value.unsqueeze(-1)
+        if masks is not None:
+            legal = torch.as_tensor(masks, dtype=torch.bool).view_as(logits)
+            logits = logits.masked_fill(~legal, ILLEGAL_LOGIT)
+        return Choices(logits), value.unsqueeze(-1)
 
     def forward(
-        self, obs: PyTorchObs, deterministic: bool = False, action_masks: np.ndarray | None = None
+        self, obs: Any, deterministic: bool = False, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B,), values (B, 1) and log probabilities (B,)."""
-        distribution, values = self._evaluate(obs, action_masks)
-        actions = distribution.get_actions(deterministic=deterministic)
-        return actions, values, distribution.log_prob(actions)
+        choices, values = self._evaluate(obs, action_masks)
+        actions = choices.likeliest() if deterministic else choices.draw()
+        return actions, values, choices.log_prob(actions)
 
     def evaluate_actions(
-        self, obs: PyTorchObs, actions: Tensor, action_masks: Any = None
+        self, obs: Any, actions: Tensor, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (B, 1), log probabilities (B,) and entropies (B,) of given actions (B,)."""
-        distribution, values = self._evaluate(obs, action_masks)
-        return values, distribution.log_prob(actions), distribution.entropy()
+        choices, values = self._evaluate(obs, action_masks)
+        return values, choices.log_prob(actions), choices.entropy()
 
     def get_distribution(
         self, obs: PyTorchObs, action_masks: np.ndarray | None = None
     ) -> MaskableDistribution:
         """The distribution over actions."""
-        return self._evaluate(obs, action_masks)[0]
+        distribution = self.action_dist.proba_distribution(action_logits=self.network.scores(obs)[0])
+        distribution.apply_masking(action_masks)
+        return distribution
 
-    def predict_values(self, obs: PyTorchObs) -> Tensor:
+    def predict_values(self, obs: Any) -> Tensor:
         """Values (B, 1)."""
-        return self._evaluate(obs, None)[1]
+        return self.network.scores(obs)[1].unsqueeze(-1)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from sb3_contrib import MaskablePPO
-from stable_baselines3 import PPO
 
 from servegym.agents.learners.centring import CentredRewards
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import FAMILIES, Family, check_fits, family_of
 from servegym.agents.learners.imitation import imitate
 from servegym.agents.learners.ppo import build_ppo, ppo_for
+from servegym.agents.learners.rollouts import FastPPO
 from servegym.agents.learners.training import resume, train
 from servegym.agents.learners.vec_env import SB3VecEnv
 from servegym.agents.networks.build import NETWORKS
@@ -85,7 +85,7 @@ def test_masked_learning_acts_legally_and_goes_on_after_a_kill(family: Family, t
 
 
 def test_routing_is_learnt_by_plain_ppo() -> None:
-    assert ppo_for("gnn") is ppo_for("mlp") is PPO
+    assert ppo_for("gnn") is ppo_for("mlp") is FastPPO
 
 
 @pytest.mark.parametrize(
