@@ -98,12 +98,16 @@ class WorkloadConfig:
 
     A trace is scaled to `rate_rps` by compressing its time and keeping each request with probability
     `keep`, which is what differs between seeds. The factor comes from the training part alone.
+    With a profile, `rate_rps` is the mean over a period; test workloads begin with the period, and training
+    episodes anywhere in it, each request of it being as likely the first.
     """
 
     trace: str | None = None  # file, or path inside the data folder; null: always generate
     format: str = "azure"  # of the trace, one of READERS
     fitted: str | None = None  # parameters of the generator used where the trace is not at hand
     arrivals: str = "gamma"  # of the generator: poisson, gamma
+    profile: str | None = None  # of its rate through time, one of envs/workloads/profiles; null: even
+    period_s: float | None = None  # how long the profile takes, above 0
     rate_rps: float = MISSING  # mean requests per second
     test_s: float = 1200.0  # seconds at the end of the trace kept for testing
     keep: float = 0.9
@@ -128,6 +132,20 @@ class WorkloadConfig:
             self.arrivals,
             "poisson or gamma",
         )
+        require(
+            self.profile is None or self.trace is None,
+            "scenario.workload.profile",
+            self.profile,
+            "null with a trace, which has its own",
+        )
+        require(
+            (self.profile is None) == (self.period_s is None),
+            "scenario.workload.period_s",
+            self.period_s,
+            "given with a profile, and only then",
+        )
+        if self.period_s is not None:
+            _require_positive("scenario.workload.period_s", self.period_s)
         error = self.prediction_error
         require(
             error is None or 0 <= error < 2,

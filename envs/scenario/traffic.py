@@ -1,5 +1,6 @@
 """Traffic: the requests of a scenario, training episodes and test workloads that share none."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -22,6 +23,7 @@ from servegym.envs.workloads import (
     split,
 )
 from servegym.envs.workloads.learned_predictor import LearnedPredictor
+from servegym.envs.workloads.rate_profile import load_profile
 from servegym.envs.workloads.stretches import Stretches
 
 _TEST = 2**32 - 1  # spawn key of test traffic, beyond any number of training episodes
@@ -101,6 +103,7 @@ class Traffic:
             self.source = f"generator fitted to {config.fitted}"
             self.held_out = None
             self._fitted = load_fitted(config.fitted)
+        self._profile = None if config.profile is None else load_profile(config.profile)
         self._predictor = self._learned_predictor() if config.predictor == "learned" else None
 
     def train_workload(self, seed: np.random.SeedSequence) -> Workload:
@@ -110,7 +113,8 @@ class Traffic:
         spread = self.episode.rate_spread
         rate_factor = rng.uniform(1 - spread, 1 + spread)
         if self._stretches is None:
-            workload = self._generate(self.episode.requests, rate_factor, traffic_seed)
+            begin_s = 0.0 if self.config.period_s is None else rng.uniform(0, self.config.period_s)
+            workload = self._generate(self.episode.requests, rate_factor, traffic_seed, begin_s)
         else:
             workload = self._stretch_of_training_part(rate_factor, rng)
         workload = with_clients(workload, self.config.clients, client_seed)
@@ -182,11 +186,21 @@ class Traffic:
                 part.check_fits(engine.num_kv_blocks, engine.block_size)  # names the line
                 engine.check_fits(part)
 
-    def _generate(self, num_requests: int, rate_factor: float, seed: np.random.SeedSequence) -> Workload:
+    def _generate(
+        self, num_requests: int, rate_factor: float, seed: np.random.SeedSequence, begin_s: float = 0.0
+    ) -> Workload:
+        """begin_s: where in the profile's period, if there is one, in time at an even rate."""
         assert self._fitted is not None
         cv = self._fitted.interarrival_cv if self.config.arrivals == "gamma" else 1.0
         rate_rps = self.config.rate_rps * rate_factor
-        return generate(self.config.arrivals, rate_rps, cv, num_requests, self._fitted.lengths, seed)
+        workload = generate(self.config.arrivals, rate_rps, cv, num_requests, self._fitted.lengths, seed)
+        if self._profile is None:
+            return workload
+        assert self.config.period_s is not None  # WorkloadConfig has seen to it
+        moved_s = self._profile.warp(
+            np.concatenate([[begin_s], workload.arrival_s + begin_s]), self.config.period_s
+        )
+        return replace(workload, arrival_s=moved_s[1:] - moved_s[0])
 
     def _stretch_of_training_part(self, rate_factor: float, rng: np.random.Generator) -> Workload:
         """`episode.requests` requests kept from a stretch that starts anywhere."""

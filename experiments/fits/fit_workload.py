@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,11 @@ def fit(trace: Path, test_s: float) -> str:
         "prompt_quantiles": lengths.prompt_quantiles.tolist(),
         "output_quantiles": lengths.output_quantiles.tolist(),
     }
+    return as_json(figures)
+
+
+def as_json(figures: dict[str, Any]) -> str:
+    """Figures as the committed files have them: a key a line, and each list of numbers on one line."""
     text = json.dumps(figures, indent=1)
     one_line_per_list = re.sub(
         r"\[[^\[\]]*\]", lambda numbers: "".join(numbers[0].split()).replace(",", ", "), text
