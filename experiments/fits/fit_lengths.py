@@ -18,12 +18,12 @@ from servegym.experiments.fits.fit_workload import NUM_BINS, as_json
 
 LICENCE = "MIT (repository)"
 ATTRIBUTION = {
-    "sharegpt": "Prompt and output lengths of 10,000 ShareGPT conversations in Llama-2 tokens, cut at 4,096 in "
-    "all, https://github.com/AKafakA/vidur_opt_scheduler. The ShareGPT corpus itself states no licence. "
+    "sharegpt": "Prompt and output lengths of 10,000 ShareGPT conversations in Llama-2 tokens, cut at 4,096 "
+    "in all, https://github.com/AKafakA/vidur_opt_scheduler. The ShareGPT corpus itself states no licence. "
     "Reduced here to quantiles.",
     "arxiv": "Prompt and output lengths of arXiv summarisation in Llama-2 tokens, cut at 4,096 in all, "
-    "https://github.com/microsoft/vidur. A. Agrawal et al.: Vidur: A Large-Scale Simulation Framework for LLM "
-    "Inference, MLSys 2024. Reduced here to quantiles.",
+    "https://github.com/microsoft/vidur. A. Agrawal et al.: Vidur: A Large-Scale Simulation Framework for "
+    "LLM Inference, MLSys 2024. Reduced here to quantiles.",
 }
 """By the name of the figures, whose work the table is."""
 
