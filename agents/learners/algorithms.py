@@ -8,7 +8,9 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from servegym.agents.learners.config import PPOConfig
+from servegym.agents.learners.config import DiscreteSACConfig, DoubleDQNConfig, PPOConfig
+from servegym.agents.learners.discrete_sac import DiscreteSAC, build_discrete_sac
+from servegym.agents.learners.double_dqn import DoubleDQN, build_double_dqn
 from servegym.agents.learners.ppo import build_ppo, ppo_for
 
 
@@ -27,6 +29,8 @@ class Algorithm:
 
 ALGORITHMS = {
     "ppo": Algorithm(PPOConfig, build_ppo, lambda config: ppo_for(config.network)),
+    "discrete_sac": Algorithm(DiscreteSACConfig, build_discrete_sac, lambda config: DiscreteSAC),
+    "double_dqn": Algorithm(DoubleDQNConfig, build_double_dqn, lambda config: DoubleDQN),
 }
 """By the value of `agent.algorithm`."""
 

@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from servegym.agents.learners.families import family_of
+from omegaconf import MISSING
+
+from servegym.agents.learners.families import FAMILIES, family_of
 from servegym.agents.networks.build import NETWORKS
 from servegym.costmodels.errors import InputError
 
@@ -48,6 +50,71 @@ class PPOConfig:
             _require(0 <= getattr(self, key) < math.inf, key, getattr(self, key), "at least 0 and finite")
         for key in ("gamma", "gae_lambda"):
             _require(0 < getattr(self, key) <= 1, key, getattr(self, key), "above 0 and at most 1")
+
+
+@dataclass
+class ReplayConfig:
+    """What all that learn from a replay buffer are built from, beside their own keys."""
+
+    algorithm: str = MISSING  # a name of ALGORITHMS
+    network: str = "gnn"  # one of NETWORKS whose family masks illegal actions by itself
+    hidden: int = 64  # width of the networks
+    layers: int = 2  # rounds of message passing (gnn) or hidden layers (mlp)
+    learning_rate: float = 1e-3  # of Adam, at the start
+    final_learning_rate: float = 0.0  # reached linearly at the last step
+    buffer_size: int = 100_000  # decisions remembered, in all environments together
+    warm_up: int = 10_000  # decisions before the first update
+    batch_size: int = 512  # decisions an update learns from
+    gradient_steps: int = 1  # updates after one decision in every environment
+    tau: float = 0.02  # part of the way that slow copies go in an update
+    gamma: float = 0.9  # discount per decision
+    max_grad_norm: float = 0.5  # gradients are scaled down to this norm
+
+    def __post_init__(self) -> None:
+        networks = [name for family in FAMILIES if not family.masked for name in family.networks]
+        _require(self.network in networks, "network", self.network, f"one of {', '.join(networks)}")
+        for key in ("hidden", "layers", "buffer_size", "warm_up", "batch_size", "gradient_steps"):
+            _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        for key in ("learning_rate", "max_grad_norm"):
+            _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
+        _require(
+            0 <= self.final_learning_rate < math.inf,
+            "final_learning_rate",
+            self.final_learning_rate,
+            "at least 0 and finite",
+        )
+        for key in ("tau", "gamma"):
+            _require(0 < getattr(self, key) <= 1, key, getattr(self, key), "above 0 and at most 1")
+
+
+@dataclass
+class DiscreteSACConfig(ReplayConfig):
+    """What discrete soft actor-critic (Christodoulou 2019) is built from."""
+
+    algorithm: str = "discrete_sac"
+    entropy_share: float = 0.1  # of the uniform distribution's entropy, what the temperature aims at
+
+    def __post_init__(self) -> None:
+        _require(
+            self.algorithm == "discrete_sac", "algorithm", self.algorithm, "discrete_sac with these keys"
+        )
+        super().__post_init__()
+        _require(0 < self.entropy_share < 1, "entropy_share", self.entropy_share, "in (0, 1)")
+
+
+@dataclass
+class DoubleDQNConfig(ReplayConfig):
+    """What double DQN (van Hasselt et al. 2015) is built from."""
+
+    algorithm: str = "double_dqn"
+    exploration_share: float = 0.2  # of the run, over which random choices become as rare as they get
+    final_epsilon: float = 0.01  # of the choices, random ones from then on
+
+    def __post_init__(self) -> None:
+        _require(self.algorithm == "double_dqn", "algorithm", self.algorithm, "double_dqn with these keys")
+        super().__post_init__()
+        _require(0 < self.exploration_share <= 1, "exploration_share", self.exploration_share, "in (0, 1]")
+        _require(0 <= self.final_epsilon <= 1, "final_epsilon", self.final_epsilon, "in [0, 1]")
 
 
 def _require(holds: bool, key: str, value: object, allowed: str) -> None:

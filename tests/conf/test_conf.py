@@ -16,7 +16,7 @@ from servegym.agents.batch_schedulers import AUTOSCALERS, BATCH_SCHEDULERS
 from servegym.agents.elastic_managers import MANAGERS
 from servegym.agents.elastic_systems import RIVALS
 from servegym.agents.heuristics import REBALANCERS, ROUTERS, make_router
-from servegym.agents.learners.config import PPOConfig
+from servegym.agents.learners.algorithms import ALGORITHMS
 from servegym.agents.learners.families import family_of
 from servegym.agents.networks.build import build_network
 from servegym.agents.schedulers import SCHEDULERS, make_scheduler
@@ -33,7 +33,7 @@ from servegym.experiments.hydra_app import OF_KIND
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 from tests.experiments.commands import (
     FEW_REQUESTS,
-    SHORT_TRAINING,
+    SHORT_TRAINING_OF,
     SMALL_SCENARIO,
     SMALL_SCENARIO_OF,
     answer_of,
@@ -201,14 +201,15 @@ def test_elastic_system(capsys: pytest.CaptureFixture[str], folder: Path, name: 
 def test_agent(capsys: pytest.CaptureFixture[str], folder: Path, name: str) -> None:
     written = yaml_of("agent", name)
     scenario = SMALL_SCENARIO_OF[family_of(written["network"]).environment]
-    answer = answer_of(capsys, "train", *scenario, f"agent={name}", *SHORT_TRAINING, "run_dir=run")
+    short = SHORT_TRAINING_OF[written["algorithm"]]
+    answer = answer_of(capsys, "train", *scenario, f"agent={name}", *short, "run_dir=run")
     assert answer["steps"] == 256
     agent = load_run_config(Path("run")).agent
-    defaults = asdict(PPOConfig(network=written["network"]))
-    if family_of(written["network"]).exportable:
+    defaults = asdict(ALGORITHMS[written["algorithm"]].config(network=written["network"]))
+    if family_of(written["network"]).level == "router":
         assert written == defaults  # tuned in one place, told in both
     assert written.keys() == defaults.keys()
-    shortened = {word.partition("=")[0].removeprefix("agent.") for word in SHORT_TRAINING}
+    shortened = {word.partition("=")[0].removeprefix("agent.") for word in short}
     assert {key: getattr(agent, key) for key in set(written) - shortened} == {
         key: value for key, value in written.items() if key not in shortened
     }

@@ -43,15 +43,17 @@ SMALL_SCENARIO_OF = {
 }
 """A scenario of each environment that can be learnt."""
 
-SHORT_TRAINING = (
-    "agent.hidden=8",
-    "agent.imitate_steps=0",
-    "agent.n_steps=16",
-    "agent.batch_size=32",
-    "num_envs=4",
-    "total_steps=256",
-    "checkpoint_steps=64",
-)
+SHORT_RUN = ("agent.hidden=8", "agent.batch_size=32", "num_envs=4", "total_steps=256", "checkpoint_steps=64")
+
+SHORT_TRAINING = (*SHORT_RUN, "agent.imitate_steps=0", "agent.n_steps=16")
+"""Of PPO."""
+
+SHORT_TRAINING_OF = {
+    "ppo": SHORT_TRAINING,
+    "discrete_sac": (*SHORT_RUN, "agent.warm_up=64"),
+    "double_dqn": (*SHORT_RUN, "agent.warm_up=64"),
+}
+"""By the name of the algorithm."""
 
 SMALL_TRAINING = (*SMALL_SCENARIO, "agent=ppo_gnn", *SHORT_TRAINING)
 

@@ -36,7 +36,6 @@ def config(network: str = "gnn", **keys: float) -> PPOConfig:
 def regret(model: PPO, num_replicas: int = 4) -> float:
     """Tokens queued at the replica chosen beyond the shortest queue, as a share of a random choice's."""
     observation = plausible_observation("router", np.random.default_rng(99), 1000, num_replicas)
-    assert isinstance(model.policy, RouterPolicy)
     chosen = NetworkPolicy(model.policy.network).act(observation)
     queued = observation["replicas"][..., view.QUEUED_PREFILL_TOKENS]
     legal = observation["replicas"][..., view.AVAILABLE] > 0

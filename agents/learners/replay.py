@@ -1,0 +1,111 @@
+"""What learns from a replay buffer: Stable-Baselines3's loop, with what holds for all of our algorithms."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from servegym.agents.learners.config import ReplayConfig
+from servegym.agents.learners.training import log_to
+from servegym.agents.networks.off_policy import ReplayPolicy
+from servegym.costmodels.errors import InputError
+
+Learner = TypeVar("Learner", bound="ReplayLearner")
+
+
+class ReplayLearner(OffPolicyAlgorithm):
+    """Subclasses write `update`, one step of their optimisers.
+
+    The policy acts from the first decision on (it is near uniform then, and always legal). What is learnt
+    from are decisions of this process only, at least `warm_up` of them: a checkpoint holds no decisions, and
+    a resumed run first makes as many again. Rewards are normalised as `build_ppo` says.
+    """
+
+    policy: ReplayPolicy
+
+    def __init__(
+        self,
+        policy: type[ReplayPolicy],
+        env: VecEnv,
+        config: ReplayConfig | None = None,
+        seed: int | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        device: str = "cpu",
+        _init_setup_model: bool = True,
+    ) -> None:
+        """Without a config only to be filled by `load`."""
+        self.config = ReplayConfig() if config is None else config
+        super().__init__(
+            policy,
+            env,
+            learning_rate=LinearSchedule(self.config.learning_rate, self.config.final_learning_rate, 1.0),
+            buffer_size=self.config.buffer_size,
+            learning_starts=0,  # the policy is asked from the first decision on
+            batch_size=self.config.batch_size,
+            tau=self.config.tau,
+            gamma=self.config.gamma,
+            gradient_steps=self.config.gradient_steps,
+            policy_kwargs=policy_kwargs,
+            seed=seed,
+            device=device,
+            support_multi_env=True,
+            sde_support=False,
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """`gradient_steps` updates, each from decisions drawn with equal probability."""
+        buffer = self.replay_buffer
+        assert buffer is not None
+        if buffer.size() * buffer.n_envs < self.config.warm_up:
+            return
+        self.policy.set_training_mode(mode=True)
+        self._update_learning_rate(list(self.policy.optimizers().values()))
+        for _ in range(gradient_steps):
+            for name, value in self.update(buffer.sample(batch_size, self._vec_normalize_env)).items():
+                self.logger.record(f"train/{name}", value)
+
+    def update(self, batch: ReplayBufferSamples) -> dict[str, float]:
+        """One step from a batch of decisions, and what to log of it."""
+        raise NotImplementedError
+
+    def minimise(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
+        """One step of an optimiser, with gradients scaled down to `max_grad_norm`; the loss."""
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)
+        optimizer.step()
+        return float(loss.detach())
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", *(f"policy.{name}" for name in self.policy.optimizers())], []
+
+
+def build_replay_learner(
+    learner: type[Learner],
+    policy: type[ReplayPolicy],
+    config: ReplayConfig,
+    vec_env: VecEnv,
+    seed: int,
+    tensorboard_dir: Path | None,
+) -> Learner:
+    """A fresh learner on `vec_env`; every draw of the networks and the learner comes from `seed`.
+
+    InputError where the buffer cannot hold what is waited for.
+    """
+    if config.buffer_size < max(config.warm_up, vec_env.num_envs):
+        raise InputError(
+            f"agent.buffer_size = {config.buffer_size}: must hold at least the {config.warm_up} decisions of "
+            f"agent.warm_up, and one of each of the {vec_env.num_envs} environments"
+        )
+    options = {"network": config.network, "hidden": config.hidden, "layers": config.layers}
+    env = VecNormalize(vec_env, norm_obs=False, clip_reward=10.0, gamma=config.gamma)
+    model = learner(policy, env, config, seed, options)
+    log_to(model, tensorboard_dir)
+    return model
