@@ -105,7 +105,7 @@ def show(answer: dict[str, Any]) -> None:
 
 def _load(name: str) -> _Policy:
     kind = kind_of(name)
-    if kind == "router":
+    if kind not in ("artifact", "run"):
         raise InputError(f"policy = {name}: must be trained: a folder of a run, of an export, or zoo:NAME")
     if kind == "artifact":
         from servegym.agents.serving.artifact import load_artifact

@@ -1,5 +1,7 @@
 """`servegym export`: the trained policy of a run as an artifact that a serving system loads."""
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from rich.console import Console
 from servegym.agents.learners.families import FAMILIES, family_of
 from servegym.agents.serving.export import export_policy
 from servegym.agents.serving.schema import FILES
+from servegym.agents.zoo import PREFIX, ZOO
 from servegym.costmodels.errors import InputError
 from servegym.experiments.configs import read_config
-from servegym.experiments.run_directory import load_run_policy
+from servegym.experiments.run_directory import COMMAND_FILE, load_run_policy
 
 
 @dataclass
@@ -20,25 +23,40 @@ class ExportConfig:
     """Schema of `conf/export.yaml`."""
 
     run_dir: str = MISSING
-    out: str = MISSING
+    out: str | None = None
+    zoo: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.zoo is not None and not re.fullmatch(r"[a-z0-9_]+", self.zoo):
+            raise InputError(f"zoo = {self.zoo}: must be a name of small letters, digits and underscores")
+        if self.zoo is not None and self.out is not None:
+            raise InputError(f"out = {self.out}: must not be given with zoo={self.zoo}, which has its place")
 
 
 def export(config: DictConfig) -> dict[str, Any]:
     """Writes policy.onnx, policy.json, golden.npz and card.md to `out`, and holds ONNX Runtime to torch.
 
-    InputError where the run is incomplete, saying what is missing, or where `out` holds something.
+    With `zoo` they become the policy `zoo:NAME` of this installation. InputError where the run is incomplete,
+    saying what is missing, or where `out` holds something.
     """
     settings = read_config(config, ExportConfig)
-    run_dir, out = Path(settings.run_dir), Path(settings.out)
+    run_dir = Path(settings.run_dir)
     policy, origin = load_run_policy(run_dir)
     level = family_of(origin["network"]).level
     if level is None:
         exported = ", ".join(family.environment for family in FAMILIES if family.level)
         raise InputError(f"run_dir = {run_dir}: is of {origin['network']}; must be of {exported}")
-    difference = export_policy(policy.network, level, origin, out)
+    if settings.zoo is None:
+        out = Path(settings.out) if settings.out else run_dir / "export"
+        name = str(out)
+    else:
+        out, name = ZOO / settings.zoo, PREFIX + settings.zoo
+    info = {**origin, "command": _command(run_dir)}
+    difference = export_policy(policy.network, level, info, out, name)
     return {
         "run_dir": settings.run_dir,
-        "out": settings.out,
+        "out": str(out),
+        "name": name,
         "files": list(FILES),
         "num_replicas": policy.network.num_replicas,
         "largest_difference": difference,
@@ -53,3 +71,10 @@ def show(answer: dict[str, Any]) -> None:
     console.print(
         f"ONNX Runtime reproduces torch: scores differ by {answer['largest_difference']:.1e} at most"
     )
+
+
+def _command(run_dir: Path) -> str:
+    """The command that began the run, without where it wrote."""
+    path = run_dir / COMMAND_FILE
+    words = shlex.split(path.read_text().splitlines()[0]) if path.is_file() else []
+    return shlex.join(word for word in words if not word.startswith("run_dir="))

@@ -58,7 +58,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"run_dir = {run_dir}: cannot be written ({error.strerror})") from error
     _say(origin, settings, resumed)
-    started = time.monotonic()
+    started, processor_started = time.monotonic(), time.process_time()
     curve = [TrainingCurve(run_dir / files.CURVE_FILE, family.metrics)]
     model: BaseAlgorithm
     if resumed:
@@ -68,7 +68,7 @@ def train(config: DictConfig) -> dict[str, Any]:
             assert family.teacher is not None and isinstance(fresh, MaskablePPO)  # checked by PPOConfig
             imitate(fresh, family.teacher(), settings.agent.imitate_steps, family.imitated)
         model = learn(fresh, settings.total_steps, run_dir, curve, settings.checkpoint_steps)
-    _finish(run_dir, model, time.monotonic() - started)
+    _finish(run_dir, model, time.monotonic() - started, time.process_time() - processor_started)
     return _answer(settings, "resumed" if resumed else "trained")
 
 
@@ -143,12 +143,13 @@ def _say(origin: dict[str, Any], settings: TrainConfig, resumed: bool) -> None:
     )
 
 
-def _finish(run_dir: Path, model: BaseAlgorithm, elapsed_s: float) -> None:
-    """Writes the trained network, and then that the run is complete."""
+def _finish(run_dir: Path, model: BaseAlgorithm, elapsed_s: float, processor_s: float) -> None:
+    """Writes the trained network, and then that the run is complete, with seconds since its start."""
     partial = run_dir / f".{files.POLICY_FILE}.partial"
     torch.save(model.policy.network.state_dict(), partial)  # type: ignore[union-attr]
     partial.replace(run_dir / files.POLICY_FILE)
-    finished = {"steps": model.num_timesteps, "elapsed_s": round(elapsed_s, 3)}
+    seconds = {"elapsed_s": round(elapsed_s, 3), "processor_s": round(processor_s, 3)}
+    finished = {"steps": model.num_timesteps, **seconds}
     files.write_text(run_dir / files.FINISHED_FILE, json.dumps(finished) + "\n")
 
 

@@ -45,7 +45,7 @@ class ExportedPolicy:
         for other shapes, or for another fleet size where the policy is for one.
         """
         given = {**observation, ACTION_MASK: masks} if self.level.masked else observation
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             name: np.ascontiguousarray(given[name], np.bool_ if name == ACTION_MASK else np.float32)
             for name in (*self.level.inputs, ACTION_MASK)
             if given.get(name) is not None

@@ -40,7 +40,8 @@ class Decisions:
     @property
     def choices(self) -> npt.NDArray[np.bool_]:
         """Of each decision, whether there was anything to choose."""
-        return self.legal.sum(axis=1) > 1
+        several: npt.NDArray[np.bool_] = self.legal.sum(axis=1) > 1
+        return several
 
     def at(self, which: npt.NDArray[Any]) -> "Decisions":
         """Some of them: a mask or indices (M,)."""

@@ -58,7 +58,8 @@ def draw(
     height = 0.3 * min(minute.legal.shape[1], 32)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12.0, 4.2 + 2.5 * height))
-        whole, close = figure.subfigures(2, 1, height_ratios=[1.9 + height, 2.3 + 1.5 * height])
+        parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.9 + height, 2.3 + 1.5 * height])
+        whole, close = parts[:, 0]
         queue, lanes = whole.subplots(2, 1, sharex=True, height_ratios=[0.9, 0.2 + height])
         start_s = float(minute.time_s[0])
         most = float(_load(minute).max())
@@ -78,7 +79,9 @@ def draw(
 
 def _load(decisions: Decisions) -> npt.NDArray[np.float64]:
     """Requests on each replica, (N, R)."""
-    return decisions.observation["replicas"][:, :, [RUNNING, WAITING]].sum(axis=2, dtype=np.float64)
+    replicas = decisions.observation["replicas"]
+    load: npt.NDArray[np.float64] = replicas[:, :, [RUNNING, WAITING]].sum(axis=2, dtype=np.float64)
+    return load
 
 
 def _mean_load(
