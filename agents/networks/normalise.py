@@ -45,7 +45,7 @@ class Normalise(nn.Module):
         self.register_buffer("replica_units", replica_units, persistent=False)
 
     def forward(self, request: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw `request` (B, 4) and `replicas` (B, R, 13) to inputs (B, 4), (B, R, 28), legal (B, R) bool."""
+        """Raw `request` (B, 4) and `replicas` (B, R, 15) to inputs (B, 4), (B, R, 32), legal (B, R) bool."""
         legal = replicas[..., AVAILABLE] > 0.5
         used, total = replicas[..., KV_USED_BLOCKS], replicas[..., KV_TOTAL_BLOCKS]
         kv_share = (used / total.clamp(min=1.0) / KV_SHARE_UNIT).unsqueeze(-1)

@@ -16,7 +16,7 @@ class RouterNetwork(ActionNetwork):
         self.normalise = Normalise()
 
     def evaluate(self, request: Tensor, replicas: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised inputs (B, 4), (B, R, 28) and legal (B, R) to scores (B, R) and value (B,)."""
+        """Normalised inputs (B, 4), (B, R, 32) and legal (B, R) to scores (B, R) and value (B,)."""
         raise NotImplementedError
 
     def prepare(self, observation: Any) -> Inputs:
@@ -30,5 +30,5 @@ class RouterNetwork(ActionNetwork):
         return scores.masked_fill(~legal, ILLEGAL_LOGIT), value
 
     def forward(self, request: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw `request` (B, 4) and `replicas` (B, R, 13), float32, to logits (B, R) and value (B,)."""
+        """Raw `request` (B, 4) and `replicas` (B, R, 15), float32, to logits (B, R) and value (B,)."""
         return self.decide(*self.normalise(request, replicas))

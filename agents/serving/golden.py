@@ -26,6 +26,8 @@ LOADED_REPLICA = {
     view.PREDICTED_REMAINING_TOKENS: 10_000.0,
     view.KV_RELEASED_PER_ITERATION: 200.0,
     view.PREFIX_HIT_TOKENS: 500.0,
+    view.UNSEEN_REQUESTS: 4.0,
+    view.UNSEEN_PREFILL_TOKENS: 4_000.0,
 }
 """Typical values of a loaded replica that serves conversations."""
 

@@ -71,6 +71,8 @@ REPLICA_FEATURES = (
     "kv_released_per_iteration",
     "prefix_hit_tokens",
     "speed",
+    "unseen_requests",
+    "unseen_prefill_tokens",
 )
 """Of a replica that it may go to."""
 

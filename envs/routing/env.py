@@ -48,7 +48,7 @@ class RoutingEnv(NativeEnv):
         same numbers in this order with `flat=True`:
         request   float32 (4,)         prompt tokens, predicted output tokens (0: no predictor), gap in s,
                                        priority (smaller is more urgent)
-        replicas  float32 (slots, 13)  a row per replica slot: available, running, waiting, queued prefill
+        replicas  float32 (slots, 15)  a row per replica slot: available, running, waiting, queued prefill
                                        tokens, ... (columns and units: docs/simulator.md)
     Action: Discrete(slots), the replica that gets the request. Legal are the rows with `available` = 1;
         `action_masks()` gives them as bool (slots,). An illegal action raises ValueError.

@@ -36,6 +36,8 @@ def take_out(fleet: "Fleet", request: "Request") -> None:
     if request.table:
         fleet.replicas[request.holder].release(request)
     request.journey += 1
+    if request.sending is not None:
+        request.sending.on_way = False
 
 
 def lose_follow_ups(fleet: "Fleet", parent: "Request") -> None:

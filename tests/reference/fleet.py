@@ -14,6 +14,7 @@ from tests.reference.checks import check_replica
 from tests.reference.history import History, Moment
 from tests.reference.migration import Migration
 from tests.reference.request import Request
+from tests.reference.sendings import Roads, Sending, Sendings
 from tests.reference.settings import FleetSettings
 from tests.reference.view import Glance
 
@@ -42,6 +43,7 @@ class Fleet:
     upcoming: list[Request] = field(default_factory=list)  # arrivals whose time is known
     at_router: list[Request] = field(default_factory=list)
     migrations: list[Migration] = field(default_factory=list)
+    sendings: Sendings = field(default_factory=Sendings)
     events: list[Event] = field(default_factory=list)
     num_events: int = 0
     put_away: list[Any] = field(default_factory=list)  # replicas and encoders that others stand for now
@@ -50,7 +52,7 @@ class Fleet:
     descriptions: list[NDArray[np.float64]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.history = History(self.replicas)
+        self.history = History(self.replicas, self.sendings)
         self.upcoming = [r for r in self.requests if r.parent is None]
         for failure in self.settings.failures:
             number = failure.replica
@@ -81,7 +83,9 @@ class Fleet:
             before_starts = self.history.now() if looks_back else []
             self.start_iterations(now_s)
             if looks_back:
-                self.history.moments.append(Moment(now_s, before_starts, self.history.now()))
+                self.history.moments.append(
+                    Moment(now_s, before_starts, self.history.now(), self.sendings.now())
+                )
             if self.check:
                 self.check_blocks_and_queues()
 
@@ -192,7 +196,7 @@ class Fleet:
 
     def ask_router(self, request: Request, allowed: list[bool], now_s: float) -> int:
         """The replica that the router chooses; raises `InputError` for one that is not available."""
-        seen_s, glances = self.glances(request.caused_s, now_s)
+        seen_s, glances, roads = self.glances(request.caused_s, now_s)
         view = np.array(
             [
                 glance.row(
@@ -200,6 +204,7 @@ class Fleet:
                     available,
                     replica.glance().hit_tokens(request),
                     1.0 if replica.role == "encode" else speed,
+                    self.sendings.unseen(roads, replica.number),
                     availability.standing(self, replica),
                     replica.role,
                 )
@@ -230,12 +235,15 @@ class Fleet:
             )
         return chosen
 
-    def glances(self, caused_s: float, now_s: float) -> tuple[float, list[Glance]]:
-        """The instant that is seen because of something at `caused_s`, and what is seen of every replica."""
+    def glances(self, caused_s: float, now_s: float) -> tuple[float, list[Glance], Roads]:
+        """The instant that is seen because of something at `caused_s`, and what is seen of every replica.
+
+        And what was on its way then.
+        """
         seen_s = max(now_s - self.settings.state_delay_s, caused_s)
         if seen_s < now_s:
-            return seen_s, self.history.at(seen_s)
-        return now_s, self.history.now()
+            return seen_s, *self.history.at(seen_s)
+        return now_s, self.history.now(), self.sendings.now()
 
     def send(self, request: Request, chosen: int, now_s: float) -> None:
         """On its way: with its KV over the link, or as it came, after the latency of dispatch."""
@@ -243,11 +251,16 @@ class Fleet:
         request.journey += 1
         journey, request.replica = request.journey, chosen
         request.rank_memory = None
+        prefills = not request.computed and target.role != "encode"
+        sending = Sending(chosen, request.known if prefills else 0)
+        self.sendings.sent.append(sending)
+        request.sending = sending
         if request.computed:
             source = self.replicas[request.holder]
 
             def kv_arrived(now_s: float) -> None:
                 if request.journey == journey:
+                    sending.on_way = False
                     source.release(request)
                     request.brought = True
                     target.enqueue(request, now_s)
@@ -258,11 +271,13 @@ class Fleet:
 
             def arrived(now_s: float) -> None:
                 if request.journey == journey:
+                    sending.on_way = False
                     target.enqueue(request, now_s)
 
             request.place = "dispatch"
             self.at(now_s + self.settings.dispatch_latency_s, arrived)
         else:
+            sending.on_way = False
             target.enqueue(request, now_s)
 
     # Migration.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tests.reference.sendings import Roads, Sendings
 from tests.reference.view import Glance
 
 
@@ -12,23 +13,24 @@ class Moment(NamedTuple):
     time_s: float
     before_starts: list[Glance]
     after_starts: list[Glance]
+    roads: Roads
 
 
 class History:
     """Glances at all replicas, at all instants at which something happened."""
 
-    def __init__(self, replicas: Sequence[Any]) -> None:
+    def __init__(self, replicas: Sequence[Any], sendings: Sendings) -> None:
         self.replicas = replicas
-        self.at_first = self.now()
+        self.at_first = self.now(), sendings.now()
         self.moments: list[Moment] = []
 
     def now(self) -> list[Glance]:
         return [replica.glance() for replica in self.replicas]
 
-    def at(self, time_s: float) -> list[Glance]:
+    def at(self, time_s: float) -> tuple[list[Glance], Roads]:
         """After everything that happened at that instant, and before iterations started then."""
         past = [moment for moment in self.moments if moment.time_s <= time_s]
         if not past:
             return self.at_first
         last = past[-1]
-        return last.before_starts if last.time_s == time_s else last.after_starts
+        return last.before_starts if last.time_s == time_s else last.after_starts, last.roads

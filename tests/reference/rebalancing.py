@@ -19,7 +19,7 @@ START, STOP, BE_MIXED = 1, 2, 3  # orders; 0: go on; from BE_MIXED on: a role, b
 
 
 def by_replicas(choose_moves: ChooseMoves) -> "Callable[[float, Fleet], Iterator[tuple[Request, int]]]":
-    """A `rebalance` of `choose_moves(rows (R, 17)) -> pairs (source, target), orders (R,)`."""
+    """A `rebalance` of `choose_moves(rows (R, 19)) -> pairs (source, target), orders (R,)`."""
 
     def rebalance(now_s: float, fleet: "Fleet") -> "Iterator[tuple[Request, int]]":
         moves, orders = choose_moves(rows_of(fleet, now_s))
@@ -41,7 +41,7 @@ def by_replicas(choose_moves: ChooseMoves) -> "Callable[[float, Fleet], Iterator
 
 def rows_of(fleet: "Fleet", now_s: float) -> NDArray[np.float64]:
     """What a rebalancing rule sees: available is where a request may migrate to."""
-    seen_s, glances = fleet.glances(-np.inf, now_s)
+    seen_s, glances, roads = fleet.glances(-np.inf, now_s)
     return np.array(
         [
             glance.row(
@@ -49,6 +49,7 @@ def rows_of(fleet: "Fleet", now_s: float) -> NDArray[np.float64]:
                 replica.available and replica.role in ("mixed", "decode"),
                 0,
                 1.0 if replica.role == "encode" else speed,
+                fleet.sendings.unseen(roads, replica.number),
                 availability.standing(fleet, replica),
                 replica.role,
             )

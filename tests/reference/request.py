@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from servegym.costmodels.errors import InputError
 from tests.reference.blocks import Block
+from tests.reference.sendings import Sending
 
 
 @dataclass(eq=False)
@@ -41,6 +42,7 @@ class Request:
     replica: int = -1
     holder: int = -1  # the replica that holds its KV blocks
     journey: int = 0  # grows when it leaves or is sent: what was under way to it before is void
+    sending: Sending | None = None  # the last time it was sent by the router
     gap_s: float = 0.0
     caused_s: float = -math.inf  # the event that caused its coming to the router
 

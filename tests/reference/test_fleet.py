@@ -13,6 +13,7 @@ PLAIN = ReplicaSpec(ENGINE, ONE_SECOND)
 
 AVAILABLE, RUNNING, WAITING, QUEUED, OUTSTANDING, CONTEXT, KV_USED, KV_TOTAL, LEFT = range(9)
 SPEED = 12
+UNSEEN_REQUESTS, UNSEEN_PREFILL_TOKENS = UNSEEN = 13, 14
 
 
 def by_script(*numbers):
@@ -66,6 +67,37 @@ def test_router_sees_the_state_of_some_time_ago():
         [1, 1, 6, 0, 0.5],
         [1, 1, 7, 3, 0],
     ]
+
+
+def unseen(result) -> list[list[float]]:
+    """Per decision and replica: requests, tokens."""
+    return [view[:, UNSEEN].ravel().tolist() for view in result.views]
+
+
+def test_what_was_sent_since_the_state_seen_is_unseen():
+    # The delay is 1 s. Unseen are at 0.5, of -0.5, A; at 1.25, of 0.25, B; at 1.5, of 0.5, C, as B came then;
+    # at 1.5 again D too.
+    requests = [(0, 3, 6), (0.5, 2, 1), (1.25, 5, 1), (1.5, 7, 1), (1.5, 1, 1)]
+    result = run_fleet(requests, [PLAIN, PLAIN], by_script(0, 0, 1, 0, 1), state_delay_s=1.0)
+    assert unseen(result) == [[0, 0, 0, 0], [1, 3, 0, 0], [1, 2, 0, 0], [0, 0, 1, 5], [1, 7, 1, 5]]
+
+
+def test_what_is_on_its_way_is_unseen():
+    """With live state until it is there; with old state until its coming is seen."""
+    requests = [(0, 3, 6), (0.25, 2, 1), (0.5, 5, 1), (1.0, 1, 1)]
+    result = run_fleet(requests, [PLAIN], dispatch_latency_s=0.5)
+    assert unseen(result) == [[0, 0], [1, 3], [1, 2], [0, 0]]
+    result = run_fleet(requests, [PLAIN], dispatch_latency_s=0.5, state_delay_s=0.25)
+    assert unseen(result) == [[0, 0], [1, 3], [2, 5], [1, 5]]
+
+
+def test_who_is_cancelled_on_the_way_is_on_it_no_more():
+    # A is cancelled at 0.25. B asks at 0.375, with old state of 0.1875; C at 0.5, of 0.3125.
+    requests, columns = [(0, 3, 6), (0.375, 2, 1), (0.5, 2, 1)], {"cancel_after_s": [0.25, np.inf, np.inf]}
+    fleet = {"replicas": [PLAIN], "columns": columns, "dispatch_latency_s": 1.0}
+    assert unseen(run_fleet(requests, **fleet)) == [[0, 0], [0, 0], [1, 2]]
+    result = run_fleet(requests, **fleet, state_delay_s=0.1875)
+    assert unseen(result) == [[0, 0], [1, 3], [1, 2]]
 
 
 def test_state_is_not_older_than_what_caused_the_arrival():

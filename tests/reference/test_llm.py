@@ -388,8 +388,8 @@ def test_all_columns_on_demand():
     engine = Engine(8, 4, block_size=4, num_kv_blocks=10)
     result = run([(0, 3, 2), (0.5, 2, 1)], engine, columns="all", num_replicas=2, priority=[3, -1])
     assert result.views[1].tolist() == [
-        [1, 1, 0, 0, 3, 0, 1, 10, 0.5, 0, 0, 0, 1, 0, 0, 0, 0],
-        [1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 3, 0, 1, 10, 0.5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0],
     ]
     assert [about.tolist() for about in result.requests] == [[3, 0, 0, 3, 0, -1], [2, 0, 0.5, -1, 1, -1]]
 

@@ -16,6 +16,7 @@ DECODE = ReplicaSpec(ENGINE, ONE_SECOND, "decode")
 ENCODE = ReplicaSpec(role="encode")
 
 AVAILABLE, RUNNING, WAITING, QUEUED, OUTSTANDING, CONTEXT, KV_USED, KV_TOTAL, LEFT = range(9)
+UNSEEN_REQUESTS, UNSEEN_PREFILL_TOKENS = 13, 14
 
 
 def test_prefill_here_decode_there_and_the_kv_goes_over_the_link():
@@ -31,6 +32,9 @@ def test_prefill_here_decode_there_and_the_kv_goes_over_the_link():
     assert [view[:, AVAILABLE].tolist() for view in result.views] == [[1, 0], [0, 1], [1, 0], [1, 0]]
     assert [view[0, KV_USED] for view in result.views] == [0, 2, 2, 1]
     assert result.views[3][1, [WAITING, QUEUED, OUTSTANDING]].tolist() == [1, 0, 6]
+    # While it is on the link it is unseen, and brings nothing to prefill.
+    assert [view[1, UNSEEN_REQUESTS] for view in result.views] == [0, 0, 1, 0]
+    assert not any(view[:, UNSEEN_PREFILL_TOKENS].any() for view in result.views)
     # The iteration in which it is admitted takes the blocks of known = 6 tokens.
     assert result.iterations[1][0].kv_used_blocks == 2
 

@@ -30,7 +30,14 @@ class Glance:
     engine: Engine | None
 
     def row(
-        self, now_s: float, available: bool, hit_tokens: int, speed: float, standing: int, role: str
+        self,
+        now_s: float,
+        available: bool,
+        hit_tokens: int,
+        speed: float,
+        unseen: tuple[int, int],
+        standing: int,
+        role: str,
     ) -> list[float]:
         """The columns of "What a router sees", in order, as of `now_s`; the arguments are of now."""
         return [
@@ -47,6 +54,7 @@ class Glance:
             self.kv_released_per_iteration,
             hit_tokens,
             speed,
+            *unseen,
             self.urgent,
             self.first_waiting_tokens,
             standing,

@@ -28,6 +28,8 @@ REPLICA_COLUMNS = (
     ("kv_released_per_iteration", "tokens"),
     ("prefix_hit_tokens", "tokens"),
     ("speed", "1"),
+    ("unseen_requests", "requests"),
+    ("unseen_prefill_tokens", "tokens"),
 )
 """Name and unit of each number a router sees of a replica, in order."""
 
@@ -65,6 +67,8 @@ ROUTER_REQUEST_FEATURES = REQUEST_FEATURES + len(IDENTITY_COLUMNS)
     KV_RELEASED_PER_ITERATION,
     PREFIX_HIT_TOKENS,
     SPEED,
+    UNSEEN_REQUESTS,
+    UNSEEN_PREFILL_TOKENS,
     URGENT,
     FIRST_WAITING_TOKENS,
     STANDING,
@@ -86,7 +90,7 @@ def write_replica_row(fleet: Fleet, replica_id: int, now_s: float, row: np.ndarr
     """Fills `row` (REPLICA_FEATURES,) with replica `replica_id`, already advanced to `now_s`.
 
     PREFIX_HIT_TOKENS, which depends on the request, is written by `write_hit_tokens`, what only routers get
-    by `write_load_columns`.
+    by `write_load_columns`. What is unseen is 0 in a plain fleet; `cluster/unseen.py` has it of any other.
     """
     replica = fleet.replicas[replica_id]
     row[AVAILABLE] = 1.0

@@ -74,7 +74,7 @@ def test_mlp_artifact_takes_its_fleet_only(tmp_path: Path, capfd: pytest.Capture
     policy = load_artifact(tmp_path / "mlp")
     observation = plausible_observation("router", np.random.default_rng(5), 20, 4)
     assert np.array_equal(policy.act(observation), NetworkPolicy(network).act(observation))
-    with pytest.raises(InputError, match=r"takes request \(K, 4\) and replicas \(K, 4, 13\)"):
+    with pytest.raises(InputError, match=r"takes request \(K, 4\) and replicas \(K, 4, 15\)"):
         policy.act(plausible_observation("router", np.random.default_rng(5), 20, 5))
 
 

@@ -3,6 +3,7 @@
 from servegym.costmodels.native.jit import routine
 from servegym.envs.sim.llm.cluster.places import enqueue_brought, release_kept
 from servegym.envs.sim.llm.cluster.state import Cluster
+from servegym.envs.sim.llm.cluster.unseen import settle
 
 
 @routine
@@ -19,5 +20,6 @@ def send_blocks(cluster: Cluster, replica_id: int, blocks: int) -> float:
 @routine
 def receive(cluster: Cluster, request_id: int) -> None:
     """The KV of a request has arrived where it was sent to decode."""
+    settle(cluster, request_id)
     release_kept(cluster, request_id)
     enqueue_brought(cluster, cluster.journeys[request_id].replica, request_id)

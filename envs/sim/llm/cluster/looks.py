@@ -12,6 +12,7 @@ from servegym.envs.sim.llm.cluster.availability import is_available, standing
 from servegym.envs.sim.llm.cluster.places import touch
 from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE, MIXED, PREFILL
 from servegym.envs.sim.llm.cluster.state import Cluster
+from servegym.envs.sim.llm.cluster.unseen import write_settled, write_unseen
 from servegym.envs.sim.llm.state import NOBODY
 from servegym.envs.sim.llm.view import (
     AVAILABLE,
@@ -78,7 +79,7 @@ def write_rows(
 def write_rows_of(cluster: Cluster, seen_s: float, rows: np.ndarray) -> None:
     """Fills rows (R, ROUTER_REPLICA_FEATURES) as they were at an instant that was looked at, or are now.
 
-    SPEED, STANDING and ROLE are always those of now.
+    SPEED, STANDING, ROLE and what was sent are always those of now.
     """
     if seen_s < cluster.control[0].now_s:
         place = _look_at(cluster, seen_s)
@@ -93,6 +94,7 @@ def write_rows_of(cluster: Cluster, seen_s: float, rows: np.ndarray) -> None:
         rows[replica_id, SPEED] = 1.0 if member.role == ENCODE else cluster.fleet.speed[group]
         rows[replica_id, STANDING] = standing(cluster, replica_id)
         rows[replica_id, ROLE] = member.role
+        write_unseen(cluster, replica_id, rows[replica_id])
 
 
 @routine
@@ -101,6 +103,7 @@ def _write_rows_now(cluster: Cluster, rows: np.ndarray) -> None:
         touch(cluster, replica_id)
         write_replica_row(cluster.fleet, replica_id, cluster.control[0].now_s, rows[replica_id])
         write_load_columns(cluster.fleet, replica_id, rows[replica_id])
+        write_settled(cluster, replica_id, rows[replica_id])
         member = cluster.members[replica_id]
         if member.role == ENCODE:
             rows[replica_id, KV_USED_BLOCKS] = 0.0

@@ -45,6 +45,7 @@ from servegym.envs.sim.llm.cluster.state import (
     SWITCHED,
     Cluster,
 )
+from servegym.envs.sim.llm.cluster.unseen import set_out
 from servegym.envs.sim.llm.fleet import advance
 from servegym.envs.sim.llm.state import ENDED, NOBODY
 
@@ -111,6 +112,7 @@ def route(cluster: Cluster, replica_id: int) -> None:
     journey = cluster.journeys[request_id]
     journey.sends += 1
     journey.replica = replica_id
+    set_out(cluster, request_id)
     if journey.holder != NOBODY:
         journey.place = LINK
         arrival_s = send_blocks(cluster, journey.holder, cluster.fleet.requests[request_id].blocks)

@@ -7,6 +7,7 @@ from servegym.envs.sim.llm.asking import forget_request, note_gone
 from servegym.envs.sim.llm.batch import cache_blocks, count_out, evict, is_urgent, known_tokens, leave_running
 from servegym.envs.sim.llm.cluster.plan import ENCODE
 from servegym.envs.sim.llm.cluster.state import LINK, ON_REPLICA, ROUTER, Cluster
+from servegym.envs.sim.llm.cluster.unseen import settle
 from servegym.envs.sim.llm.engine import FCFS, RANKED
 from servegym.envs.sim.llm.fleet import advance, submit_at
 from servegym.envs.sim.llm.queues import append_waiting, insert_in_order, remove_waiting
@@ -90,6 +91,7 @@ def enqueue(cluster: Cluster, replica_id: int, request_id: int) -> None:
     fleet = cluster.fleet
     request = fleet.requests[request_id]
     cluster.journeys[request_id].place = ON_REPLICA
+    settle(cluster, request_id)
     touch(cluster, replica_id)
     wake(cluster, replica_id)
     if cluster.members[replica_id].role == ENCODE:
@@ -163,6 +165,7 @@ def take_out(cluster: Cluster, request_id: int) -> None:
             _leave_encoder(cluster, replica_id, request_id)
         else:
             _leave_engine(cluster.fleet, replica_id, request_id)
+    settle(cluster, request_id)
     if journey.holder != NOBODY:
         release_kept(cluster, request_id)
     journey.sends += 1

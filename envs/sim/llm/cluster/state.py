@@ -25,6 +25,10 @@ MEMBER = np.dtype(
         ("link_latency_s", np.float64),
         ("link_bytes_per_s", np.float64),
         ("kv_bytes_per_block", np.float64),
+        ("sent_requests", np.int64),  # by the router, so far
+        ("sent_tokens", np.int64),  # to prefill of these
+        ("settled_requests", np.int64),  # of those sent: no longer on their way, see unseen.py
+        ("settled_tokens", np.int64),
         ("serving", np.int32),  # encode: the request being served
         ("leaving_first", np.int32),  # cancelled requests that leave at the end of the iteration in flight
         ("leaving_last", np.int32),
@@ -52,6 +56,7 @@ JOURNEY = np.dtype(
         ("place", np.int32),
         ("outcome", np.int32),
         ("replica", np.int32),  # it was sent to last; NOBODY: none yet
+        ("on_way", np.int32),  # 1: the router has sent it, and it has not come to `replica` yet
         ("holder", np.int32),  # replica that holds its KV although it has left; NOBODY: none
         ("sends", np.int32),  # how often it was sent or has left: events of an earlier number are void
         ("has_images", np.int32),
