@@ -19,6 +19,5 @@ def route(policy: Policy, scenario: Scenario, workloads: Sequence[Workload], see
         episodes.begin(episode_id, workload)
     policy.reset(len(workloads), seed)
     while not episodes.finished.all():
-        observation = {"request": episodes.request, "replicas": episodes.replicas}
-        episodes.step(np.asarray(policy.act(observation), np.int64))
+        episodes.step(np.asarray(policy.act(episodes.observation), np.int64))
     return [episodes.results(episode_id) for episode_id in range(len(workloads))]

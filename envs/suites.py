@@ -1,20 +1,18 @@
 """Suites: scenarios that belong together, frozen under a name and a version, `conf/suite/NAME.yaml`.
 
-A suite is what policies of one environment are compared on, and what a generalist is trained on. Its entries are
-scenarios of `conf/scenario` with overrides; those that are `test_only` are never trained on. Whoever changes an
-entry raises the version: figures quote both.
+A suite is what policies of one environment are compared on, and what a generalist is trained on. Its entries
+are scenarios of `conf/scenario` with overrides; those that are `test_only` are never trained on. Whoever
+changes an entry raises the version: figures quote both.
 """
 
 from dataclasses import dataclass, field
-from importlib.resources import files
 
-import yaml  # type: ignore[import-untyped]
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
-from servegym.envs.scenario.compose import CONFIG_MODULE, compose_scenario, list_group
+from servegym.envs.scenario.compose import compose_group, compose_scenario
 from servegym.envs.scenario.config import ScenarioConfig
 
 
@@ -38,8 +36,8 @@ class Suite:
 
     name: str = MISSING
     version: int = MISSING
-    environment: str = MISSING
-    metric: str = MISSING
+    environment: str = ""
+    metric: str = "mean_latency_s"
     entries: dict[str, SuiteEntry] = field(default_factory=dict)
 
     @property
@@ -66,13 +64,7 @@ class Suite:
 
 def load_suite(name: str) -> Suite:
     """The suite `conf/suite/<name>.yaml`. InputError for an unknown name, listing the known ones."""
-    known = list_group("suite")
-    if name not in known:
-        raise InputError(f"suite = {name}: must be one of {', '.join(known)}")
-    content = yaml.safe_load((files(CONFIG_MODULE) / "suite" / f"{name}.yaml").read_text())
-    try:
-        suite = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Suite), OmegaConf.create(content)))
-    except OmegaConfBaseException as error:
-        raise InputError(f"suite {name}: {str(error).splitlines()[0]}") from error
-    assert isinstance(suite, Suite)
-    return suite
+    return compose_group("suite", name, Suite)
+
+
+ConfigStore.instance().store(group="suite", name="schema", node=Suite)

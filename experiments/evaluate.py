@@ -15,6 +15,7 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
 from servegym.envs.scenario.compose import list_scenarios
 from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.suites import Suite
 from servegym.experiments.claims.papers import PAPERS
 from servegym.experiments.claims.report import show as show_claims
 from servegym.experiments.claims.suite import OUT, run_claims
@@ -46,7 +47,7 @@ class EvaluateConfig:
     seeds: Any = MISSING  # a number of seeds, or a list of them
     baseline: str = MISSING
     out: str | None = None
-    suite: str | None = None  # instead of policies: "claims"
+    suite: Suite | None = None
     claims: list[str] | None = None
 
 
@@ -121,8 +122,9 @@ def show(answer: dict[str, Any]) -> None:
 
 
 def _run_suite(settings: EvaluateConfig) -> dict[str, Any]:
-    if settings.suite != "claims":
-        raise InputError(f"suite = {settings.suite}: must be claims, or null without claims")
+    if settings.suite is None or settings.suite.name != "claims":
+        given = None if settings.suite is None else settings.suite.name
+        raise InputError(f"suite = {given}: must be claims, or null without claims")
     for key in ("scenario", "rebalancer", "run_dir"):
         if getattr(settings, key) is not None:
             raise InputError(f"{key}: must not be given with suite=claims, whose claims have their own")

@@ -79,7 +79,7 @@ def load_run_config(run_dir: Path) -> TrainConfig:
 def load_network(run_dir: Path, config: TrainConfig) -> ActionNetwork:
     """The trained network of a run."""
     agent = config.agent
-    num_actions = family_of(agent.network).num_actions(config.scenario)
+    num_actions = max(map(family_of(agent.network).num_actions, config.scenarios))
     network = build_network(agent.network, num_actions, agent.hidden, agent.layers)
     path = run_dir / POLICY_FILE
     try:

@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from servegym.agents.learners.algorithms import algorithm_of
 from servegym.agents.learners.checkpoint import checkpoints
 from servegym.agents.learners.config import PPOConfig
-from servegym.agents.learners.families import family_of
+from servegym.agents.learners.families import Family, family_of, vector_of
 from servegym.agents.learners.imitation import imitate
 from servegym.agents.learners.training import resume as resume_learning
 from servegym.agents.learners.training import train as learn
@@ -45,10 +45,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         return _answer(settings, "finished before")
     algorithm = algorithm_of(settings.agent)
     family = family_of(settings.agent.network)
-    scenario = family.scenario(settings.scenario)
-    vec_env = SB3VecEnv(family.vector(settings.num_envs, scenario))
+    scenarios = [family.scenario(config) for config in settings.scenarios]
+    vec_env = SB3VecEnv(vector_of(family, settings.num_envs, scenarios))
     vec_env.reset()  # refuses traffic that cannot be had or cannot be served
-    origin = {"scenario": scenario.name, **family.source(scenario)}
+    origin = {"scenario": settings.trained_on, **_sources(family, scenarios)}
     resumed = bool(checkpoints(run_dir))
     tensorboard = run_dir / files.TENSORBOARD_FOLDER
     try:
@@ -117,6 +117,17 @@ def _settings_to_resume(config: DictConfig) -> TrainConfig:
     settings = files.load_run_config(Path(config.run_dir))
     settings.run_dir = config.run_dir  # it may have been moved
     return settings
+
+
+def _sources(family: Family, scenarios: list[Any]) -> dict[str, Any]:
+    """Where requests come from, and what of them is kept for testing: of several scenarios, each once."""
+    sources = [family.source(scenario) for scenario in scenarios]
+    if len(sources) == 1:
+        return sources[0]
+    return {
+        "workload_source": ", ".join(dict.fromkeys(each["workload_source"] for each in sources)),
+        "held_out": [each["held_out"] for each in sources if each["held_out"] is not None],
+    }
 
 
 def _prepare(run_dir: Path, settings: TrainConfig, origin: dict[str, Any]) -> None:

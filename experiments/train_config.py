@@ -7,15 +7,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from servegym.agents.learners.algorithms import ALGORITHMS
-from servegym.agents.learners.families import check_fits
+from servegym.agents.learners.families import check_fits, check_plays
 from servegym.costmodels.errors import InputError
+from servegym.envs.suites import Suite
+from servegym.experiments.config_errors import no_value
 
 
 @dataclass
 class TrainConfig:
     """Schema of `conf/train.yaml`."""
 
-    scenario: Any = MISSING  # of the schema that the family of the network has
+    scenario: Any = None  # of the schema that the family of the network has; null with a suite
+    suite: Suite | None = None
     agent: Any = MISSING  # of the configuration of one of ALGORITHMS
     seed: int = 0
     total_steps: int = MISSING
@@ -29,8 +32,28 @@ class TrainConfig:
             value = getattr(self, key)
             if value != MISSING and value < least:
                 raise InputError(f"{key} = {value}: must be at least {least}")
-        if MISSING not in (self.scenario, self.agent):
+        if self.agent == MISSING:
+            return
+        if self.suite is None:
+            if self.scenario is None:
+                raise InputError(no_value(["scenario"]))
             check_fits(self.agent.network, self.scenario)
+        elif self.scenario is not None:
+            raise InputError(f"suite = {self.suite.name}: must not be given with a scenario")
+        else:
+            check_plays(self.agent.network, self.suite)
+
+    @property
+    def trained_on(self) -> str:
+        """The name of the scenario or of the suite."""
+        return str(self.scenario.name if self.suite is None else self.suite.name)
+
+    @property
+    def scenarios(self) -> list[Any]:
+        """Configurations of what is trained on, several with a suite."""
+        if self.suite is None:
+            return [self.scenario]
+        return [self.suite.config(entry) for entry in self.suite.training]
 
 
 for _name, _algorithm in ALGORITHMS.items():

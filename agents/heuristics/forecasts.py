@@ -10,21 +10,25 @@ from servegym.costmodels.iterations.linear import LinearClock, check_clock
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array
 from servegym.envs.sim.llm.view import (
+    BLOCK_SIZE,
     DECODE_CONTEXT_TOKENS,
     ITERATION_LEFT_S,
     KV_RELEASED_PER_ITERATION,
     KV_TOTAL_BLOCKS,
     KV_USED_BLOCKS,
+    MEAN_OUTPUT_TOKENS,
+    OVERHEAD_S,
     PREDICTED_OUTPUT_TOKENS,
     PREFIX_HIT_TOKENS,
     PROMPT_TOKENS,
     QUEUED_PREFILL_TOKENS,
     RUNNING,
+    S_PER_CONTEXT_TOKEN,
+    S_PER_DECODE,
+    S_PER_PREFILL_TOKEN,
     SPEED,
+    TOKEN_BUDGET,
 )
-
-OVERHEAD_S, S_PER_PREFILL_TOKEN, S_PER_DECODE, S_PER_CONTEXT_TOKEN = range(4)
-TOKEN_BUDGET, BLOCK_SIZE, MEAN_OUTPUT_TOKENS = range(4, 7)
 
 H100_LLAMA_8B = LinearClock(6.40661e-3, 1.67597e-5, 8.91959e-6, 5.57828e-8)
 """Default: of Llama-3.1-8B on one H100, `linear_clock` of the scenario azure_conv_8xh100 (roofline)."""
@@ -33,7 +37,7 @@ H100_LLAMA_8B = LinearClock(6.40661e-3, 1.67597e-5, 8.91959e-6, 5.57828e-8)
 def forecast_parameters(
     clock: LinearClock, token_budget: int, block_size: int, mean_output_tokens: int = 0
 ) -> Array:
-    """float64 (7,), a router's constants in the order above. InputError for a clock that runs backwards."""
+    """A router's constants, float64 (7,): the first of SETTING_COLUMNS. InputError where the clock is bad."""
     check_clock(clock)
     return np.array([*clock, token_budget, block_size, mean_output_tokens], np.float64)
 

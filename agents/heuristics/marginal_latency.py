@@ -13,9 +13,6 @@ import numpy as np
 
 from servegym.agents.heuristics.forecasts import (
     H100_LLAMA_8B,
-    S_PER_CONTEXT_TOKEN,
-    S_PER_DECODE,
-    S_PER_PREFILL_TOKEN,
     completion_s,
     forecast_parameters,
     new_prefill_tokens,
@@ -26,7 +23,16 @@ from servegym.agents.published import Evidence, published
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.costmodels.native.jit import kernel
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
-from servegym.envs.sim.llm.view import AVAILABLE, PROMPT_TOKENS, RUNNING, SPEED, WAITING
+from servegym.envs.sim.llm.view import (
+    AVAILABLE,
+    PROMPT_TOKENS,
+    RUNNING,
+    S_PER_CONTEXT_TOKEN,
+    S_PER_DECODE,
+    S_PER_PREFILL_TOKEN,
+    SPEED,
+    WAITING,
+)
 
 
 @kernel

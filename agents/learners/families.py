@@ -26,6 +26,8 @@ from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.suite_vector import SuiteVectorEnv
+from servegym.envs.suites import Suite
 from servegym.envs.vector import NativeVectorEnv
 from servegym.envs.workloads import Workload
 
@@ -53,7 +55,8 @@ class Family:
     """From its configuration."""
     source: Callable[[Any], dict[str, Any]]
     """Where requests come from and what of them is kept for testing, for the run's provenance."""
-    vector: Callable[[int, Any], NativeVectorEnv]
+    vector: Callable[..., NativeVectorEnv]
+    """From a number of episodes, a scenario, and what `shape` says."""
     num_actions: Callable[[Any], int]
     """From the configuration of a scenario."""
     networks: tuple[str, ...]
@@ -63,6 +66,8 @@ class Family:
     metrics: tuple[str, ...]
     """Of an episode, in the training curve."""
     shown: Shown
+    shape: Callable[[Sequence[Any]], dict[str, int]] = lambda configs: {}
+    """Keywords of `vector` that give the scenarios of these configurations the same spaces."""
     teacher: Callable[[], Policy] | None = None
     """A rule that a network can learn to imitate first."""
     imitated: Imitated = "waits"
@@ -99,6 +104,7 @@ FAMILIES = (
         vector=RoutingVectorEnv,
         networks=("gnn", "mlp"),
         num_actions=lambda config: int(config.fleet.num_replicas),
+        shape=lambda configs: {"slots": max(config.fleet.num_replicas for config in configs)},
         masked=False,
         metrics=("mean_ttft_s", "p99_ttft_s", "mean_latency_s"),
         shown=Shown("mean_ttft_s", "mean TTFT", 1e3, "ms"),
@@ -158,6 +164,37 @@ def family_of(network: str) -> Family:
 def family_of_level(level: str) -> Family:
     """The family of the policies that decide this for a serving system, a level of serving/schema.py."""
     return next(family for family in FAMILIES if family.level == level)
+
+
+def vector_of(family: Family, num_envs: int, scenarios: Sequence[Any]) -> NativeVectorEnv | SuiteVectorEnv:
+    """The native environment of one scenario, or of several, which share the episodes as evenly as can be.
+
+    InputError where there are fewer episodes than scenarios.
+    """
+    if len(scenarios) == 1:
+        return family.vector(num_envs, scenarios[0])
+    if num_envs < len(scenarios):
+        raise InputError(
+            f"num_envs = {num_envs}: must be at least the {len(scenarios)} scenarios of the suite"
+        )
+    shape = family.shape([scenario.config for scenario in scenarios])
+    shares = np.diff(np.linspace(0, num_envs, len(scenarios) + 1).astype(np.int64)).tolist()
+    return SuiteVectorEnv(
+        [family.vector(share, scenario, **shape) for share, scenario in zip(shares, scenarios, strict=True)]
+    )
+
+
+def check_plays(network: str, suite: Suite) -> None:
+    """InputError where a network is not made for the environment of a suite, saying which are."""
+    if family_of(network).environment == suite.environment:
+        return
+    fitting = [
+        name for family in FAMILIES if family.environment == suite.environment for name in family.networks
+    ]
+    raise InputError(
+        f"agent.network = {network}: learns {family_of(network).environment}, suite {suite.name} is of "
+        f"{suite.environment}; must be one of {', '.join(fitting) or 'none'}"
+    )
 
 
 def check_fits(network: str, scenario: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from servegym.agents.learners.by_scenario import NormalisedByScenario
 from servegym.agents.learners.centring import CentredRewards
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import family_of
@@ -38,8 +39,11 @@ def build_ppo(
             f"environments, {config.n_steps} x {vec_env.num_envs} = {decisions}"
         )
     family = family_of(config.network)
-    if family.work is not None:
-        env: NormalisedRewards = CentredRewards(vec_env, family.work, config.gamma)
+    part_of = getattr(getattr(vec_env, "env", None), "part_of", None)
+    if part_of is not None:
+        env: NormalisedRewards = NormalisedByScenario(vec_env, part_of, config.gamma)
+    elif family.work is not None:
+        env = CentredRewards(vec_env, family.work, config.gamma)
     else:
         env = NormalisedRewards(vec_env, config.gamma)
     policy: Any = MaskedPolicy if family.masked else RouterPolicy

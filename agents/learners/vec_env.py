@@ -6,6 +6,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from servegym.envs.suite_vector import SuiteVectorEnv
 from servegym.envs.vector import NativeVectorEnv
 
 
@@ -16,7 +17,7 @@ class SB3VecEnv(VecEnv):
     SB3's `episode` record (return `r`, length `l`). `env_method("action_masks")` serves MaskablePPO.
     """
 
-    def __init__(self, env: NativeVectorEnv) -> None:
+    def __init__(self, env: NativeVectorEnv | SuiteVectorEnv) -> None:
         self.env = env  # before the base class asks it for its render mode
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._actions = np.zeros(env.num_envs, np.int64)

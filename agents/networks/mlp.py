@@ -25,14 +25,14 @@ class RouterMLP(RouterNetwork):
         self.score = linear(hidden, num_replicas, gain=0.01)
         self.value = linear(hidden, 1, gain=1.0)
 
-    def forward(self, request: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, request: Tensor, replicas: Tensor, setting: Tensor) -> tuple[Tensor, Tensor]:
         """As `RouterNetwork.forward`; InputError for a fleet of another size."""
         if replicas.shape[1] != self.num_replicas:
             raise InputError(
                 f"mlp network: the fleet has {replicas.shape[1]} replicas, the network was built for "
                 f"{self.num_replicas}; the gnn network takes any number"
             )
-        return super().forward(request, replicas)
+        return super().forward(request, replicas, setting)
 
     def evaluate(self, request: Tensor, replicas: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
         state = torch.cat([request, replicas.flatten(1)], dim=1)

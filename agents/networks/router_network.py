@@ -2,21 +2,27 @@
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT, ActionNetwork, Inputs
 from servegym.agents.networks.normalise import Normalise
 
 
 class RouterNetwork(ActionNetwork):
-    """Scores the replicas of a fleet for one request. Subclasses write `evaluate`."""
+    """Scores the replicas of a fleet for one request. Subclasses write `evaluate`.
+
+    To their scores is added what the forecasts say, by a weight that is learnt and begins at 1: an untrained
+    network already routes by the least TTFT or marginal latency foretold, and learns where that is wrong.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.normalise = Normalise()
+        self.prior_weight = nn.Parameter(torch.ones(()))
 
     def evaluate(self, request: Tensor, replicas: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised inputs (B, 4), (B, R, 32) and legal (B, R) to scores (B, R) and value (B,)."""
+        """Scores (B, R) and value (B,) of `RouterInputs`: request, replicas, and legal, bool (B, R)."""
         raise NotImplementedError
 
     def prepare(self, observation: Any) -> Inputs:
@@ -25,10 +31,11 @@ class RouterNetwork(ActionNetwork):
 
     def decide(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised inputs to logits (B, R) and value (B,)."""
-        *_, legal = inputs
-        scores, value = self.evaluate(*inputs)
+        request, replicas, prior, legal = inputs
+        scores, value = self.evaluate(request, replicas, legal)
+        scores = scores + self.prior_weight * prior
         return scores.masked_fill(~legal, ILLEGAL_LOGIT), value
 
-    def forward(self, request: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw `request` (B, 4) and `replicas` (B, R, 15), float32, to logits (B, R) and value (B,)."""
-        return self.decide(*self.normalise(request, replicas))
+    def forward(self, request: Tensor, replicas: Tensor, setting: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, R) and value (B,) of raw `request` (B, 4), `replicas` (B, R, .) and `setting` (B, 9)."""
+        return self.decide(*self.normalise(request, replicas, setting))

@@ -34,11 +34,12 @@ from servegym.agents.serving.schema import (
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import output_folder
 from servegym.envs.sim.llm.decision_view import ENGINE_COLUMNS, ROW_COLUMNS
-from servegym.envs.sim.llm.view import REPLICA_COLUMNS, REQUEST_COLUMNS
+from servegym.envs.sim.llm.view import REPLICA_COLUMNS, REQUEST_COLUMNS, SETTING_COLUMNS
 
 COLUMNS = {
     "request": REQUEST_COLUMNS,
     "replicas": REPLICA_COLUMNS,
+    "setting": SETTING_COLUMNS,
     "engine": ENGINE_COLUMNS,
     "requests": ROW_COLUMNS,
 }

@@ -36,6 +36,9 @@ LOADED_ENGINE = (40.0, 8.0, 38.0, 1.0, 4e3, 5e4, 4e4, 3e3, 2e4, 6e3, 1e4, 100.0,
 
 KV_TOTAL_BLOCKS = 20_000.0
 
+TYPICAL_SETTING = (6.4e-3, 1.7e-5, 8.9e-6, 5.6e-8, 2048.0, 16.0, 200.0, 0.0, 1.0)
+"""Of an H100 with a model of 8 billion parameters, whose objective is latency."""
+
 SPEEDS = (0.3, 1.0, 3.0)
 """Of replicas on GPUs of different generations."""
 
@@ -49,6 +52,7 @@ def plausible_observation(
     arrays = {
         "request": lambda: _request(rng, num_observations),
         "replicas": lambda: _replicas(rng, num_observations, num_replicas),
+        "setting": lambda: _setting(rng, num_observations),
         "engine": lambda: _engine(rng, num_observations),
         "requests": lambda: _requests(rng, num_observations),
     }
@@ -56,6 +60,14 @@ def plausible_observation(
     if LEVELS[level].masked:
         observation[ACTION_MASK] = _action_mask(rng, observation)
     return observation
+
+
+def _setting(rng: np.random.Generator, num_observations: int) -> np.ndarray:
+    setting = np.tile(np.array(TYPICAL_SETTING, np.float32), (num_observations, 1))
+    setting[:, view.OVERHEAD_S : view.TOKEN_BUDGET] *= rng.choice(SPEEDS, size=(num_observations, 1))
+    setting[:, view.TTFT_WEIGHT] = rng.integers(2, size=num_observations)
+    setting[:, view.LATENCY_WEIGHT] = 1.0 - setting[:, view.TTFT_WEIGHT]
+    return setting
 
 
 def golden_observation(level: str, num_replicas: int) -> dict[str, np.ndarray]:

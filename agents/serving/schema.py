@@ -76,6 +76,19 @@ REPLICA_FEATURES = (
 )
 """Of a replica that it may go to."""
 
+SETTING_FEATURES = (
+    "overhead_s",
+    "s_per_prefill_token",
+    "s_per_decode",
+    "s_per_context_token",
+    "token_budget",
+    "block_size",
+    "mean_output_tokens",
+    "ttft_weight",
+    "latency_weight",
+)
+"""Of the fleet, its traffic and its objective: what an operator sets once."""
+
 ENGINE_FEATURES = (
     "running",
     "waiting",
@@ -112,7 +125,11 @@ ROW_FEATURES = (
 LEVELS = {
     "router": Level(
         decision="which replica gets a request",
-        inputs={"request": Input(None, REQUEST_FEATURES), "replicas": Input(REPLICAS, REPLICA_FEATURES)},
+        inputs={
+            "request": Input(None, REQUEST_FEATURES),
+            "replicas": Input(REPLICAS, REPLICA_FEATURES),
+            "setting": Input(None, SETTING_FEATURES),
+        },
         actions=(REPLICAS,),
         masked=False,
     ),

@@ -29,7 +29,7 @@ def routing_problem(streams: list[EpisodeStream], slots: int | None, flat: bool)
         streams,
         episodes,
         episodes.step,
-        {"request": episodes.request, "replicas": episodes.replicas},
+        episodes.observation,
         observation_space(num_slots, flat),
         gym.spaces.Discrete(num_slots),
         episode_summary(streams[0].scenario, episodes),
@@ -50,6 +50,8 @@ class RoutingEnv(NativeEnv):
                                        priority (smaller is more urgent)
         replicas  float32 (slots, 15)  a row per replica slot: available, running, waiting, queued prefill
                                        tokens, ... (columns and units: docs/simulator.md)
+        setting   float32 (9,)         what stays the same: the fleet's clock, limits of its engines, the mean
+                                       output of training traffic, the objective's weights
     Action: Discrete(slots), the replica that gets the request. Legal are the rows with `available` = 1;
         `action_masks()` gives them as bool (slots,). An illegal action raises ValueError.
     Reward: minus the increase of the episode's cost until the next decision, in seconds

@@ -11,7 +11,14 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.native.jit import jit, kernel
 from servegym.costmodels.native.structs import struct
 from servegym.envs.routing.observation import empty_observations
-from servegym.envs.routing.reward import check_objective, cost_so_far, expected_wait_at
+from servegym.envs.routing.reward import (
+    Foresight,
+    check_objective,
+    cost_so_far,
+    expected_wait_at,
+    foresight,
+    time_to_decode_s,
+)
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.fleet import advance, submit
 from servegym.envs.sim.llm.prefix_state import load_contents, shared_block_keys
@@ -50,15 +57,16 @@ class State(NamedTuple):
     max_requests: int
     ttft_weight: float
     latency_weight: float
-    prefill_s_per_token: float  # 0: waits are not charged before they are over
+    foresight: Foresight
 
 
 class RoutingEpisodes:
     """K independent episodes of one scenario.
 
     max_requests: the longest episode there will be. slots: rows of the observation, at least the
-    scenario's replicas. Observations are written in place into `request` (K, REQUEST_FEATURES) and
-    `replicas` (K, slots, REPLICA_FEATURES), float32; `rewards` float64 (K,), `finished` bool (K,).
+    scenario's replicas. Observations are written in place into `observation`, of which `request` (K,
+    REQUEST_FEATURES) and `replicas` (K, slots, REPLICA_FEATURES) change; `rewards` float64 (K,), `finished`
+    bool (K,).
     """
 
     def __init__(
@@ -70,8 +78,6 @@ class RoutingEpisodes:
         self.num_replicas = scenario.num_replicas
         self.max_requests = max_requests
         check_objective(scenario.objective)
-        charge = scenario.objective.charge_expected_wait
-        prefill_s_per_token = float(scenario.prefill_s_per_token) if charge else 0.0
         engine = scenario.engine
         self._most_keys = (
             scenario.traffic.max_shared_blocks(max_requests, engine.block_size)
@@ -86,7 +92,8 @@ class RoutingEpisodes:
         )
         self.episodes = np.zeros(num_episodes, EPISODE).view(np.recarray)
         self.num_routed = self.episodes.next_request
-        self.request, self.replicas = empty_observations(num_episodes, self.num_replicas, slots)
+        self.observation = empty_observations(num_episodes, self.num_replicas, slots, scenario.setting)
+        self.request, self.replicas = self.observation["request"], self.observation["replicas"]
         self.rewards = np.zeros(num_episodes)
         self.finished = np.zeros(num_episodes, np.bool_)
         self._state = struct(
@@ -101,7 +108,7 @@ class RoutingEpisodes:
                 max_requests=max_requests,
                 ttft_weight=float(scenario.objective.ttft_weight),
                 latency_weight=float(scenario.objective.latency_weight),
-                prefill_s_per_token=prefill_s_per_token,
+                foresight=foresight(scenario),
             )
         )
 
@@ -184,7 +191,7 @@ def _observe(state: State, episode_id: int, gap_s: float) -> float:
         write_request_row(fleet, request_id, gap_s, state.request[episode_id])
     else:
         state.request[episode_id] = 0.0
-    ttft_offset_s, latency_offset_s, expected_s = 0.0, 0.0, 0.0
+    ttft_offset_s, latency_offset_s, expected_s, decoding_s = 0.0, 0.0, 0.0, 0.0
     num_before_first_token, num_unfinished = 0, 0
     for number in range(state.num_replicas):
         replica_id = episode_id * state.num_replicas + number
@@ -197,9 +204,12 @@ def _observe(state: State, episode_id: int, gap_s: float) -> float:
         latency_offset_s += replica.latency_offset_s
         num_before_first_token += replica.num_before_first_token
         num_unfinished += replica.num_unfinished
-        if state.prefill_s_per_token > 0:
-            expected_s += expected_wait_at(replica, episode.now_s, state.prefill_s_per_token)
-    return expected_s * (state.ttft_weight + state.latency_weight) + cost_so_far(
+        if state.foresight.prefill_s_per_token > 0:
+            expected_s += expected_wait_at(replica, episode.now_s, state.foresight.prefill_s_per_token)
+            if state.latency_weight > 0:
+                decoding_s += time_to_decode_s(fleet, replica_id, 1.0, state.foresight)
+    expected = expected_s * (state.ttft_weight + state.latency_weight) + decoding_s * state.latency_weight
+    return expected + cost_so_far(
         ttft_offset_s,
         num_before_first_token,
         latency_offset_s,

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
-from servegym.envs.routing.reward import expected_wait_at
+from servegym.envs.routing.reward import Foresight, expected_wait_at, time_to_decode_s
 from servegym.envs.sim.llm.cluster.places import has_ended
-from servegym.envs.sim.llm.cluster.plan import MIXED, PREFILL
+from servegym.envs.sim.llm.cluster.plan import DECODE, ENCODE
 from servegym.envs.sim.llm.cluster.state import FUTURE, OVER, Cluster
 from servegym.envs.sim.llm.state import NOBODY
 
@@ -79,17 +79,21 @@ def _cost_of(
 
 
 @routine
-def expected_cost_s(cluster: Cluster, prefill_s_per_token: float) -> float:
-    """Seconds that requests on replicas that prefill have still to wait for first tokens, about, in total.
-
-    prefill_s_per_token: of a replica with SPEED 1.
-    """
+def expected_cost_s(
+    cluster: Cluster, ttft_weight: float, latency_weight: float, foresight: Foresight
+) -> float:
+    """What requests on replicas will still cost, about: waiting for first tokens there, and decoding."""
     fleet = cluster.fleet
-    expected_s = 0.0
+    waiting_s, decoding_s = 0.0, 0.0
     for replica_id in range(cluster.members.shape[0]):
         role = cluster.members[replica_id].role
-        if role in (MIXED, PREFILL):
-            replica = fleet.replicas[replica_id]
-            own_s_per_token = prefill_s_per_token / fleet.speed[replica.group]
-            expected_s += expected_wait_at(replica, cluster.control[0].now_s, own_s_per_token)
-    return expected_s
+        if role == ENCODE:
+            continue
+        replica = fleet.replicas[replica_id]
+        speed = fleet.speed[replica.group]
+        if role != DECODE:
+            s_per_token = foresight.prefill_s_per_token / speed
+            waiting_s += expected_wait_at(replica, cluster.control[0].now_s, s_per_token)
+        if latency_weight > 0:
+            decoding_s += time_to_decode_s(fleet, replica_id, speed, foresight)
+    return (ttft_weight + latency_weight) * waiting_s + latency_weight * decoding_s

@@ -17,7 +17,7 @@ from servegym.envs.routing.episodes import RoutingEpisodes
 from servegym.envs.routing.fleet_cost import OPEN_REQUESTS, cost_s, expected_cost_s
 from servegym.envs.routing.fleet_rebalancing import EpisodeRebalancers
 from servegym.envs.routing.observation import empty_observations
-from servegym.envs.routing.reward import check_objective
+from servegym.envs.routing.reward import Foresight, check_objective, foresight
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.cluster.looks import write_rows, write_rows_of
 from servegym.envs.sim.llm.cluster.loop import (
@@ -79,7 +79,7 @@ class State(NamedTuple):
     request_row: np.ndarray
     ttft_weight: float
     latency_weight: float
-    prefill_s_per_token: float  # 0: waits are not charged before they are over
+    foresight: Foresight
 
 
 class FleetRoutingEpisodes:
@@ -96,7 +96,8 @@ class FleetRoutingEpisodes:
         self.num_episodes = num_episodes
         self.num_replicas = scenario.num_replicas
         self.max_requests = max_requests
-        self.request, self.replicas = empty_observations(num_episodes, self.num_replicas, slots)
+        self.observation = empty_observations(num_episodes, self.num_replicas, slots, scenario.setting)
+        self.request, self.replicas = self.observation["request"], self.observation["replicas"]
         self.episodes = np.zeros(num_episodes, EPISODE).view(np.recarray)
         self.num_routed = self.episodes.num_routed
         self.rewards = np.zeros(num_episodes)
@@ -170,9 +171,7 @@ class FleetRoutingEpisodes:
                 request_row=np.zeros(REQUEST_FEATURES),
                 ttft_weight=float(objective.ttft_weight),
                 latency_weight=float(objective.latency_weight),
-                prefill_s_per_token=(
-                    float(self.scenario.prefill_s_per_token) if objective.charge_expected_wait else 0.0
-                ),
+                foresight=foresight(self.scenario),
             )
         )
 
@@ -252,8 +251,8 @@ def _observe(state: State, episode_id: int, cluster: Cluster, episode: np.record
         state.request[episode_id, column] = request[column]
     weights = state.ttft_weight, state.latency_weight
     cost = cost_s(cluster, episode, state.open_requests[episode_id], weights[0], weights[1])
-    if state.prefill_s_per_token > 0:
-        cost += (weights[0] + weights[1]) * expected_cost_s(cluster, state.prefill_s_per_token)
+    if state.foresight.prefill_s_per_token > 0:
+        cost += expected_cost_s(cluster, weights[0], weights[1], state.foresight)
     state.finished[episode_id] = finished
     if episode.num_decisions > 0:  # what it has cost to come to the first one is charged with it
         state.rewards[episode_id] = episode.cost_s - cost

@@ -28,8 +28,10 @@ chosen: only `latency_weight` tells an agent to choose them well.
 
 A wait that begins with a decision is paid for over hundreds of later ones, and a discount would forgive
 most of it. So the objective may charge expected waits when they begin (`charge_expected_wait`): the cost then
-includes, at any instant, the wait still expected of the requests without a first token. This is
-shaping by a potential (Ng, Harada and Russell, ICML 1999) which is 0 when nobody waits, at the start and
+includes, at any instant, the wait still expected of the requests without a first token; and, as far as
+latency is weighed, the time that requests will still decode, from the tokens that they really have to come,
+which the reward may know though the agent does not (`time_to_decode_s`). This is
+shaping by a potential (Ng, Harada and Russell, ICML 1999) which is 0 when nobody is there, at the start and
 at the end of an episode, so the undiscounted return stays the same. In a fleet with roles only replicas
 that prefill are asked, each at its own speed, and not who is at the router or on the way.
 
@@ -38,11 +40,37 @@ that prefill are asked, each at its own speed, and not who is at the router or o
 2.25
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from servegym.costmodels.native.jit import kernel
+from servegym.costmodels.native.jit import kernel, routine
 from servegym.envs.scenario.config import ObjectiveConfig, require
+from servegym.envs.scenario.scenario import Scenario
+from servegym.envs.sim.llm.state import Fleet
 from servegym.envs.sim.llm.view import queued_prefill_tokens
+
+
+class Foresight(NamedTuple):
+    """How fast a replica with SPEED 1 works, for what is charged when it begins; all 0: nothing is.
+
+    The last three are those of its `LinearClock`.
+    """
+
+    prefill_s_per_token: float
+    overhead_s: float
+    s_per_decode: float
+    s_per_context_token: float
+
+
+def foresight(scenario: Scenario) -> Foresight:
+    """What `scenario.objective.charge_expected_wait` asks for."""
+    if not scenario.objective.charge_expected_wait:
+        return Foresight(0.0, 0.0, 0.0, 0.0)
+    clock = scenario.clock
+    return Foresight(
+        float(scenario.prefill_s_per_token), clock.overhead_s, clock.s_per_decode, clock.s_per_context_token
+    )
 
 
 def check_objective(objective: ObjectiveConfig) -> None:
@@ -101,3 +129,35 @@ def expected_wait_at(replica: np.record, now_s: float, prefill_s_per_token: floa
         queued_prefill_tokens(replica),
         prefill_s_per_token,
     )
+
+
+@routine
+def time_to_decode_s(fleet: Fleet, replica_id: int, speed: float, foresight: Foresight) -> float:
+    """Seconds that the requests of a replica will still decode, about, in total.
+
+    The tokens that each has really to come, at the speed of an iteration of all who are there now, with their
+    context: that of who waits counts as it will be when its prefill is over.
+    """
+    replica = fleet.replicas[replica_id]
+    if replica.num_unfinished == 0:
+        return 0.0
+    decodes = replica.num_decodes
+    tokens, context = 0, replica.context_offset + decodes * replica.iteration
+    for place in range(decodes):
+        tokens += max(0, (fleet.due[replica_id, place] >> 32) - replica.iteration)
+    request_id = replica.waiting_first
+    for _ in range(replica.num_waiting):
+        tokens += fleet.requests[request_id].output_tokens - fleet.requests[request_id].generated
+        context += fleet.requests[request_id].prompt_tokens
+        request_id = fleet.requests[request_id].next
+    request_id = replica.prefilling_first
+    for _ in range(replica.num_prefilling):
+        tokens += fleet.requests[request_id].output_tokens - fleet.requests[request_id].generated
+        context += fleet.requests[request_id].prompt_tokens
+        request_id = fleet.requests[request_id].next_prefilling
+    decodes += replica.num_waiting + replica.num_prefilling
+    iteration_s = (
+        foresight.overhead_s + foresight.s_per_decode * decodes + foresight.s_per_context_token * context
+    )
+    seconds: float = tokens * iteration_s / speed
+    return seconds

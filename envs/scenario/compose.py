@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from importlib.resources import files
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_module
@@ -79,17 +79,26 @@ def compose_scenario_of(schema: type[Config], name: str, overrides: tuple[str, .
     if name not in known:
         other = f"is {scenario_kind(name)[1]}, " if name in list_group("scenario") else ""
         raise InputError(f"scenario = {name}: {other}must be one of {', '.join(known)}")
+    return compose_group("scenario", name, schema, overrides)
+
+
+def compose_group(group: str, name: str, schema: type[Config], overrides: tuple[str, ...] = ()) -> Config:
+    """`conf/<group>/<name>.yaml` with Hydra overrides. InputError lists what there is."""
+    if name not in list_group(group):
+        raise InputError(f"{group} = {name}: must be one of {', '.join(list_group(group))}")
     running = GlobalHydra.instance().is_initialized()  # by a command: it has the same module
     with nullcontext() if running else initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
-            config = compose(overrides=[f"+scenario={name}", *overrides])
+            config = compose(overrides=[f"+{group}={name}", *overrides])
         except (ConfigCompositionException, OmegaConfBaseException) as error:
             said = dict.fromkeys(str(each).splitlines()[0] for each in (error, error.__cause__) if each)
-            raise InputError(f"scenario {name}: {' '.join(said)}") from error
-    missing = sorted(OmegaConf.missing_keys(config.scenario))
+            raise InputError(f"{group} {name}: {' '.join(said)}") from error
+    missing = sorted(OmegaConf.missing_keys(config[group]))
     if missing:
-        raise InputError(f"scenario: no value for {', '.join(missing)}")
-    return cast(Config, OmegaConf.to_object(config.scenario))
+        raise InputError(f"{group}: no value for {', '.join(missing)}")
+    settings = OmegaConf.to_object(config[group])
+    assert isinstance(settings, schema)
+    return settings
 
 
 def list_group(group: str) -> list[str]:

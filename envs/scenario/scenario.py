@@ -1,6 +1,7 @@
 """A scenario fixes everything but the router: workload, fleet, engine, cost model, objective."""
 
 from collections.abc import Collection
+from functools import cached_property
 
 import numpy as np
 
@@ -65,6 +66,13 @@ class Scenario:
     def clock(self) -> LinearClock:
         """`cost` in four numbers, for routers that forecast."""
         return linear_clock(self.cost, self.engine.num_kv_blocks * self.engine.block_size)
+
+    @cached_property
+    def setting(self) -> np.ndarray:
+        """What an agent is told once, float32 (SETTING_FEATURES,): the columns SETTING_COLUMNS of view.py."""
+        limits = self.engine.max_num_batched_tokens, self.engine.block_size
+        weights = self.objective.ttft_weight, self.objective.latency_weight
+        return np.array([*self.clock, *limits, self.traffic.mean_output_tokens, *weights], np.float32)
 
     @property
     def roles(self) -> tuple[str, ...]:

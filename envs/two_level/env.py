@@ -52,6 +52,7 @@ class TwoLevelEnv(NativeEnv):
         replica   Discrete(R)            the replica to be scheduled
         request   float32 (4,)           as in `servegym/Routing-v0`; 0 when scheduling
         replicas  float32 (R, 15)        as in `servegym/Routing-v0`
+        setting   float32 (9,)           likewise
         engine    float32 (13,)          as in `servegym/Batching-v0`, of that replica; 0 when routing
         requests  float32 (64, 12)       likewise
     Action: Discrete(R + 68). 0 to R - 1 route the request, the others are those of `servegym/Batching-v0` for

@@ -51,6 +51,7 @@ class State(NamedTuple):
     replica: np.ndarray  # int64 (K,)
     request: np.ndarray  # float32 (K, REQUEST_FEATURES)
     replicas: np.ndarray  # float32 (K, R, REPLICA_FEATURES)
+    setting: np.ndarray  # float32 (K, SETTING_FEATURES), not touched
     engine: np.ndarray  # float32 (K, ENGINE_FEATURES)
     requests: np.ndarray  # float32 (K, NUM_ROWS, ROW_FEATURES)
     row_ids: np.ndarray  # int32 (K, NUM_ROWS), request of each row
@@ -77,6 +78,7 @@ class TwoLevelEpisodes(ScheduledEpisodes):
             "replica": np.zeros(num_episodes, np.int64),
             "request": np.zeros((num_episodes, REQUEST_FEATURES), np.float32),
             "replicas": np.zeros((num_episodes, count, REPLICA_FEATURES), np.float32),
+            "setting": np.tile(scenario.setting, (num_episodes, 1)),
             "engine": np.zeros((num_episodes, ENGINE_FEATURES), np.float32),
             "requests": np.zeros((num_episodes, NUM_ROWS, ROW_FEATURES), np.float32),
         }

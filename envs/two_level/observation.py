@@ -4,6 +4,7 @@ level     Discrete(2)                       0: a request is to be routed; 1: a r
 replica   Discrete(R)                       the replica to be scheduled; 0 when routing
 request   float32 (REQUEST_FEATURES,)       as in routing; 0 when scheduling
 replicas  float32 (R, REPLICA_FEATURES)     as in routing, at the instant of the decision
+setting   float32 (SETTING_FEATURES,)       as in routing
 engine    float32 (ENGINE_FEATURES,)        as in batching, of the replica; 0 when routing
 requests  float32 (NUM_ROWS, ROW_FEATURES)  likewise
 
@@ -22,7 +23,7 @@ from servegym.envs.routing.observation import observation_space as routing_space
 ROUTING, SCHEDULING = range(2)
 """The levels."""
 
-PARTS = ("level", "replica", "request", "replicas", "engine", "requests")
+PARTS = ("level", "replica", "request", "replicas", "setting", "engine", "requests")
 
 Observation = dict[str, np.ndarray]
 

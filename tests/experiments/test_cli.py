@@ -48,14 +48,6 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     assert "resnet50_8gpu" in names["scenarios of batch serving"]
     of_ppo = {"ppo_choice_scorer", "ppo_gnn", "ppo_gpu_scorer", "ppo_mlp", "ppo_queue"}
     assert set(names["agents"]) >= {"discrete_sac", "double_dqn"} | of_ppo
-        "discrete_sac",
-        "double_dqn",
-        "ppo_choice_scorer",
-        "ppo_gnn",
-        "ppo_gpu_scorer",
-        "ppo_mlp",
-        "ppo_queue",
-    }
     assert "servegym/Routing-v0" in names["environments"]
     for kind in ("gpus", "models", "workloads", "fleets", "engines", "cost models", "objectives"):
         assert names[kind]

@@ -48,9 +48,24 @@ REQUEST_COLUMNS = (
 IDENTITY_COLUMNS = (("session", "1"), ("prefix", "1"))
 """And of those that only routers get, after them."""
 
+SETTING_COLUMNS = (
+    ("overhead_s", "s"),
+    ("s_per_prefill_token", "s"),
+    ("s_per_decode", "s"),
+    ("s_per_context_token", "s"),
+    ("token_budget", "tokens"),
+    ("block_size", "tokens"),
+    ("mean_output_tokens", "tokens"),
+    ("ttft_weight", "1"),
+    ("latency_weight", "1"),
+)
+"""What an operator tells an agent once: the clock of replicas with SPEED 1 (`LinearClock`), limits of their
+engine, what requests were like so far, and the objective."""
+
 REPLICA_FEATURES = len(REPLICA_COLUMNS)
 ROUTER_REPLICA_FEATURES = REPLICA_FEATURES + len(LOAD_COLUMNS) + len(STANDING_COLUMNS)
 REQUEST_FEATURES = len(REQUEST_COLUMNS)
+SETTING_FEATURES = len(SETTING_COLUMNS)
 ROUTER_REQUEST_FEATURES = REQUEST_FEATURES + len(IDENTITY_COLUMNS)
 
 (
@@ -76,6 +91,18 @@ ROUTER_REQUEST_FEATURES = REQUEST_FEATURES + len(IDENTITY_COLUMNS)
 ) = range(ROUTER_REPLICA_FEATURES)
 
 PROMPT_TOKENS, PREDICTED_OUTPUT_TOKENS, GAP_S, PRIORITY, SESSION, PREFIX = range(ROUTER_REQUEST_FEATURES)
+
+(
+    OVERHEAD_S,
+    S_PER_PREFILL_TOKEN,
+    S_PER_DECODE,
+    S_PER_CONTEXT_TOKEN,
+    TOKEN_BUDGET,
+    BLOCK_SIZE,
+    MEAN_OUTPUT_TOKENS,
+    TTFT_WEIGHT,
+    LATENCY_WEIGHT,
+) = range(SETTING_FEATURES)
 
 
 @kernel
