@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from servegym.agents.batching import BoundedShortestFirst
 from servegym.agents.deferred_batching import Frontrun
 from servegym.agents.elastic_sequence_parallel import GainAndLoss
-from servegym.agents.evaluation import route
+from servegym.agents.evaluation import route, schedule
 from servegym.agents.learners.imitation import Imitated
 from servegym.agents.policy import Policy
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario import BatchScenario
 from servegym.envs.batch_scenario.config import BatchScenarioConfig
+from servegym.envs.batching.vector import BatchingVectorEnv
 from servegym.envs.deferred_batching.vector import DeferredBatchingVectorEnv
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
@@ -25,6 +27,7 @@ from servegym.envs.elastic_sequence_parallel.vector import ElasticSequenceParall
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.sim.llm.decisions import NUM_CHOICES
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.suite_vector import SuiteVectorEnv
 from servegym.envs.suites import Suite
@@ -110,6 +113,22 @@ FAMILIES = (
         shown=Shown("mean_ttft_s", "mean TTFT", 1e3, "ms"),
         level="router",
         play=route,
+    ),
+    Family(
+        environment="servegym/Batching-v0",
+        schema=ScenarioConfig,
+        scenario=Scenario,
+        source=_of_traffic,
+        vector=BatchingVectorEnv,
+        networks=("engine_scorer",),
+        num_actions=lambda config: NUM_CHOICES,
+        masked=True,
+        metrics=("mean_latency_s", "p99_latency_s", "mean_ttft_s", "p99_ttft_s"),
+        shown=Shown("mean_latency_s", "mean latency", 1.0, "s"),
+        teacher=BoundedShortestFirst,
+        imitated="all",
+        level="scheduler",
+        play=schedule,
     ),
     Family(
         environment="servegym/DynamicBatching-v0",

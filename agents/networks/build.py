@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from servegym.agents.networks.action_network import ActionNetwork
 from servegym.agents.networks.choice_scorer import ChoiceScorer
+from servegym.agents.networks.engine_scorer import EngineScorer
 from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.gpu_scorer import GpuScorer
 from servegym.agents.networks.mlp import RouterMLP
@@ -15,6 +16,7 @@ NETWORKS: dict[str, Callable[[int, int, int], ActionNetwork]] = {
     "queue_mlp": QueueMLP,
     "gpu_scorer": lambda num_actions, hidden, layers: GpuScorer(hidden, layers),
     "choice_scorer": lambda num_actions, hidden, layers: ChoiceScorer(hidden, layers),
+    "engine_scorer": lambda num_actions, hidden, layers: EngineScorer(hidden, layers),
 }
 """Each from the number of actions, the width and the number of layers."""
 

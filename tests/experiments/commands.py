@@ -21,6 +21,12 @@ SMALL_SCENARIO = (
 
 SMALL_SCENARIO_OF = {
     "servegym/Routing-v0": SMALL_SCENARIO,
+    "servegym/Batching-v0": (
+        "scenario=generated_1xh100",
+        "scenario.engine.max_num_seqs=4",
+        "scenario.workload.rate_rps=10",
+        *FEW_REQUESTS,
+    ),
     "servegym/DynamicBatching-v0": (
         "scenario=inoue_v100",
         "scenario.max_batch=8",

@@ -39,6 +39,9 @@ def test_misspelt_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str]
     assert "simulate" in error_of(capsys, "xyz")
 
 
+AGENTS = ("choice_scorer", "gnn", "gpu_scorer", "mlp", "queue", "scheduler")
+
+
 def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     names = answer_of(capsys, "list")
     assert set(names["routers"]) == set(ROUTERS)
@@ -46,8 +49,7 @@ def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: 
     assert set(names["batch schedulers"]) == set(BATCH_SCHEDULERS)
     assert set(names["elastic systems"]) == set(SYSTEMS)
     assert "resnet50_8gpu" in names["scenarios of batch serving"]
-    of_ppo = {"ppo_choice_scorer", "ppo_gnn", "ppo_gpu_scorer", "ppo_mlp", "ppo_queue"}
-    assert set(names["agents"]) >= {"discrete_sac", "double_dqn"} | of_ppo
+    assert set(names["agents"]) >= {"discrete_sac", "double_dqn"} | {f"ppo_{name}" for name in AGENTS}
     assert "servegym/Routing-v0" in names["environments"]
     for kind in ("gpus", "models", "workloads", "fleets", "engines", "cost models", "objectives"):
         assert names[kind]
@@ -87,7 +89,7 @@ def test_configuration_is_shown_without_running(capsys: pytest.CaptureFixture[st
         ("servegym simulate router=power", {"router=power_of_two"}),
         (
             "servegym train agent=ppo_",
-            {f"agent=ppo_{name}" for name in ("choice_scorer", "gnn", "gpu_scorer", "mlp", "queue")},
+            {f"agent=ppo_{name}" for name in AGENTS},
         ),
         ("servegym simulate scenario=sharegpt_8a800 policy=v", {"policy=vllm"}),
         ("servegym goodput scenario=resnet50_8gpu policy=s", {"policy=shepherd", "policy=symphony"}),

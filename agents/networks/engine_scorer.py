@@ -1,0 +1,178 @@
+"""The network of an engine's scheduler: all requests are scored by the same weights, whatever their rows."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from servegym.agents.networks.action_network import ILLEGAL_LOGIT, ActionNetwork, Inputs, linear
+from servegym.envs.sim.llm.decision_view import (
+    ENGINE_COLUMNS,
+    GENERATED_TOKENS,
+    LEGAL,
+    PREDICTED_OUTPUT_TOKENS,
+    ROW_COLUMNS,
+)
+from servegym.envs.sim.llm.decisions import SHARES, VISIBLE
+
+UNITS = {"0 or 1": 1.0, "requests": 4.0, "tokens": 64.0, "blocks": 64.0, "s": 0.25, "1": 0.25}
+"""What counts as one, by the unit of the column (ours)."""
+
+ENGINE = {name: column for column, (name, _) in enumerate(ENGINE_COLUMNS)}
+
+STATES = 3
+"""The first columns of a row: is_waiting, is_prefilling, is_decoding; all 0 where there is no request."""
+
+ROW_INPUTS = 2 * (len(ROW_COLUMNS) + 1)
+
+
+class Seen(NamedTuple):
+    """An engine at a decision, scaled for a network.
+
+    engine (B, ENGINE_FEATURES). rows (B, 2, VISIBLE, ROW_INPUTS), those who wait and those who run. there
+    (B, 2, VISIBLE) bool: whether the row has a request; legal, likewise: whether it may be admitted or
+    preempted. shares (B, 4) bool: with which of SHARES an iteration surely can start.
+    """
+
+    engine: Tensor
+    rows: Tensor
+    there: Tensor
+    legal: Tensor
+    shares: Tensor
+
+
+class Scale(nn.Module):
+    """`log1p(x / unit)` of every number, and of a request's also less the least in its half; has no weights.
+
+    Predicted output still to come is one number more. In the relative form the request with the least of a
+    number stands at exactly 0 however long the queue is, and choosing by that number is one linear layer.
+    """
+
+    engine_units: Tensor
+    row_units: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        engine_units = torch.tensor([UNITS[unit] for _, unit in ENGINE_COLUMNS])
+        row_units = torch.tensor([UNITS[unit] for _, unit in ROW_COLUMNS] + [UNITS["tokens"]])
+        self.register_buffer("engine_units", engine_units, persistent=False)
+        self.register_buffer("row_units", row_units, persistent=False)
+
+    def forward(self, engine: Tensor, requests: Tensor) -> Seen:
+        """Raw `engine` (B, 13) and `requests` (B, 64, 12) to what the network reads."""
+        halves = requests.reshape(len(requests), 2, VISIBLE, len(ROW_COLUMNS))
+        there = halves[..., :STATES].sum(dim=-1) > 0
+        remaining = (halves[..., PREDICTED_OUTPUT_TOKENS] - halves[..., GENERATED_TOKENS]).clamp(min=0.0)
+        amounts = torch.cat([halves, remaining.unsqueeze(-1)], dim=-1) / self.row_units
+        nobody = ~there.unsqueeze(-1)
+        least = amounts.masked_fill(nobody, torch.inf).amin(dim=2, keepdim=True)
+        above = torch.log1p((amounts - least).clamp(min=0.0))
+        rows = torch.cat([amounts.sign() * amounts.abs().log1p(), above], dim=-1).masked_fill(nobody, 0.0)
+        return Seen(
+            torch.log1p(engine / self.engine_units),
+            rows,
+            there,
+            halves[..., LEGAL] > 0,
+            _startable(engine),
+        )
+
+
+def _startable(engine: Tensor) -> Tensor:
+    """bool (B, 4): an iteration without prefills can start where every decode finds a block free."""
+    free = engine[:, ENGINE["kv_total_blocks"]] - engine[:, ENGINE["kv_used_blocks"]]
+    decoding = engine[:, ENGINE["decoding"]]
+    decodes = (decoding > 0) & (free >= decoding)
+    runs = engine[:, ENGINE["running"]] > 0
+    return torch.stack([decodes] + [runs] * (len(SHARES) - 1), dim=1)
+
+
+class Whole(nn.Module):
+    """The engine, and the means and maxima over those who wait and those who run of one layer over each."""
+
+    def __init__(self, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.encode_row = linear(ROW_INPUTS, hidden)
+        self.encode = linear(len(ENGINE_COLUMNS) + 4 * hidden, hidden)
+        self.trunk = nn.ModuleList(linear(hidden, hidden) for _ in range(layers - 1))
+
+    def forward(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """The state of the whole (B, hidden) and of each row (B, 2, VISIBLE, hidden)."""
+        there = seen.there.unsqueeze(-1)
+        rows = torch.relu(self.encode_row(seen.rows)) * there
+        mean = rows.sum(dim=2) / there.sum(dim=2).clamp(min=1)
+        pooled = torch.cat([mean, rows.amax(dim=2)], dim=-1).flatten(1)
+        whole = torch.relu(self.encode(torch.cat([seen.engine, pooled], dim=1)))
+        for layer in self.trunk:
+            whole = torch.relu(layer(whole))
+        return whole, rows
+
+
+class EngineActor(nn.Module):
+    """Scores of the 68 choices of one engine's scheduler, for every engine of a batch by itself.
+
+    What to do, admit, preempt, or start with each of SHARES, is scored from the whole; the probability of
+    admitting, and of preempting, is shared out among the rows where that is legal, so that it does not
+    depend on how many there are.
+    """
+
+    def __init__(self, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.whole = Whole(hidden, layers)
+        self.row_from_itself = linear(hidden, hidden)
+        self.row_from_whole = linear(hidden, hidden, bias=False)
+        self.score_row = linear(hidden, 1, gain=0.01)
+        self.score_kinds = linear(hidden, 2 + len(SHARES), gain=0.01)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Logits (B, 68); illegal ones are ILLEGAL_LOGIT."""
+        whole, rows = self.whole(seen)
+        each = torch.relu(self.row_from_itself(rows) + self.row_from_whole(whole)[:, None, None])
+        scores = self.score_row(each).squeeze(-1).masked_fill(~seen.legal, ILLEGAL_LOGIT)
+        kinds = self.score_kinds(whole)
+        shared = kinds[:, :2].unsqueeze(-1) + scores.log_softmax(dim=-1)
+        shared = shared.masked_fill(~seen.legal, ILLEGAL_LOGIT).flatten(1)
+        starts = kinds[:, 2:].masked_fill(~seen.shares, ILLEGAL_LOGIT)
+        return torch.cat([shared, starts], dim=1)
+
+
+class EngineScorer(ActionNetwork):
+    """The scheduler of `servegym/Batching-v0`: logits of its choices, and the value.
+
+    The value has a whole of its own: sharing one, its gradients would drown those of the scores. `hidden`
+    is the width, `layers` how many there are over the whole. It knows by itself which choices are legal, and
+    leaves out one only: to start without prefills where a decode may lack a block.
+    """
+
+    def __init__(self, hidden: int = 32, layers: int = 2) -> None:
+        super().__init__()
+        self.scale = Scale()
+        self.actor, self.critic = EngineActor(hidden, layers), Whole(hidden, layers)
+        self.value = linear(hidden, 1, gain=1.0)
+
+    def prepare(self, observation: dict[str, Tensor]) -> Inputs:
+        """What `Seen` says of raw observations."""
+        return Inputs(self.scale(**observation))
+
+    def decide(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, 68) and values (B,)."""
+        seen = Seen(*inputs)
+        return self.actor(seen), self.value(self.critic(seen)[0]).squeeze(-1)
+
+    def forward(self, engine: Tensor, requests: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw observations of Batching-v0 to logits (B, 68) and values (B,)."""
+        return self.decide(*self.scale(engine, requests))
+
+    def best(self, logits: Tensor) -> Tensor:
+        """int64 (B,): see `likeliest`."""
+        return likeliest(logits)
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """The likeliest of admitting, preempting and each start, and of the rows of the first two the likeliest.
+
+    logits: (B, 68), as EngineActor gives them.
+    """
+    halves = logits[:, : 2 * VISIBLE].reshape(len(logits), 2, VISIBLE)
+    kind = torch.cat([halves.logsumexp(dim=-1), logits[:, 2 * VISIBLE :]], dim=1).argmax(dim=1)
+    row = halves.argmax(dim=-1).gather(1, kind.clamp(max=1).unsqueeze(1)).squeeze(1)
+    return torch.where(kind < 2, kind * VISIBLE + row, 2 * VISIBLE - 2 + kind)

@@ -1,0 +1,100 @@
+"""The network of a scheduler: legal by itself, and rows and empty rows mean nothing to it."""
+
+import numpy as np
+import pytest
+import torch
+
+from servegym.agents.networks.action_network import ILLEGAL_LOGIT, as_tensors
+from servegym.agents.networks.engine_scorer import EngineScorer, likeliest
+from servegym.agents.networks.network_policy import NetworkPolicy
+from servegym.envs.batching.observation import Observation
+from servegym.envs.batching.vector import BatchingVectorEnv
+from servegym.envs.scenario import load_scenario
+from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, VISIBLE
+
+SCENARIO = load_scenario(
+    "generated_1xh100",
+    (
+        "scenario.engine.max_num_seqs=12",
+        "scenario.engine.num_kv_blocks=1100",
+        "scenario.workload.rate_rps=15",
+        "scenario.workload.prediction_error=0.5",
+        "scenario.episode.requests=60",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> EngineScorer:
+    torch.manual_seed(0)
+    network = EngineScorer(16, 2)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=0.3)  # scores that differ
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def seen() -> tuple[Observation, np.ndarray]:
+    """What comes up under random choices, (N, ..), and what was legal, (N, 68)."""
+    env, random = BatchingVectorEnv(4, SCENARIO), np.random.default_rng(0)
+    observation, _ = env.reset(seed=0)
+    observations, masks = [], []
+    for _ in range(400):
+        observations.append(observation)
+        masks.append(env.action_masks())
+        chances = random.random(masks[-1].shape) * masks[-1]
+        chances[:, VISIBLE:NUM_ROWS] *= 0.5  # not preempting all the time
+        observation, *_ = env.step(chances.argmax(axis=1))
+    stacked = {name: np.concatenate([each[name] for each in observations]) for name in observation}
+    return stacked, np.concatenate(masks)
+
+
+def test_it_chooses_what_is_legal_without_masks(
+    network: EngineScorer, seen: tuple[Observation, np.ndarray]
+) -> None:
+    observation, masks = seen
+    logits = network.scores(as_tensors(observation))[0].numpy()
+    possible = logits > ILLEGAL_LOGIT / 2
+    assert logits.shape == (len(masks), NUM_CHOICES)
+    assert (masks | ~possible).all() and possible.any(axis=1).all()
+    left_out = masks & ~possible
+    assert not np.delete(left_out, NUM_ROWS, axis=1).any()  # to start without prefills, at times
+    assert left_out[:, NUM_ROWS].mean() < 0.05 < masks[:, NUM_ROWS].mean()
+    chosen = NetworkPolicy(network).act(observation)
+    assert masks[np.arange(len(masks)), chosen].all()
+    assert logits[possible].std() > 0.1
+
+
+def test_scores_follow_the_rows(network: EngineScorer, seen: tuple[Observation, np.ndarray]) -> None:
+    observation, _ = seen
+    waiting, running = np.random.default_rng(1).permutation((np.arange(VISIBLE), np.arange(VISIBLE)), axis=1)
+    order = np.concatenate([waiting, VISIBLE + running])
+    permuted = {**observation, "requests": observation["requests"][:, order]}
+    logits, values = network.scores(as_tensors(observation))
+    permuted_logits, permuted_values = network.scores(as_tensors(permuted))
+    torch.testing.assert_close(permuted_logits[:, :NUM_ROWS], logits[:, order], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(permuted_logits[:, NUM_ROWS:], logits[:, NUM_ROWS:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(permuted_values, values, rtol=1e-4, atol=1e-4)
+
+
+def test_admitting_is_as_likely_however_many_could_be(network: EngineScorer) -> None:
+    """Two requests that are alike in all share the probability of one."""
+    engine = torch.zeros(2, 13)
+    engine[:, 0] = 3.0
+    requests = torch.zeros(2, NUM_ROWS, 12)
+    requests[:, :2] = torch.tensor([1.0, 0, 0, 700, 700, 0, 150, 0, 0.5, 0, 44, 1])
+    requests[1, 1] = 0.0
+    chances = network(engine, requests)[0].softmax(dim=1)
+    assert chances[0, 0] == chances[0, 1]
+    torch.testing.assert_close(chances[0, :2].sum(), chances[1, 0])
+    torch.testing.assert_close(chances.sum(dim=1), torch.ones(2))
+
+
+def test_the_likeliest_kind_goes_before_the_likeliest_choice() -> None:
+    logits = torch.full((1, NUM_CHOICES), ILLEGAL_LOGIT)
+    logits[0, [3, 5, 7]] = torch.tensor([0.2, 0.25, 0.2]).log()  # to admit: 0.65 in all
+    logits[0, NUM_ROWS + 3] = np.log(0.35)
+    assert likeliest(logits) == 5
+    logits[0, NUM_ROWS + 3] = np.log(0.7)
+    assert likeliest(logits) == NUM_ROWS + 3

@@ -1,0 +1,91 @@
+"""Rules of scheduling: who goes first, and that whole workloads are scheduled as in the environment."""
+
+import numpy as np
+import pytest
+
+from servegym.agents.batching import BoundedShortestFirst, FirstComeFirstServed
+from servegym.agents.evaluation import schedule
+from servegym.agents.policy import Policy
+from servegym.envs.batching.env import BatchingEnv
+from servegym.envs.batching.observation import Observation
+from servegym.envs.metrics import summarise
+from servegym.envs.scenario import load_scenario
+from servegym.envs.sim.llm.decision_view import (
+    ENGINE_FEATURES,
+    IS_WAITING,
+    LEGAL,
+    ROW_FEATURES,
+    SINCE_ARRIVAL_S,
+)
+from servegym.envs.sim.llm.decisions import NUM_ROWS
+
+SCENARIO = load_scenario(
+    "generated_1xh100",
+    (
+        "scenario.engine.max_num_seqs=8",
+        "scenario.workload.rate_rps=12",
+        "scenario.workload.prediction_error=0.2",
+        "scenario.workload.test_s=20",
+        "scenario.episode.requests=60",
+    ),
+)
+WORKLOADS = [SCENARIO.traffic.test_workload(seed) for seed in range(2)]
+
+
+def waiting(*rows: tuple[float, float, float, bool]) -> Observation:
+    """Nobody runs; who waits: prompt, predicted output, seconds since arrival, and whether they fit."""
+    requests = np.zeros((1, NUM_ROWS, ROW_FEATURES), np.float32)
+    for row, (prompt, output, since_s, fits) in enumerate(rows):
+        requests[0, row] = [1, 0, 0, prompt, prompt, 0, output, 0, since_s, 0, 1, fits]
+    assert IS_WAITING == 0 and SINCE_ARRIVAL_S == 8 and LEGAL == 11
+    return {"engine": np.zeros((1, ENGINE_FEATURES), np.float32), "requests": requests}
+
+
+@pytest.mark.parametrize(
+    "rows, choice",
+    [
+        (((100, 200, 3.0, True), (100, 100, 3.0, True)), 1),  # the shorter
+        (((100, 100, 3.0, True), (50, 110, 3.0, True)), 1),  # by the prompt as well
+        (((100, 200, 3.0, True), (100, 100, 0.5, True)), 1),  # it came 2.5 s later, and is 3.3 s shorter
+        (((100, 200, 4.0, True), (100, 100, 0.5, True)), 0),
+        (((100, 900, 9.4, True), (10, 10, 0.0, True)), 1),  # 10 s is the most that anyone is put off by
+        (((100, 900, 10.1, True), (10, 1, 0.0, True)), 0),
+        (((100, 200, 3.0, True), (100, 100, 3.0, False)), NUM_ROWS + 3),  # it does not fit: all run
+        (((100, 200, 3.0, False), (100, 100, 3.0, True)), 1),
+    ],
+)
+def test_the_shortest_goes_first_unless_put_off_for_long(
+    rows: tuple[tuple[float, float, float, bool], ...], choice: int
+) -> None:
+    rule = BoundedShortestFirst(prompt_weight=0.3, tokens_per_s=30.0, most_s=10.0)
+    assert rule.act(waiting(*rows)) == [choice]
+
+
+def test_prefills_are_short_while_others_decode() -> None:
+    observation = waiting()
+    assert BoundedShortestFirst().act(observation) == [NUM_ROWS + 3]
+    observation["engine"][0, 2] = 5.0
+    assert BoundedShortestFirst().act(observation) == [NUM_ROWS + 1]
+
+
+@pytest.mark.parametrize("policy", [FirstComeFirstServed(), BoundedShortestFirst()])
+def test_workloads_are_scheduled_as_in_the_environment(policy: Policy) -> None:
+    env = BatchingEnv(SCENARIO, split="test")
+    for seed, results in enumerate(schedule(policy, SCENARIO, WORKLOADS)):
+        observation, info = env.reset(seed=seed)
+        while "episode_metrics" not in info:
+            together = {name: array[None] for name, array in observation.items()}
+            observation, *_, info = env.step(int(policy.act(together)[0]))
+        assert info["episode_metrics"] == summarise(results, SCENARIO.slo_limits(WORKLOADS[seed]))
+
+
+@pytest.mark.compiled
+def test_the_bounded_rule_is_faster_than_first_come_first_served_and_nobody_starves() -> None:
+    by_arrival, by_rule = (
+        schedule(policy, SCENARIO, WORKLOADS) for policy in (FirstComeFirstServed(), BoundedShortestFirst())
+    )
+    for first, second in zip(by_arrival, by_rule, strict=True):
+        assert np.mean(second.finish_s - second.arrival_s) < 0.9 * np.mean(first.finish_s - first.arrival_s)
+        assert np.max(second.scheduled_s - second.arrival_s) < 15.0 + np.max(
+            first.scheduled_s - first.arrival_s
+        )
