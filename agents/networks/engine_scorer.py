@@ -110,9 +110,9 @@ class Whole(nn.Module):
 class EngineActor(nn.Module):
     """Scores of the 68 choices of one engine's scheduler, for every engine of a batch by itself.
 
-    What to do, admit, preempt, or start with each of SHARES, is scored from the whole; the probability of
-    admitting, and of preempting, is shared out among the rows where that is legal, so that it does not
-    depend on how many there are.
+    What to do, admit, preempt, or start with each of SHARES, is scored from the whole: that is also the score
+    of the best row, and of the others what they are behind it. So the highest score is of the best row of the
+    best thing to do, however many rows there are.
     """
 
     def __init__(self, hidden: int, layers: int) -> None:
@@ -129,10 +129,10 @@ class EngineActor(nn.Module):
         each = torch.relu(self.row_from_itself(rows) + self.row_from_whole(whole)[:, None, None])
         scores = self.score_row(each).squeeze(-1).masked_fill(~seen.legal, ILLEGAL_LOGIT)
         kinds = self.score_kinds(whole)
-        shared = kinds[:, :2].unsqueeze(-1) + scores.log_softmax(dim=-1)
-        shared = shared.masked_fill(~seen.legal, ILLEGAL_LOGIT).flatten(1)
+        rows_of_kind = kinds[:, :2].unsqueeze(-1) + scores - scores.amax(dim=-1, keepdim=True)
+        acts = rows_of_kind.masked_fill(~seen.legal, ILLEGAL_LOGIT).flatten(1)
         starts = kinds[:, 2:].masked_fill(~seen.shares, ILLEGAL_LOGIT)
-        return torch.cat([shared, starts], dim=1)
+        return torch.cat([acts, starts], dim=1)
 
 
 class EngineScorer(ActionNetwork):
@@ -161,18 +161,3 @@ class EngineScorer(ActionNetwork):
     def forward(self, engine: Tensor, requests: Tensor) -> tuple[Tensor, Tensor]:
         """Raw observations of Batching-v0 to logits (B, 68) and values (B,)."""
         return self.decide(*self.scale(engine, requests))
-
-    def best(self, logits: Tensor) -> Tensor:
-        """int64 (B,): see `likeliest`."""
-        return likeliest(logits)
-
-
-def likeliest(logits: Tensor) -> Tensor:
-    """The likeliest of admitting, preempting and each start, and of the rows of the first two the likeliest.
-
-    logits: (B, 68), as EngineActor gives them.
-    """
-    halves = logits[:, : 2 * VISIBLE].reshape(len(logits), 2, VISIBLE)
-    kind = torch.cat([halves.logsumexp(dim=-1), logits[:, 2 * VISIBLE :]], dim=1).argmax(dim=1)
-    row = halves.argmax(dim=-1).gather(1, kind.clamp(max=1).unsqueeze(1)).squeeze(1)
-    return torch.where(kind < 2, kind * VISIBLE + row, 2 * VISIBLE - 2 + kind)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT, as_tensors
-from servegym.agents.networks.engine_scorer import EngineScorer, likeliest
+from servegym.agents.networks.engine_scorer import EngineScorer
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.envs.batching.observation import Observation
 from servegym.envs.batching.vector import BatchingVectorEnv
@@ -78,23 +78,15 @@ def test_scores_follow_the_rows(network: EngineScorer, seen: tuple[Observation, 
     torch.testing.assert_close(permuted_values, values, rtol=1e-4, atol=1e-4)
 
 
-def test_admitting_is_as_likely_however_many_could_be(network: EngineScorer) -> None:
-    """Two requests that are alike in all share the probability of one."""
+def test_the_best_row_is_scored_as_what_is_done_however_many_there_are(network: EngineScorer) -> None:
     engine = torch.zeros(2, 13)
     engine[:, 0] = 3.0
     requests = torch.zeros(2, NUM_ROWS, 12)
-    requests[:, :2] = torch.tensor([1.0, 0, 0, 700, 700, 0, 150, 0, 0.5, 0, 44, 1])
+    requests[:, :2] = torch.tensor([1.0, 0, 0, 700, 700, 0, 150, 0, 0.5, 0, 44, 1])  # two that are alike
     requests[1, 1] = 0.0
-    chances = network(engine, requests)[0].softmax(dim=1)
-    assert chances[0, 0] == chances[0, 1]
-    torch.testing.assert_close(chances[0, :2].sum(), chances[1, 0])
-    torch.testing.assert_close(chances.sum(dim=1), torch.ones(2))
-
-
-def test_the_likeliest_kind_goes_before_the_likeliest_choice() -> None:
-    logits = torch.full((1, NUM_CHOICES), ILLEGAL_LOGIT)
-    logits[0, [3, 5, 7]] = torch.tensor([0.2, 0.25, 0.2]).log()  # to admit: 0.65 in all
-    logits[0, NUM_ROWS + 3] = np.log(0.35)
-    assert likeliest(logits) == 5
-    logits[0, NUM_ROWS + 3] = np.log(0.7)
-    assert likeliest(logits) == NUM_ROWS + 3
+    logits = network(engine, requests)[0]
+    torch.testing.assert_close(logits[0, 0], logits[0, 1])
+    torch.testing.assert_close(
+        logits[0, NUM_ROWS + 1 :] - logits[0, 0], logits[1, NUM_ROWS + 1 :] - logits[1, 0]
+    )
+    assert logits[0, NUM_ROWS] == ILLEGAL_LOGIT  # nobody decodes
