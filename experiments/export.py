@@ -15,7 +15,8 @@ from servegym.agents.serving.schema import FILES
 from servegym.agents.zoo import PREFIX, ZOO
 from servegym.costmodels.errors import InputError
 from servegym.experiments.configs import read_config
-from servegym.experiments.run_directory import COMMAND_FILE, load_run_policy
+from servegym.experiments.evaluation.quoted import quote
+from servegym.experiments.run_directory import COMMAND_FILE, load_run_config, load_run_policy
 
 
 @dataclass
@@ -25,6 +26,7 @@ class ExportConfig:
     run_dir: str = MISSING
     out: str | None = None
     zoo: str | None = None
+    evaluation: str | None = None
 
     def __post_init__(self) -> None:
         if self.zoo is not None and not re.fullmatch(r"[a-z0-9_]+", self.zoo):
@@ -36,8 +38,9 @@ class ExportConfig:
 def export(config: DictConfig) -> dict[str, Any]:
     """Writes policy.onnx, policy.json, golden.npz and card.md to `out`, and holds ONNX Runtime to torch.
 
-    With `zoo` they become the policy `zoo:NAME` of this installation. InputError where the run is incomplete,
-    saying what is missing, or where `out` holds something.
+    With `zoo` they become the policy `zoo:NAME` of this installation. `evaluation`: a folder that `servegym
+    evaluate suite=...` wrote about the run or the exported policy, which the card quotes. InputError where
+    the run is incomplete, saying what is missing, or where `out` holds something.
     """
     settings = read_config(config, ExportConfig)
     run_dir = Path(settings.run_dir)
@@ -51,7 +54,9 @@ def export(config: DictConfig) -> dict[str, Any]:
         name = str(out)
     else:
         out, name = ZOO / settings.zoo, PREFIX + settings.zoo
-    info = {**origin, "command": _command(run_dir)}
+    info = {**origin, "command": _command(run_dir), "suite": _suite(run_dir)}
+    if settings.evaluation is not None:
+        info["evaluation"] = quote(Path(settings.evaluation), name, settings.run_dir)
     difference = export_policy(policy.network, level, info, out, name)
     return {
         "run_dir": settings.run_dir,
@@ -78,3 +83,12 @@ def _command(run_dir: Path) -> str:
     path = run_dir / COMMAND_FILE
     words = shlex.split(path.read_text().splitlines()[0]) if path.is_file() else []
     return shlex.join(word for word in words if not word.startswith("run_dir="))
+
+
+def _suite(run_dir: Path) -> dict[str, Any] | None:
+    """Which suite a run was trained on, and on which of its entries."""
+    suite = load_run_config(run_dir).suite
+    if suite is None:
+        return None
+    kept = [name for name in suite.entries if name not in suite.training]
+    return {"name": suite.name, "version": suite.version, "trained_on": suite.training, "test_only": kept}

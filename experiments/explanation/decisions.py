@@ -59,9 +59,8 @@ def routing_decisions(policy: Scored, scenario: Scenario, workloads: Sequence[Wo
         episodes.begin(0, workload)
         while not episodes.finished[0]:
             legal = episodes.legal_actions()[0].copy()
-            observation = {"request": episodes.request, "replicas": episodes.replicas}
-            action = int(policy.scores(observation)[0].argmax())
-            seen = {name: array[0].copy() for name, array in observation.items()}
+            action = int(policy.scores(episodes.observation)[0].argmax())
+            seen = {name: array[0].copy() for name, array in episodes.observation.items()}
             rows.append((number, float(episodes.episodes[0].now_s), seen, legal, action))
             episodes.step(np.array([action]))
     numbers, times_s, observations, legal_rows, actions = zip(*rows, strict=True)
