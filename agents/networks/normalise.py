@@ -36,6 +36,9 @@ FORECAST_UNITS = {"ttft_s": 0.03, "own_latency_s": 0.1, "delay_of_others_s": 0.1
 PRIOR_UNITS = (0.01, 0.03)
 """Seconds of TTFT and of marginal latency that make a replica e times less likely in an untrained network."""
 
+WORST = 30.0
+"""Where the prior ends: e^-30 of the best replica's probability is none."""
+
 REQUEST_INPUTS = len(REQUEST_COLUMNS) + 1
 REPLICA_INPUTS = 2 * (len(REPLICA_COLUMNS) + 1 + len(FORECASTS))
 
@@ -89,7 +92,7 @@ class Normalise(nn.Module):
         request_inputs = torch.cat([amounts.sign() * amounts.abs().log1p(), ttft_share], dim=1)
         ttft = relative[..., -len(FORECASTS)] * (FORECAST_UNITS["ttft_s"] / PRIOR_UNITS[0])
         latency = relative[..., -1] * (FORECAST_UNITS["marginal_latency_s"] / PRIOR_UNITS[1])
-        prior = -(ttft_share * ttft + (1.0 - ttft_share) * latency)
+        prior = -(ttft_share * ttft + (1.0 - ttft_share) * latency).clamp(max=WORST)
         return RouterInputs(
             request_inputs, torch.log1p(both).masked_fill(illegal, 0.0), prior.masked_fill(~legal, 0.0), legal
         )

@@ -17,6 +17,14 @@ def shortest_queue(observation: dict[str, np.ndarray]) -> np.ndarray:
     return np.where(replicas[..., view.AVAILABLE] > 0, queued, np.inf).argmin(axis=1)
 
 
+def what_is_seen(rng: np.random.Generator, num_observations: int, num_replicas: int) -> dict[str, np.ndarray]:
+    """With clocks that stand still, so that forecasts, by which an untrained network goes, say nothing."""
+    observation = plausible_observation("router", rng, num_observations, num_replicas)
+    observation["setting"][:] = 0.0
+    observation["replicas"][..., view.ITERATION_LEFT_S] = 0.0
+    return observation
+
+
 class QueueGame(VecEnv):
     """The reward is minus `unit_s` times the prefill tokens queued at the replica chosen."""
 
@@ -27,6 +35,7 @@ class QueueGame(VecEnv):
             {
                 "request": spaces.Box(0, np.inf, (view.REQUEST_FEATURES,), np.float32),
                 "replicas": spaces.Box(0, np.inf, (num_replicas, view.REPLICA_FEATURES), np.float32),
+                "setting": spaces.Box(0, np.inf, (view.SETTING_FEATURES,), np.float32),
             }
         )
         super().__init__(num_envs, observation_space, spaces.Discrete(num_replicas))
@@ -38,7 +47,7 @@ class QueueGame(VecEnv):
         return self._draw()
 
     def _draw(self) -> dict[str, np.ndarray]:
-        self.now = plausible_observation("router", self.rng, self.num_envs, self.num_replicas)
+        self.now = what_is_seen(self.rng, self.num_envs, self.num_replicas)
         return self.now
 
     def step_async(self, actions: np.ndarray) -> None:

@@ -19,10 +19,9 @@ from servegym.agents.learners.ppo import build_ppo
 from servegym.agents.learners.training import resume, train
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.policy import RouterPolicy
-from servegym.agents.serving.golden import plausible_observation
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm import view
-from tests.agents.queue_game import QueueGame, shortest_queue
+from tests.agents.queue_game import QueueGame, shortest_queue, what_is_seen
 
 UPDATE = 512
 """Decisions per update below: 16 environments times 32 steps."""
@@ -35,7 +34,7 @@ def config(network: str = "gnn", **keys: float) -> PPOConfig:
 
 def regret(model: PPO, num_replicas: int = 4) -> float:
     """Tokens queued at the replica chosen beyond the shortest queue, as a share of a random choice's."""
-    observation = plausible_observation("router", np.random.default_rng(99), 1000, num_replicas)
+    observation = what_is_seen(np.random.default_rng(99), 1000, num_replicas)
     chosen = NetworkPolicy(model.policy.network).act(observation)
     queued = observation["replicas"][..., view.QUEUED_PREFILL_TOKENS]
     legal = observation["replicas"][..., view.AVAILABLE] > 0
@@ -190,7 +189,7 @@ def test_policy_loads_without_the_environment(tmp_path: Path) -> None:
     model = build_ppo(config(), QueueGame(), seed=0)
     model.save(tmp_path / "model.zip")
     model.policy.save(str(tmp_path / "policy.pt"))
-    observation = plausible_observation("router", np.random.default_rng(0), 50, 4)
+    observation = what_is_seen(np.random.default_rng(0), 50, 4)
     due, _ = model.predict(observation, deterministic=True)
     loaded = PPO.load(tmp_path / "model.zip", device="cpu")
     assert np.array_equal(loaded.predict(observation, deterministic=True)[0], due)

@@ -9,6 +9,7 @@ from torch_geometric.nn import HeteroConv, SAGEConv
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT
 from servegym.agents.networks.gnn import MessageRound, RouterGNN
 from servegym.agents.serving.golden import plausible_observation
+from servegym.envs.routing.observation import PARTS
 
 TO_REPLICA = ("request", "asks", "replica")
 TO_REQUEST = ("replica", "answers", "request")
@@ -27,10 +28,10 @@ def general_round(ours: MessageRound, hidden: int) -> HeteroConv:
 
 
 def general_forward(
-    network: RouterGNN, request: torch.Tensor, replicas: torch.Tensor
+    network: RouterGNN, request: torch.Tensor, replicas: torch.Tensor, setting: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One observation at a time, edge by edge; illegal replicas are not in the graph."""
-    request_inputs, replica_inputs, legal = network.normalise(request, replicas)
+    request_inputs, replica_inputs, prior, legal = network.normalise(request, replicas, setting)
     logits = torch.full(legal.shape, ILLEGAL_LOGIT)
     values = torch.zeros(len(request))
     hidden = network.score.in_features
@@ -46,7 +47,8 @@ def general_forward(
         for ours in network.rounds:
             states = general_round(ours, hidden)(states, edges)
             states = {node: torch.relu(state) for node, state in states.items()}
-        logits[index, present] = network.score(states["replica"]).flatten()
+        scores = network.score(states["replica"]).flatten()
+        logits[index, present] = scores + network.prior_weight * prior[index, present]
         values[index] = network.value(states["request"]).item()
     return logits, values
 
@@ -60,8 +62,8 @@ def test_equals_general_message_passing(num_replicas: int, layers: int) -> None:
         nn.init.normal_(ours.replica_from_request.bias)
         nn.init.normal_(ours.request_from_replicas.bias)
     observation = plausible_observation("router", np.random.default_rng(num_replicas), 20, num_replicas)
-    request, replicas = (torch.from_numpy(observation[key]) for key in ("request", "replicas"))
-    logits, values = network(request, replicas)
-    general_logits, general_values = general_forward(network, request, replicas)
+    arrays = [torch.from_numpy(observation[key]) for key in PARTS]
+    logits, values = network(*arrays)
+    general_logits, general_values = general_forward(network, *arrays)
     torch.testing.assert_close(logits, general_logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(values, general_values, rtol=1e-4, atol=1e-4)

@@ -135,7 +135,7 @@ def test_normalisation_described_is_the_one_computed(gnn: tuple[RouterNetwork, P
     network, folder = gnn
     features = json.loads((folder / "policy.json").read_text())["inputs"]["request"]["features"]
     observation = plausible_observation("router", np.random.default_rng(1), 10, 2)
-    inputs, _, _ = network.normalise(*(torch.from_numpy(array) for array in observation.values()))
+    inputs, *_ = network.normalise(*(torch.from_numpy(array) for array in observation.values()))
     for column, feature in enumerate(features):
         x = observation["request"][:, column]
         computed = eval(feature["normalisation"], {"log1p": np.log1p, "sign": np.sign, "x": x})
@@ -144,8 +144,6 @@ def test_normalisation_described_is_the_one_computed(gnn: tuple[RouterNetwork, P
 
 LOAD = """
 import sys
-import gymnasium as gym
-import numpy as np
 from pathlib import Path
 from servegym.agents.serving.artifact import check_golden, load_artifact
 folder = Path(sys.argv[1])
@@ -261,7 +259,7 @@ def test_description_that_is_not_json_is_refused(copy: Path) -> None:
 
 def test_golden_check_notices_another_policy(copy: Path) -> None:
     golden = dict(np.load(copy / "golden.npz"))
-    golden["logits_8"] = golden["logits_8"] + np.float32(1e-2)
+    golden["logits_8"] = golden["logits_8"] + np.float32(1e-1)
     np.savez(copy / "golden.npz", **golden)
-    with pytest.raises(InputError, match="logits_8 differs by 0.01"):
+    with pytest.raises(InputError, match="logits_8 differs by 0.1"):
         check_golden(load_artifact(copy), copy)
