@@ -50,8 +50,11 @@ class Suite:
         if entry_name not in self.entries:
             raise InputError(f"suite {self.name}: {entry_name}: must be one of {', '.join(self.entries)}")
         entry = self.entries[entry_name]
-        words = (*(f"scenario.{word}" for word in entry.overrides), f"scenario.name={entry_name}")
-        return compose_scenario(entry.scenario, words)
+        words = [
+            f"+scenario.{word[1:]}" if word.startswith("+") else f"scenario.{word}"
+            for word in (*entry.overrides, f"name={entry_name}")
+        ]
+        return compose_scenario(entry.scenario, tuple(words))
 
     def build(self, entry_name: str) -> Scenario:
         """The scenario of an entry, ready to run."""
