@@ -34,7 +34,7 @@ help:
 	@echo "make test-witness  our schedulers against vLLM's own (installs it: 2.3 GB, no GPU)"
 	@echo "make lint       style, types and the layer rule"
 	@echo "make format     rewrite the sources in the project's style"
-	@echo "make bench      measure the simulator and the environments"
+	@echo "make bench      measure the simulator, the environments and learning"
 	@echo "make coverage   share of lines that the tests run; fails under 85 %"
 	@echo "make install    only make .venv and install into it"
 	@echo "make clean      remove what the other targets wrote, but .venv and runs/"
@@ -96,6 +96,7 @@ bench: $(INSTALLED)
 	$(BIN)/servegym bench policies
 	$(BIN)/servegym bench batch
 	$(BIN)/servegym bench elastic
+	$(BIN)/servegym bench training
 	$(BIN)/servegym bench peers
 
 # Compiled code is invisible to coverage, so all tests are run in plain Python that are not too slow for that.

@@ -1,4 +1,4 @@
-"""`servegym bench`: how fast the simulator and the environments are on this machine."""
+"""`servegym bench`: how fast the simulator, the environments and learning are on this machine."""
 
 import statistics
 import time
@@ -34,6 +34,7 @@ from servegym.experiments.benchmarks.first_call import environment_first_call, s
 from servegym.experiments.benchmarks.peers import measure_mocker, mocker_version
 from servegym.experiments.benchmarks.policies import SCENARIO_WITH, measure_policies
 from servegym.experiments.benchmarks.stream import measure_stream
+from servegym.experiments.benchmarks.training import PARTS, measure_training
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
 
@@ -61,6 +62,7 @@ COUNTS = (
     "policy_requests",
     "batch_requests",
     "elastic_requests",
+    "updates",
 )
 """Keys whose values must be at least 1."""
 
@@ -85,6 +87,7 @@ class BenchConfig:
     policy_requests: int = MISSING
     batch_requests: int = MISSING
     elastic_requests: int = MISSING
+    updates: int = MISSING
     first_call: bool = True
 
     def __post_init__(self) -> None:
@@ -224,6 +227,15 @@ def _show_elastic(answer: dict[str, Any], console: Console) -> None:
     )
 
 
+def _show_training(answer: dict[str, Any], console: Console) -> None:
+    title = f"PPO on {answer['scenario']}: one core, and where its time goes"
+    table = Table("learner", "environments", "decisions/s", *PARTS, "rest", title=title)
+    for found in answer["learners"]:
+        shares = (f"{found[part]:.0%}" for part in (*PARTS, "rest"))
+        table.add_row(found["name"], str(found["num_envs"]), f"{found['decisions_per_s']:,.0f}", *shares)
+    console.print(table)
+
+
 def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     """Requests per second by number of replicas, at the same load for each replica."""
     round_robin = {
@@ -335,6 +347,14 @@ def bench_elastic(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     }
 
 
+def bench_training(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
+    """Decisions per second that PPO learns from, beside Stable-Baselines3's own."""
+    return {
+        "learners": measure_training(scenario, settings.num_envs, settings.updates, settings.passes),
+        "scenario": scenario.name,
+    }
+
+
 BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {
     "simulator": bench_simulator,
     "env": bench_env,
@@ -343,6 +363,7 @@ BENCHES: dict[str, Callable[[Scenario, BenchConfig], dict[str, Any]]] = {
     "policies": bench_policies,
     "batch": bench_batch,
     "elastic": bench_elastic,
+    "training": bench_training,
 }
 """What can be measured."""
 
@@ -354,6 +375,7 @@ TABLES: dict[str, Callable[[dict[str, Any], Console], None]] = {
     "policies": _show_policies,
     "batch": _show_batch,
     "elastic": _show_elastic,
+    "training": _show_training,
 }
 """How it is shown."""
 

@@ -63,7 +63,7 @@ COMMANDS = {
     ),
     "validate": Command("how far the cost models are from measurements", "validate peers"),
     "data": Command("list, fetch and verify public traces and measurements", "data list"),
-    "bench": Command("measure the simulator and the environments", "bench simulator"),
+    "bench": Command("measure the simulator, the environments and learning", "bench simulator"),
 }
 
 COMPLETION_FLAGS = ("-sc", "--shell-completion", "--shell_completion")

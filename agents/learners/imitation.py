@@ -7,6 +7,7 @@ import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.utils import obs_as_tensor
 
+from servegym.agents.learners.process import set_up_learning
 from servegym.agents.policy import Policy
 
 Imitated = Literal["waits", "all"]
@@ -25,7 +26,7 @@ def imitate(model: MaskablePPO, teacher: Policy, num_decisions: int, imitated: I
     policy: Any = model.policy  # typed for flat observations only
     assert env is not None
     model.set_random_seed(model.seed)
-    torch.set_num_threads(1)
+    set_up_learning()
     observation: Any = env.reset()
     teacher.reset(env.num_envs, model.seed or 0)
     starts = np.ones(env.num_envs, np.bool_)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
@@ -18,6 +17,7 @@ from servegym.agents.learners.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from servegym.agents.learners.process import set_up_learning
 from servegym.agents.learners.rollouts import FastPPO
 from servegym.costmodels.errors import InputError
 
@@ -66,7 +66,7 @@ def _learn(model: Learner, training: Training, run_dir: Path, callbacks: Sequenc
     remaining = training["total_steps"] - model.num_timesteps
     if remaining <= 0:
         return model
-    torch.set_num_threads(1)  # measured fastest at this size, and sums come out the same anywhere
+    set_up_learning()
     # The stream belongs to the seed and the step at which it starts: a resumed run repeats no traffic.
     stream = np.random.SeedSequence((model.seed or 0, model.num_timesteps))
     model.set_random_seed(int(stream.generate_state(1)[0] >> 1))

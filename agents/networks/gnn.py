@@ -30,7 +30,8 @@ class MessageRound(nn.Module):
         """`request` (B, H), `replicas` (B, R, H), `share` (B, 1, R): a replica's weight in the mean."""
         mean = torch.bmm(share, replicas).squeeze(1)
         from_request = self.replica_from_request(request).unsqueeze(1)
-        new_replicas = torch.relu(self.replica_from_itself(replicas) + from_request)
+        # In place: these are the largest tensors of an update, and memory is what it waits for.
+        new_replicas = self.replica_from_itself(replicas).add_(from_request).relu_()
         new_request = torch.relu(self.request_from_itself(request) + self.request_from_replicas(mean))
         return new_request, new_replicas
 
@@ -53,7 +54,7 @@ class RouterGNN(RouterNetwork):
         legal_weight = legal.to(replicas.dtype)
         share = (legal_weight / legal_weight.sum(dim=1, keepdim=True).clamp(min=1.0)).unsqueeze(1)
         request_state = torch.relu(self.encode_request(request))
-        replica_state = torch.relu(self.encode_replica(replicas))
+        replica_state = self.encode_replica(replicas).relu_()
         for message_round in self.rounds:
             request_state, replica_state = message_round(request_state, replica_state, share)
         return self.score(replica_state).squeeze(-1), self.value(request_state).squeeze(-1)

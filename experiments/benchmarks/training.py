@@ -8,7 +8,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -16,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.ppo import build_ppo
+from servegym.agents.learners.process import set_up_learning
 from servegym.agents.learners.vec_env import SB3VecEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
@@ -86,7 +86,7 @@ def measure_training(scenario: Scenario, num_envs: int, updates: int, passes: in
     environment that does nothing (what no environment could make faster) and on Python environments one by
     one, with a network of the same width. Passes alternate, so a busy machine slows all; medians count.
     """
-    torch.set_num_threads(1)
+    set_up_learning()
     watched = {
         "servegym, mlp": _ours("mlp", scenario, num_envs),
         "servegym, gnn": _ours("gnn", scenario, num_envs),

@@ -74,6 +74,7 @@ SHORT_BENCH = (
     "policy_requests=100",
     "batch_requests=50",
     "elastic_requests=50",
+    "updates=1",
 )
 
 

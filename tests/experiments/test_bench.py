@@ -14,6 +14,7 @@ from servegym.experiments.bench import repeated, show
 from servegym.experiments.benchmarks.batch_serving import PLAIN, RATES_RPS
 from servegym.experiments.benchmarks.peers import mocker_version, write_mooncake
 from servegym.experiments.benchmarks.stream import CHUNK, poisson_chunks
+from servegym.experiments.benchmarks.training import PARTS
 from servegym.experiments.cli import main
 from tests.experiments.commands import FEW_REQUESTS, SHORT_BENCH, answer_of
 
@@ -85,6 +86,24 @@ def test_elastic_fleets_are_measured(capsys: pytest.CaptureFixture[str], folder:
     assert answer["decision_ms"] > 0
     show(answer)
     assert "1,000 requests waiting and 16 idle instances" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.compiled
+def test_learning_is_measured_with_where_its_time_goes(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    words = ("scenario=generated_8xh100", "num_envs=16")
+    answer = answer_of(capsys, "bench", "training", *SHORT_BENCH, *FEW_REQUESTS, *words)
+    assert [found["num_envs"] for found in answer["learners"]] == [16, 16, 16, 8]
+    for found in answer["learners"]:
+        shares = [found[part] for part in (*PARTS, "rest")]
+        assert all(0 < share < 1 for share in shares)
+        assert sum(shares) == pytest.approx(1.0)
+    mlp, gnn, nothing, _ = answer["learners"]
+    assert mlp["environment"] > nothing["environment"]
+    assert mlp["decisions_per_s"] > gnn["decisions_per_s"] > 0
+    show(answer)
+    assert "servegym, gnn" in capsys.readouterr().out
 
 
 @pytest.mark.compiled
