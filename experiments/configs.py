@@ -99,6 +99,7 @@ FROM_SCENARIO: dict[str, Callable[[Scenario], object]] = {
     "clock": lambda scenario: scenario.clock,
     "roles": lambda scenario: scenario.roles,
     "predicted_outputs": _predicted_outputs,
+    "mean_output_tokens": lambda scenario: scenario.traffic.mean_output_tokens,
 }
 """Parameters of routers and schedulers that no YAML gives: they are the scenario's."""
 
@@ -106,7 +107,7 @@ FROM_SCENARIO: dict[str, Callable[[Scenario], object]] = {
 def build_router(parameters: dict[str, object], scenario: Scenario) -> Router:
     """The router from its YAML: `name`, and the parameters published for it, checked against their types.
 
-    What a router must know of the fleet, `FROM_SCENARIO`, is added.
+    What a router must know of the scenario, `FROM_SCENARIO`, is added.
     """
     name, rest = _completed("router", ROUTERS, parameters, scenario)
     return make_router(name, **rest)

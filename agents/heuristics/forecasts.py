@@ -35,7 +35,7 @@ H100_LLAMA_8B = LinearClock(6.40661e-3, 1.67597e-5, 8.91959e-6, 5.57828e-8)
 
 
 def forecast_parameters(
-    clock: LinearClock, token_budget: int, block_size: int, mean_output_tokens: int = 0
+    clock: LinearClock, token_budget: int, block_size: int, mean_output_tokens: float = 0.0
 ) -> Array:
     """A router's constants, float64 (7,): the first of SETTING_COLUMNS. InputError where the clock is bad."""
     check_clock(clock)

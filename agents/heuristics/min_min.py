@@ -10,7 +10,7 @@ the lowest number.
 import numpy as np
 
 from servegym.agents.heuristics.forecasts import H100_LLAMA_8B, completion_s, forecast_parameters
-from servegym.agents.parameters import NonNegativeInt, PositiveInt
+from servegym.agents.parameters import PositiveFloat, PositiveInt
 from servegym.agents.published import Evidence, published
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.sim.llm.router import Array, Router, compiled_router
@@ -40,14 +40,13 @@ def choose(replicas: Array, request: Array, parameters: Array, memory: Array, ra
 def min_min(
     token_budget: PositiveInt = 2048,
     block_size: PositiveInt = 16,
-    mean_output_tokens: NonNegativeInt = 211,
+    mean_output_tokens: PositiveFloat = 211.0,
     clock: LinearClock = H100_LLAMA_8B,
 ) -> Router:
     """`token_budget` and `block_size` are the engine's; `clock` its iterations'.
 
     mean_output_tokens: of requests whose output is not predicted (211: mean of the Azure conversation trace
-    of 2023); 0: all must be predicted.
+    of 2023); a scenario gives that of its training part.
     """
     parameters = forecast_parameters(clock, token_budget, block_size, mean_output_tokens)
-    needs = frozenset[str]() if mean_output_tokens > 0 else frozenset({"predictions"})
-    return Router("min_min", choose, parameters, needs=needs)
+    return Router("min_min", choose, parameters)

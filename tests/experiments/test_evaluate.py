@@ -283,12 +283,14 @@ def test_a_scheduler_alone_is_for_one_replica() -> None:
         contender("sjf", "scheduler", load_scenario("generated_1xh100"))
 
 
-def test_routers_are_told_of_the_fleet() -> None:
-    """The clock of its iterations, the roles of its replicas; and nobody else tells them."""
+def test_routers_are_told_of_the_scenario() -> None:
+    """The clock of its iterations, what it asks on average, the roles of replicas; nobody else tells them."""
     slow = load_scenario("generated_8xh100", ("scenario.costmodel.cpu_overhead_s=1.0",))
     told = configured_router("predicted_ttft", slow).parameters
     np.testing.assert_array_equal(told, [*slow.clock, 2048, 16, 0])
     assert told[0] > 1.0 > load_scenario("generated_8xh100").clock.overhead_s
+    for name in ("marginal_latency", "min_min"):
+        assert configured_router(name, slow).parameters[-1] == slow.traffic.mean_output_tokens
     pools = load_scenario("disaggregated_4p4d")
     np.testing.assert_array_equal(configured_router("distserve", pools).parameters, [1] * 4 + [2] * 4)
     with pytest.raises(InputError, match="router.roles = .*: is the scenario's, must not be given"):

@@ -110,5 +110,5 @@ def test_ranges(make: Callable[..., Router]) -> None:
         make(token_budget=0)
     with pytest.raises(InputError, match="router.block_size = 0: must be at least 1"):
         make(block_size=0)
-    with pytest.raises(InputError, match="router.mean_output_tokens = -1: must be at least 0"):
-        make(mean_output_tokens=-1)
+    with pytest.raises(InputError, match="router.mean_output_tokens = 0: must be above 0"):
+        make(mean_output_tokens=0)

@@ -1,10 +1,7 @@
 """Marginal latency: where a request adds least to everyone's."""
 
-import pytest
-
 from servegym.agents.heuristics.marginal_latency import marginal_latency
 from servegym.agents.heuristics.min_min import min_min
-from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.linear import LinearClock
 from tests.agents.heuristics.rows import choice, rows_of
 
@@ -49,10 +46,3 @@ def test_ties_and_availability() -> None:
     assert choice(router, rows_of(3, waiting=[2, 1, 1]), prompt_tokens=5) == 1
     assert choice(router, rows_of(2, available=[0, 1], running=[0, 9]), prompt_tokens=5) == 1
     assert choice(router, rows_of(2, available=[0, 0]), prompt_tokens=5) == -1
-
-
-def test_without_a_mean_it_needs_predictions() -> None:
-    assert ROUTER.needs == frozenset()
-    assert marginal_latency(mean_output_tokens=0).needs == {"predictions"}
-    with pytest.raises(InputError, match="router.block_size = 0: must be at least 1"):
-        marginal_latency(block_size=0)

@@ -1,10 +1,7 @@
 """Min-min: where a request is complete soonest."""
 
-import pytest
-
 from servegym.agents.heuristics.min_min import min_min
 from servegym.agents.heuristics.predicted_ttft import predicted_ttft
-from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.linear import LinearClock
 from tests.agents.heuristics.rows import choice, rows_of
 
@@ -33,10 +30,3 @@ def test_ties_and_availability() -> None:
     assert choice(ROUTER, rows_of(3, waiting=[2, 1, 1]), prompt_tokens=5) == 1
     assert choice(ROUTER, rows_of(2, available=[0, 1], running=[0, 9]), prompt_tokens=5) == 1
     assert choice(ROUTER, rows_of(2, available=[0, 0]), prompt_tokens=5) == -1
-
-
-def test_without_a_mean_it_needs_predictions() -> None:
-    assert ROUTER.needs == frozenset()
-    assert min_min(mean_output_tokens=0).needs == {"predictions"}
-    with pytest.raises(InputError, match="router.mean_output_tokens = -3: must be at least 0"):
-        min_min(mean_output_tokens=-3)
