@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from servegym.agents.serving.schema import (
-    ACTION_MASK,
     DESCRIPTION_FILE,
     FILES,
     GOLDEN_FILE,
@@ -38,32 +37,31 @@ class ExportedPolicy:
     def reset(self, num_episodes: int, seed: int) -> None:
         """Nothing to do: the policy has no memory and draws nothing."""
 
-    def scores(self, observation: Mapping[str, np.ndarray], masks: np.ndarray | None = None) -> np.ndarray:
+    def scores(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Raw arrays by name, with a leading axis K, to scores (K, actions) float32; -1e9 where illegal.
 
-        masks: bool (K, actions), what is legal, for a level that is masked. InputError for missing arrays,
-        for other shapes, or for another fleet size where the policy is for one.
+        InputError for missing arrays, for other shapes, or for another fleet than the one it is for.
         """
-        given = {**observation, ACTION_MASK: masks} if self.level.masked else observation
-        arrays: dict[str, np.ndarray] = {
-            name: np.ascontiguousarray(given[name], np.bool_ if name == ACTION_MASK else np.float32)
-            for name in (*self.level.inputs, ACTION_MASK)
-            if given.get(name) is not None
+        arrays = {
+            name: np.ascontiguousarray(observation[name], np.float32)
+            for name in self.level.inputs
+            if name in observation
         }
         self._check_shapes({name: array.shape for name, array in arrays.items()})
         scores: np.ndarray = self._session.run(["logits"], arrays)[0]
         return scores
 
-    def act(self, observation: Mapping[str, np.ndarray], masks: np.ndarray | None = None) -> np.ndarray:
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """The action with the highest score for each of K observations, int64 (K,)."""
-        return np.asarray(self.scores(observation, masks).argmax(axis=1), dtype=np.int64)
+        return np.asarray(self.scores(observation).argmax(axis=1), dtype=np.int64)
 
     def _check_shapes(self, found: dict[str, tuple[int, ...]]) -> None:
         tables = [name for name, of in self.level.inputs.items() if of.rows == REPLICAS]
         seen = [size for name in tables for size in found.get(name, ())[1:2]]
         num_replicas = self.num_replicas or next(iter(seen), 1)
         count = next(iter(found.values()), (0,))[0]
-        if found != self.level.shapes(count, num_replicas):
+        due = {name: of.shape(count, num_replicas) for name, of in self.level.inputs.items()}
+        if found != due:
             words = (f"{name} {shape}" for name, shape in found.items())
             wanted = (
                 f"{name} ({', '.join(map(str, ('K', *each['shape'][1:])))})"
@@ -106,8 +104,7 @@ def check_golden(policy: ExportedPolicy, directory: Path) -> float:
     for key in (name for name in golden.files if name.startswith("logits_")):
         due, fleet_size = golden[key], key.removeprefix("logits_")
         observation = {name: golden[f"{name}_{fleet_size}"] for name in policy.level.inputs}
-        masks = golden[f"{ACTION_MASK}_{fleet_size}"] if policy.level.masked else None
-        scores = policy.scores(observation, masks)
+        scores = policy.scores(observation)
         legal = due > -1e8
         allowed = TOLERANCE * max(1.0, float(np.abs(due[legal]).max()))
         difference = float(np.abs(scores - due)[legal].max())
@@ -134,11 +131,11 @@ def _check_description(description: Any, path: Path) -> None:
     if description.get("level") not in LEVELS:
         raise InputError(f"{path}: level = {description.get('level')!r}: must be one of {', '.join(LEVELS)}")
     try:
-        for name, (_, expected) in LEVELS[description["level"]].inputs.items():
+        for name, of in LEVELS[description["level"]].inputs.items():
             found = tuple(feature["name"] for feature in description["inputs"][name]["features"])
-            if found != expected:
+            if found != of.features:
                 raise InputError(
-                    f"{path}: features of {name} are {', '.join(found)}; must be {', '.join(expected)}"
+                    f"{path}: features of {name} are {', '.join(found)}; must be {', '.join(of.features)}"
                 )
         fixed = description["num_replicas"]
         if not (fixed is None or isinstance(fixed, int)) or not isinstance(description["sha256"], str):

@@ -21,7 +21,6 @@ from servegym.agents.serving.artifact import check_golden, load_artifact, sha256
 from servegym.agents.serving.card import card
 from servegym.agents.serving.golden import fleet_sizes, golden_observation
 from servegym.agents.serving.schema import (
-    ACTION_MASK,
     CARD_FILE,
     DESCRIPTION_FILE,
     FILES,
@@ -36,7 +35,8 @@ from servegym.costmodels.output_folder import output_folder
 from servegym.envs.sim.llm.decision_view import ENGINE_COLUMNS, ROW_COLUMNS
 from servegym.envs.sim.llm.view import REPLICA_COLUMNS, REQUEST_COLUMNS, SETTING_COLUMNS
 
-COLUMNS = {
+COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
+    "level": (),
     "request": REQUEST_COLUMNS,
     "replicas": REPLICA_COLUMNS,
     "setting": SETTING_COLUMNS,
@@ -76,7 +76,7 @@ def export_policy(
 
 
 class _Scores(nn.Module):
-    """The network without its value, which only training needs, with illegal actions at the bottom."""
+    """The network without its value, which only training needs."""
 
     def __init__(self, network: ActionNetwork, level: str) -> None:
         super().__init__()
@@ -84,8 +84,9 @@ class _Scores(nn.Module):
         self.names = tuple(LEVELS[level].inputs)
 
     def forward(self, *arrays: Tensor) -> Tensor:
-        logits: Tensor = self.network(**dict(zip(self.names, arrays, strict=False)))[0]
-        return logits if len(arrays) == len(self.names) else logits.masked_fill(~arrays[-1], ILLEGAL_LOGIT)
+        observation = dict(zip(self.names, arrays, strict=True))
+        logits, _ = self.network.scores(self.network.prepare(observation))
+        return logits
 
 
 def _write_graph(network: ActionNetwork, level: str, path: Path) -> None:
@@ -95,8 +96,8 @@ def _write_graph(network: ActionNetwork, level: str, path: Path) -> None:
     example = golden_observation(level, network.num_replicas or 8)
     axes = []
     for name in example:
-        of_replicas = name in LEVELS[level].inputs and LEVELS[level].inputs[name].rows == REPLICAS
-        axes.append({0: batch, 1: replicas} if of_replicas and network.num_replicas is None else {0: batch})
+        of_replicas = LEVELS[level].inputs[name].rows == REPLICAS and network.num_replicas is None
+        axes.append({0: batch, 1: replicas} if of_replicas else {0: batch})
     with _quiet():
         program = torch.onnx.export(
             _Scores(network, level).eval(),
@@ -108,6 +109,9 @@ def _write_graph(network: ActionNetwork, level: str, path: Path) -> None:
             verbose=False,
         )
         assert program is not None
+        # Which lines of which files on this machine a node comes from is nobody's business.
+        for node in program.model.graph:
+            node.metadata_props.clear()
         program.save(path)
 
 
@@ -116,17 +120,14 @@ def _describe(
 ) -> dict[str, Any]:
     due, size = LEVELS[level], network.num_replicas or REPLICAS
     actions = [size if each == REPLICAS else each for each in due.actions]
-    num_actions = actions[0] if len(actions) == 1 else " + ".join(map(str, actions))
     inputs: dict[str, Any] = {}
-    for name, (rows, _) in due.inputs.items():
-        middle = [] if rows is None else [size if rows == REPLICAS else rows]
+    for name, of in due.inputs.items():
+        rows = [] if of.rows is None else [size if of.rows == REPLICAS else of.rows]
         inputs[name] = {
             "dtype": "float32",
-            "shape": ["batch", *middle, len(COLUMNS[name])],
+            "shape": ["batch", *rows, *([len(of.features)] if of.features else [])],
             "features": [_feature(name, column, unit) for column, unit in COLUMNS[name]],
         }
-    if due.masked:
-        inputs[ACTION_MASK] = {"dtype": "bool", "shape": ["batch", num_actions], "meaning": "True: legal"}
     return {
         "schema_version": SCHEMA_VERSION,
         "level": level,
@@ -135,7 +136,7 @@ def _describe(
         "normalisation": "inside the graph: inputs are in raw units",
         "action": {
             "output": "logits",
-            "shape": ["batch", num_actions],
+            "shape": ["batch", actions[0] if len(actions) == 1 else " + ".join(map(str, actions))],
             "rule": f"the action with the highest logit; {ILLEGAL_LOGIT:g} where illegal",
         },
         "num_replicas": network.num_replicas,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from servegym.agents.serving.schema import ACTION_MASK, LEVELS, REPLICAS
+from servegym.agents.serving.schema import LEVELS, REPLICAS
 from servegym.envs.sim.llm import decision_view, view
-from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, VISIBLE
+from servegym.envs.sim.llm.decisions import NUM_ROWS, VISIBLE
 
 NUM_GOLDEN = 64
 """Golden observations per fleet size."""
@@ -50,6 +50,7 @@ def plausible_observation(
 ) -> dict[str, np.ndarray]:
     """What a policy of a level reads: a leading axis K, idle to overloaded, at least one action legal."""
     arrays = {
+        "level": lambda: np.arange(num_observations, dtype=np.float32) % 2,
         "request": lambda: _request(rng, num_observations),
         "replicas": lambda: _replicas(rng, num_observations, num_replicas),
         "setting": lambda: _setting(rng, num_observations),
@@ -57,8 +58,11 @@ def plausible_observation(
         "requests": lambda: _requests(rng, num_observations),
     }
     observation = {name: arrays[name]() for name in LEVELS[level].inputs}
-    if LEVELS[level].masked:
-        observation[ACTION_MASK] = _action_mask(rng, observation)
+    if "level" in observation:
+        routing = observation["level"] == 0
+        observation["request"][~routing] = 0.0
+        observation["engine"][routing] = 0.0
+        observation["requests"][routing] = 0.0
     return observation
 
 
@@ -135,11 +139,3 @@ def _requests(rng: np.random.Generator, count: int) -> np.ndarray:
     rows[..., decision_view.LEGAL] = rng.random(shape) < 0.7
     rows[~there] = 0.0
     return rows
-
-
-def _action_mask(rng: np.random.Generator, observation: dict[str, np.ndarray]) -> np.ndarray:
-    """Rows are legal as they say; starts mostly, the last always."""
-    requests = observation["requests"]
-    starts = rng.random((len(requests), NUM_CHOICES - NUM_ROWS)) < 0.7
-    starts[:, -1] = True
-    return np.concatenate([requests[..., decision_view.LEGAL] > 0, starts], axis=1)

@@ -15,44 +15,30 @@ REPLICAS = "replicas"
 
 
 class Input(NamedTuple):
-    """An array that a policy reads, float32 in raw units, after the axis of the batch: (rows, features).
+    """An array that a policy reads, float32 in raw units: after the axis of the batch (rows, features).
 
-    rows: None for an array without that axis.
+    rows: None for an array without that axis. features: none for one number.
     """
 
     rows: int | str | None
     features: tuple[str, ...]
 
+    def shape(self, count: int, num_replicas: int) -> tuple[int, ...]:
+        """For a number of decisions in a fleet of a size."""
+        rows = [] if self.rows is None else [num_replicas if isinstance(self.rows, str) else self.rows]
+        return (count, *rows, *([len(self.features)] if self.features else []))
+
 
 class Level(NamedTuple):
-    """A kind of decision: what is decided, what is read, and what there is to choose from.
+    """A kind of decision: what is decided, what is read (which actions are legal follows), the actions.
 
-    actions: how many of each kind, in order; REPLICAS: one for each replica. masked: which of them are legal
-    is one more input, `action_mask`, bool (batch, actions); if not, the other inputs say it.
+    actions: how many of each kind, in order; REPLICAS: one for each replica.
     """
 
     decision: str
     inputs: dict[str, Input]
     actions: tuple[int | str, ...]
-    masked: bool
 
-    def shapes(self, count: int, num_replicas: int) -> dict[str, tuple[int, ...]]:
-        """Of the inputs for a number of decisions in a fleet of a size."""
-        rows = {
-            name: _sizes(() if of.rows is None else (of.rows,), num_replicas)
-            for name, of in self.inputs.items()
-        }
-        shapes = {name: (count, *rows[name], len(of.features)) for name, of in self.inputs.items()}
-        if self.masked:
-            shapes[ACTION_MASK] = (count, sum(_sizes(self.actions, num_replicas)))
-        return shapes
-
-
-def _sizes(sizes: tuple[int | str, ...], num_replicas: int) -> tuple[int, ...]:
-    return tuple(size if isinstance(size, int) else num_replicas for size in sizes)
-
-
-ACTION_MASK = "action_mask"
 
 REQUEST_FEATURES = ("prompt_tokens", "predicted_output_tokens", "gap_s", "priority")
 """Of the request to be routed; a unit ends the name."""
@@ -122,25 +108,26 @@ ROW_FEATURES = (
 )
 """Of a request of that engine: 32 that wait, then 32 that run."""
 
+ROUTER_INPUTS = {
+    "request": Input(None, REQUEST_FEATURES),
+    "replicas": Input(REPLICAS, REPLICA_FEATURES),
+    "setting": Input(None, SETTING_FEATURES),
+}
+
+SCHEDULER_INPUTS = {"engine": Input(None, ENGINE_FEATURES), "requests": Input(64, ROW_FEATURES)}
+
 LEVELS = {
-    "router": Level(
-        decision="which replica gets a request",
-        inputs={
-            "request": Input(None, REQUEST_FEATURES),
-            "replicas": Input(REPLICAS, REPLICA_FEATURES),
-            "setting": Input(None, SETTING_FEATURES),
-        },
-        actions=(REPLICAS,),
-        masked=False,
-    ),
+    "router": Level("which replica gets a request", ROUTER_INPUTS, (REPLICAS,)),
     "scheduler": Level(
-        decision="whom an engine admits or preempts, or that its next iteration starts",
-        inputs={"engine": Input(None, ENGINE_FEATURES), "requests": Input(64, ROW_FEATURES)},
-        actions=(68,),
-        masked=True,
+        "whom an engine admits or preempts, or that its next iteration starts", SCHEDULER_INPUTS, (68,)
+    ),
+    "two_level": Level(
+        "where level is 0 which replica gets a request, where it is 1 what a scheduler of an engine decides",
+        {"level": Input(None, ()), **ROUTER_INPUTS, **SCHEDULER_INPUTS},
+        (REPLICAS, 68),
     ),
 }
-"""By name; the actions are those of the environments `servegym/Routing-v0` and `servegym/Batching-v0`."""
+"""By name; the actions are those of Routing-v0, Batching-v0 and TwoLevel-v0."""
 
 GRAPH_FILE, DESCRIPTION_FILE, GOLDEN_FILE, CARD_FILE = "policy.onnx", "policy.json", "golden.npz", "card.md"
 FILES = (GRAPH_FILE, DESCRIPTION_FILE, GOLDEN_FILE, CARD_FILE)

@@ -19,7 +19,7 @@ Legal = npt.NDArray[np.bool_]
 class Scored(Protocol):
     """A policy that gives every action a score and takes the highest: networks, exported ones too."""
 
-    def scores(self, observation: Any, masks: Legal | None = None) -> npt.NDArray[np.float32]:
+    def scores(self, observation: Any) -> npt.NDArray[np.float32]:
         """(K, actions) from arrays with a leading axis K."""
 
 

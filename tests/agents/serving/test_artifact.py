@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from servegym.agents.networks.action_network import ActionNetwork
+from servegym.agents.networks.engine_scorer import EngineScorer
 from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.network_policy import NetworkPolicy
@@ -84,51 +84,40 @@ def test_description_says_what_a_serving_system_needs(gnn: tuple[RouterNetwork, 
         listed = description["inputs"][name]["features"]
         assert [(feature["name"], feature["unit"]) for feature in listed] == list(columns)
     assert description["num_replicas"] is None
+    assert b".py" not in (gnn[1] / "policy.onnx").read_bytes()  # where this machine keeps its sources
     assert {key: description["provenance"][key] for key in RUN_INFO} == RUN_INFO
 
 
 @pytest.mark.parametrize(
-    ("level", "environment"), [("router", "servegym/Routing-v0"), ("scheduler", "servegym/Batching-v0")]
+    ("level", "environment"),
+    [
+        ("router", "servegym/Routing-v0"),
+        ("scheduler", "servegym/Batching-v0"),
+        ("two_level", "servegym/TwoLevel-v0"),
+    ],
 )
 def test_schema_is_what_is_observed(level: str, environment: str) -> None:
     """Whoever changes what is observed raises SCHEMA_VERSION and changes the names beside it."""
     for name, of in schema.LEVELS[level].inputs.items():
         assert of.features == tuple(column for column, _ in COLUMNS[name])
-    spaces = gym.make(f"servegym.envs:{environment}", scenario="generated_1xh100")
-    assert isinstance(spaces.observation_space, gym.spaces.Dict)
-    shapes = schema.LEVELS[level].shapes(1, num_replicas=1)
-    mask = shapes.pop(schema.ACTION_MASK, None)
-    assert shapes == {name: (1, *(space.shape or ())) for name, space in spaces.observation_space.items()}
-    if mask is not None:
-        assert isinstance(spaces.action_space, gym.spaces.Discrete)
-        assert mask == (1, spaces.action_space.n)
+    spaces = gym.make(f"servegym.envs:{environment}", scenario="generated_1xh100").observation_space
+    assert isinstance(spaces, gym.spaces.Dict)
+    for name, of in schema.LEVELS[level].inputs.items():
+        assert of.shape(1, num_replicas=1) == (1, *(spaces[name].shape or ()))
 
 
-class RowScorer(ActionNetwork):
-    """Scores requests by their row, and starts by the engine."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.of_row = torch.nn.Linear(len(schema.ROW_FEATURES), 1)
-        self.of_engine = torch.nn.Linear(len(schema.ENGINE_FEATURES), 4)
-
-    def forward(self, engine: torch.Tensor, requests: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = self.of_row(requests.clamp(min=0).log1p()).squeeze(-1)
-        return torch.cat([rows, self.of_engine(engine.log1p())], dim=1), rows.sum(dim=1)
-
-
-def test_scheduler_artifact_keeps_to_what_is_legal(tmp_path: Path) -> None:
+def test_scheduler_artifact_decides_as_the_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = RowScorer().eval()
+    network = EngineScorer(hidden=8).eval()
+    torch.nn.init.orthogonal_(network.actor.score_row.weight)
     export_policy(network, "scheduler", RUN_INFO, tmp_path / "scheduler")
     policy = load_artifact(tmp_path / "scheduler")
     observation = plausible_observation("scheduler", np.random.default_rng(5), 30, 1)
-    masks = observation.pop(schema.ACTION_MASK)
-    actions = policy.act(observation, masks)
-    assert np.array_equal(actions, NetworkPolicy(network).act(observation, masks))
-    assert masks[np.arange(30), actions].all()
-    with pytest.raises(InputError, match=r"this policy takes engine .* and action_mask \(K, 68\)"):
-        policy.act(observation)
+    actions = policy.act(observation)
+    assert np.array_equal(actions, NetworkPolicy(network).act(observation))
+    assert len(set(actions.tolist())) > 3
+    with pytest.raises(InputError, match=r"this policy takes engine \(K, 13\) and requests \(K, 64, 12\)"):
+        policy.act({"engine": observation["engine"]})
 
 
 def test_normalisation_described_is_the_one_computed(gnn: tuple[RouterNetwork, Path]) -> None:
@@ -229,7 +218,7 @@ def test_changed_graph_is_refused(copy: Path) -> None:
     ("key", "value", "message"),
     [
         ("schema_version", 1, r"schema_version = 1: this servegym reads 3"),
-        ("level", "autoscaler", r"level = 'autoscaler': must be one of router, scheduler"),
+        ("level", "autoscaler", r"level = 'autoscaler': must be one of router, scheduler, two_level"),
         ("inputs", {}, r"incomplete or malformed at 'request'"),
         ("sha256", None, r"incomplete or malformed"),
     ],
