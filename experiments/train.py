@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 
 from servegym.agents.learners.algorithms import algorithm_of
+from servegym.agents.learners.callbacks import LoadCurriculum
 from servegym.agents.learners.checkpoint import checkpoints
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import Family, family_of, vector_of
@@ -24,6 +27,7 @@ from servegym.agents.learners.training import resume as resume_learning
 from servegym.agents.learners.training import train as learn
 from servegym.agents.learners.vec_env import SB3VecEnv
 from servegym.costmodels.errors import InputError
+from servegym.envs.scenario.traffic import Traffic
 from servegym.experiments import run_directory as files
 from servegym.experiments.configs import read_config
 from servegym.experiments.provenance import provenance
@@ -48,6 +52,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     scenarios = [family.scenario(config) for config in settings.scenarios]
     vec_env = SB3VecEnv(vector_of(family, settings.num_envs, scenarios))
     vec_env.reset()  # refuses traffic that cannot be had or cannot be served
+    curriculum = _curriculum(settings, scenarios)
     origin = {"scenario": settings.trained_on, **_sources(family, scenarios)}
     resumed = bool(checkpoints(run_dir))
     tensorboard = run_dir / files.TENSORBOARD_FOLDER
@@ -59,7 +64,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         raise InputError(f"run_dir = {run_dir}: cannot be written ({error.strerror})") from error
     _say(origin, settings, resumed)
     started, processor_started = time.monotonic(), time.process_time()
-    curve = [TrainingCurve(run_dir / files.CURVE_FILE, family.metrics)]
+    curve = [TrainingCurve(run_dir / files.CURVE_FILE, family.metrics), *curriculum]
     model: BaseAlgorithm
     if resumed:
         model = resume_learning(run_dir, vec_env, curve, tensorboard, algorithm.model(settings.agent))
@@ -128,6 +133,18 @@ def _sources(family: Family, scenarios: list[Any]) -> dict[str, Any]:
         "workload_source": ", ".join(dict.fromkeys(each["workload_source"] for each in sources)),
         "held_out": [each["held_out"] for each in sources if each["held_out"] is not None],
     }
+
+
+def _curriculum(settings: TrainConfig, scenarios: Sequence[Any]) -> list[BaseCallback]:
+    """What raises the rate of training episodes, if anything. InputError where there is no rate to raise."""
+    start_rate = settings.agent.start_rate
+    if start_rate == 1:
+        return []
+    traffics = [getattr(scenario, "traffic", None) for scenario in scenarios]
+    of_llm_serving = [traffic for traffic in traffics if isinstance(traffic, Traffic)]
+    if len(of_llm_serving) < len(traffics):
+        raise InputError(f"agent.start_rate = {start_rate}: must be 1 but for scenarios of LLM fleets")
+    return [LoadCurriculum(of_llm_serving, start_rate, settings.total_steps)]
 
 
 def _prepare(run_dir: Path, settings: TrainConfig, origin: dict[str, Any]) -> None:

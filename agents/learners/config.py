@@ -29,11 +29,13 @@ class PPOConfig:
     batch_size: int = 2048  # decisions per minibatch; divides n_steps times the number of environments
     n_epochs: int = 4  # passes over the decisions of an update
     gamma: float = 0.9  # discount per decision; a choice is felt for about as long as a prefill queue lasts
+    differential: bool = False  # the average-reward form: no discount, rewards against their average
     gae_lambda: float = 0.95  # generalised advantage estimation
     clip_range: float = 0.2  # how far the ratio of probabilities may move in one update
     ent_coef: float = 0.001  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # gradients are scaled down to this norm
+    start_rate: float = 1.0  # of the scenario's, the rate of the first episodes; see LoadCurriculum
 
     def __post_init__(self) -> None:
         _require(self.algorithm == "ppo", "algorithm", self.algorithm, "ppo with these keys")
@@ -48,7 +50,7 @@ class PPOConfig:
             _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
         for key in ("final_learning_rate", "ent_coef", "vf_coef"):
             _require(0 <= getattr(self, key) < math.inf, key, getattr(self, key), "at least 0 and finite")
-        for key in ("gamma", "gae_lambda"):
+        for key in ("gamma", "gae_lambda", "start_rate"):
             _require(0 < getattr(self, key) <= 1, key, getattr(self, key), "above 0 and at most 1")
 
 
@@ -69,6 +71,7 @@ class ReplayConfig:
     tau: float = 0.02  # part of the way that slow copies go in an update
     gamma: float = 0.9  # discount per decision
     max_grad_norm: float = 0.5  # gradients are scaled down to this norm
+    start_rate: float = 1.0  # of the scenario's, the rate of the first episodes; see LoadCurriculum
 
     def __post_init__(self) -> None:
         networks = [name for family in FAMILIES if not family.masked for name in family.networks]
@@ -83,7 +86,7 @@ class ReplayConfig:
             self.final_learning_rate,
             "at least 0 and finite",
         )
-        for key in ("tau", "gamma"):
+        for key in ("tau", "gamma", "start_rate"):
             _require(0 < getattr(self, key) <= 1, key, getattr(self, key), "above 0 and at most 1")
 
 

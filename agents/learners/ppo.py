@@ -7,7 +7,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from servegym.agents.learners.by_scenario import NormalisedByScenario
-from servegym.agents.learners.centring import CentredRewards
+from servegym.agents.learners.centring import CentredRewards, decisions_made
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import family_of
 from servegym.agents.learners.normalised_rewards import NormalisedRewards
@@ -28,9 +28,11 @@ def build_ppo(
     """A fresh PPO on `vec_env`; every draw of the network and the learner comes from `seed`.
 
     Rewards are divided by the running standard deviation of the discounted return and clipped to
-    [-10, 10], so that seconds of any size suit the same step sizes; observations stay raw. Episode
-    returns are logged as `vec_env` reports them, in its own unit. InputError where the batch size does not
-    divide the decisions of an update.
+    [-10, 10], so that seconds of any size suit the same step sizes; observations stay raw. Episode returns
+    are logged as `vec_env` reports them, in its own unit. In the differential form (Wan, Naik, Sutton, arXiv
+    2006.16318) rewards count against their average, and what follows is not discounted; `gamma` then only
+    says over how many decisions returns spread, by which rewards are divided. InputError where the batch size
+    does not divide the decisions of an update.
     """
     decisions = config.n_steps * vec_env.num_envs
     if decisions % config.batch_size:
@@ -39,11 +41,12 @@ def build_ppo(
             f"environments, {config.n_steps} x {vec_env.num_envs} = {decisions}"
         )
     family = family_of(config.network)
+    work = family.work or (decisions_made if config.differential else None)
     part_of = getattr(getattr(vec_env, "env", None), "part_of", None)
     if part_of is not None:
-        env: NormalisedRewards = NormalisedByScenario(vec_env, part_of, config.gamma)
-    elif family.work is not None:
-        env = CentredRewards(vec_env, family.work, config.gamma)
+        env: NormalisedRewards = NormalisedByScenario(vec_env, part_of, config.gamma, config.differential)
+    elif work is not None:
+        env = CentredRewards(vec_env, work, config.gamma)
     else:
         env = NormalisedRewards(vec_env, config.gamma)
     policy: Any = MaskedPolicy if family.masked else RouterPolicy
@@ -54,7 +57,7 @@ def build_ppo(
         n_steps=config.n_steps,
         batch_size=config.batch_size,
         n_epochs=config.n_epochs,
-        gamma=config.gamma,
+        gamma=1.0 if config.differential else config.gamma,
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
         ent_coef=config.ent_coef,

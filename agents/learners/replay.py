@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
+from servegym.agents.learners.by_scenario import NormalisedByScenario
 from servegym.agents.learners.config import ReplayConfig
+from servegym.agents.learners.normalised_rewards import NormalisedRewards
 from servegym.agents.learners.training import log_to
 from servegym.agents.networks.off_policy import ReplayPolicy
 from servegym.costmodels.errors import InputError
@@ -67,8 +71,28 @@ class ReplayLearner(OffPolicyAlgorithm):
         self.policy.set_training_mode(mode=True)
         self._update_learning_rate(list(self.policy.optimizers().values()))
         for _ in range(gradient_steps):
-            for name, value in self.update(buffer.sample(batch_size, self._vec_normalize_env)).items():
+            for name, value in self.update(buffer.sample(batch_size)).items():
                 self.logger.record(f"train/{name}", value)
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: Any,
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Remembers rewards as they were normalised when they came, which also several scenarios can be."""
+        following = new_obs
+        if dones.any():
+            following = {key: array.copy() for key, array in new_obs.items()}
+            for k in np.flatnonzero(dones):
+                for key, array in infos[k].get("terminal_observation", {}).items():
+                    following[key][k] = array
+        last: Any = self._last_obs
+        replay_buffer.add(last, following, buffer_action, reward, dones, infos)
+        self._last_obs = new_obs
 
     def update(self, batch: ReplayBufferSamples) -> dict[str, float]:
         """One step from a batch of decisions, and what to log of it."""
@@ -105,7 +129,11 @@ def build_replay_learner(
             f"agent.warm_up, and one of each of the {vec_env.num_envs} environments"
         )
     options = {"network": config.network, "hidden": config.hidden, "layers": config.layers}
-    env = VecNormalize(vec_env, norm_obs=False, clip_reward=10.0, gamma=config.gamma)
+    part_of = getattr(getattr(vec_env, "env", None), "part_of", None)
+    if part_of is None:
+        env = NormalisedRewards(vec_env, config.gamma)
+    else:
+        env = NormalisedByScenario(vec_env, part_of, config.gamma)
     model = learner(policy, env, config, seed, options)
     log_to(model, tensorboard_dir)
     return model

@@ -75,10 +75,12 @@ class Traffic:
 
     fits: which requests of a workload fit somewhere, bool (N,).
     `source` says where they come from: the trace's file, or the generator's fitted parameters. `held_out`
-    is the test part of a trace; None with a generator, whose streams never meet.
+    is the test part of a trace; None with a generator, whose streams never meet. training_rate: what the rate
+    of training episodes yet to come is multiplied by, for who trains on light load first.
     """
 
     held_out: HeldOut | None
+    training_rate: float = 1.0
 
     def __init__(self, config: WorkloadConfig, episode: EpisodeConfig, fits: Fits) -> None:
         self.config = config
@@ -111,7 +113,7 @@ class Traffic:
         traffic_seed, prediction_seed, client_seed, session_seed = seed.spawn(4)
         rng = np.random.default_rng(traffic_seed)
         spread = self.episode.rate_spread
-        rate_factor = rng.uniform(1 - spread, 1 + spread)
+        rate_factor = self.training_rate * rng.uniform(1 - spread, 1 + spread)
         if self._stretches is None:
             begin_s = 0.0 if self.config.period_s is None else rng.uniform(0, self.config.period_s)
             workload = self._generate(self.episode.requests, rate_factor, traffic_seed, begin_s)
