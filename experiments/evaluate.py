@@ -26,11 +26,24 @@ from servegym.experiments.evaluation.contenders import contender, kind_of, scena
 from servegym.experiments.evaluation.plots import PLOTS, draw_plots
 from servegym.experiments.evaluation.report import Report, write_report
 from servegym.experiments.evaluation.statistics import FEWEST_SEEDS
+from servegym.experiments.evaluation.suites import evaluate_suite, show_suite
 from servegym.experiments.evaluation.tables import tables
 from servegym.experiments.provenance import versions
 
 TABLE_WIDTH = 130
 """Characters for the tables where no terminal says how wide it is."""
+
+DEFAULT_POLICIES = (
+    "random",
+    "round_robin",
+    "power_of_two",
+    "jsq",
+    "least_outstanding_tokens",
+    "lowest_kv_use",
+    "sal",
+    "predicted_ttft",
+)
+"""Policies compared on a scenario unless told otherwise."""
 
 FILES = ("results.csv", "summary.csv", "comparisons.csv", "report.html", *PLOTS)
 """What an evaluation writes."""
@@ -41,13 +54,13 @@ class EvaluateConfig:
     """Schema of `conf/evaluate.yaml`."""
 
     scenario: Any = MISSING  # missing: the one the only run was trained on
-    policies: list[str] = MISSING
+    policies: list[str] | None = None
     rebalancer: Any = None
     run_dir: str | None = None
     seeds: Any = MISSING  # a number of seeds, or a list of them
     baseline: str = MISSING
     out: str | None = None
-    suite: Suite | None = None
+    suite: Suite | None = None  # instead of a scenario; claims instead of policies too
     claims: list[str] | None = None
 
 
@@ -56,8 +69,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     Returns scenario, workload_source, seeds, baseline, of each policy its scheduler (None: the engine's own)
     and each metric's iqm, low and high, the comparisons, and the paths `report` and `out`. InputError for
-    anything that cannot be evaluated, before the first simulation. With `suite`: what `run_claims` returns;
-    with a run that was trained to batch: what `evaluate_batching` returns.
+    anything that cannot be evaluated, before the first simulation. With `suite`: what `evaluate_suite` or
+    `run_claims` returns; with a run that was trained to batch: what `evaluate_batching` returns.
     """
     if OmegaConf.is_missing(config, "scenario"):
         config = config.copy()
@@ -106,12 +119,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 def show(answer: dict[str, Any]) -> None:
     """Prints the tables."""
-    if "suite" in answer:
+    if answer.get("suite") == "claims":
         show_claims(answer)
         return
     console = Console()
     if not console.is_terminal:
         console.width = TABLE_WIDTH
+    if "suite" in answer:
+        show_suite(answer, console)
+        return
     if "environment" in answer:
         show_batching(answer, console)
         return
@@ -122,18 +138,26 @@ def show(answer: dict[str, Any]) -> None:
 
 
 def _run_suite(settings: EvaluateConfig) -> dict[str, Any]:
-    if settings.suite is None or settings.suite.name != "claims":
-        given = None if settings.suite is None else settings.suite.name
-        raise InputError(f"suite = {given}: must be claims, or null without claims")
-    for key in ("scenario", "rebalancer", "run_dir"):
+    name = settings.suite.name if settings.suite else None
+    if settings.claims is not None and name != "claims":
+        raise InputError(f"suite = {name}: must be claims, or null without claims")
+    for key in ("scenario", "rebalancer"):
         if getattr(settings, key) is not None:
-            raise InputError(f"{key}: must not be given with suite=claims, whose claims have their own")
-    return run_claims(settings.claims, Path(settings.out) if settings.out else OUT, PAPERS)
+            raise InputError(f"{key}: must not be given with suite={name}, which has its own")
+    if settings.suite is None or settings.suite.name == "claims":
+        if settings.run_dir is not None:
+            raise InputError("run_dir: must not be given with suite=claims, whose claims have their own")
+        return run_claims(settings.claims, Path(settings.out) if settings.out else OUT, PAPERS)
+    policies = list(settings.policies or [])
+    if settings.run_dir is not None:
+        policies.append(settings.run_dir)
+    out = Path(settings.out or f"runs/evaluate/suite_{name}")
+    return evaluate_suite(settings.suite, policies, read_seeds(settings.seeds, FEWEST_SEEDS), out, _command())
 
 
 def _kinds(settings: EvaluateConfig) -> dict[str, str]:
     """What each policy is, in order: the baseline first unless it is listed, `run_dir` last."""
-    names = list(settings.policies)
+    names = list(DEFAULT_POLICIES if settings.policies is None else settings.policies)
     if settings.baseline not in (*names, settings.run_dir):
         names.insert(0, settings.baseline)
     kinds = {name: kind_of(name) for name in names}
