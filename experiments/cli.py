@@ -50,7 +50,7 @@ COMMANDS = {
     ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
     "explain": Command(
-        "what a trained router looks at, and whom it agrees with",
+        "what a trained policy looks at, and whom it agrees with",
         "explain policy=runs/demo scenario=azure_conv_8xh100 out=runs/explanation",
     ),
     "predictor": Command(

@@ -1,4 +1,4 @@
-"""`servegym explain`: what a trained router looks at, whom it agrees with, what it does in a busy minute."""
+"""`servegym explain`: what a trained policy looks at, whom it agrees with, what it does in a busy minute."""
 
 import csv
 import json
@@ -16,10 +16,18 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
+from servegym.envs.suites import Suite
 from servegym.experiments.configs import read_config
 from servegym.experiments.evaluation.contenders import kind_of
 from servegym.experiments.explanation.agreement import Agreement, agreements, choices_of, same_choice
-from servegym.experiments.explanation.decisions import Decisions, Scored, routing_decisions
+from servegym.experiments.explanation.decisions import (
+    Decisions,
+    Scored,
+    routing_decisions,
+    scheduling_decisions,
+)
+from servegym.experiments.explanation.engine_picture import draw_engine
+from servegym.experiments.explanation.orders import order_agreements
 from servegym.experiments.explanation.page import write_page
 from servegym.experiments.explanation.picture import busiest_decisions, busiest_minute, draw
 from servegym.experiments.explanation.sensitivity import Sensitivity, margin_gradients, sensitivities
@@ -38,17 +46,32 @@ class ExplainConfig:
     """Schema of `conf/explain.yaml`."""
 
     policy: str = MISSING
-    scenario: ScenarioConfig = MISSING
+    scenario: Any = None
+    suite: Suite | None = None
+    entry: str | None = None
     seed: int = 0
-    out: str = MISSING
+    out: str | None = None
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"seed = {self.seed}: must be at least 0")
+        if (self.scenario is None) == (self.suite is None):
+            raise InputError("scenario: must be given, or else suite and entry")
+        if (self.entry is None) != (self.suite is None):
+            raise InputError("entry: must be given with suite, and only with it")
+        if self.scenario is not None and not isinstance(self.scenario, ScenarioConfig):
+            raise InputError(f"scenario = {self.scenario.name}: must be of LLM fleets")
+
+    def build(self) -> Scenario:
+        """What the policy is played on."""
+        if self.suite is None:
+            return Scenario(self.scenario)
+        assert self.entry is not None
+        return self.suite.build(self.entry)
 
 
 class _Policy(NamedTuple):
-    """A trained policy, what it is a network of (None: not at hand), and what it decides."""
+    """A trained policy, the network that it is (None: not at hand), and what it decides."""
 
     policy: Scored
     network: Any
@@ -56,21 +79,27 @@ class _Policy(NamedTuple):
 
 
 def explain(config: DictConfig) -> dict[str, Any]:
-    """Lets the policy route the test workload of a seed, and writes what its decisions say to `out`.
+    """Plays the test workload of a seed with a router or scheduler; what its decisions say goes to `out`.
 
-    Returns policy, scenario, seed, decisions, of each feature its sensitivity, of each router its agreement,
-    `left_out` (why a router could not be asked) and out. InputError for a policy that is no trained router.
+    Returns policy, level, scenario, seed, decisions, of each feature its sensitivity, of each rule its
+    agreement, `left_out` (why a router could not be asked) and out. InputError for a policy that is neither.
     """
     settings = read_config(config, ExplainConfig)
-    out = Path(settings.out)
+    policy, network, level = _load(settings.policy)
+    scenario = settings.build()
+    out = Path(settings.out or f"runs/explain/{scenario.name}")
     check_replaceable(out, FILES)
-    policy, network, _ = _load(settings.policy)
-    scenario = Scenario(settings.scenario)
-    decisions = routing_decisions(policy, scenario, [scenario.traffic.test_workload(settings.seed)])
+    workloads = [scenario.traffic.test_workload(settings.seed)]
+    if level == "router":
+        decisions = routing_decisions(policy, scenario, workloads)
+        agreed, left_out = agreements(decisions, scenario, settings.seed)
+    else:
+        decisions = scheduling_decisions(policy, scenario, workloads)
+        agreed, left_out = order_agreements(decisions), {}
     found = _sensitivities(policy, network, decisions, settings.seed)
-    agreed, left_out = agreements(decisions, scenario, settings.seed)
     answer = {
         "policy": settings.policy,
+        "level": level,
         "scenario": scenario.name,
         "workload_source": scenario.traffic.source,
         "seed": settings.seed,
@@ -79,12 +108,15 @@ def explain(config: DictConfig) -> dict[str, Any]:
         "agreements": [each._asdict() for each in agreed],
         "left_out": left_out,
     }
+    title = f"{settings.policy} on {scenario.name}, seed {settings.seed}"
     with output_folder(out, FILES) as folder:
         (folder / ANSWER_FILE).write_text(json.dumps(json.loads(to_json(answer)), indent=2) + "\n")
         _write_csv(folder / SENSITIVITY_FILE, Sensitivity._fields, found)
         _write_csv(folder / AGREEMENT_FILE, Agreement._fields, agreed)
-        title = f"{settings.policy} on {scenario.name}, seed {settings.seed}"
-        _draw(decisions, scenario, agreed[0].router, settings.seed, title, folder / PICTURE_FILE)
+        if level == "router":
+            _draw_fleet(decisions, scenario, agreed[0].rule, settings.seed, title, folder / PICTURE_FILE)
+        else:
+            draw_engine(decisions.at(busiest_minute(decisions)), title, folder / PICTURE_FILE)
         write_page(answer, PICTURE_FILE, folder / PAGE_FILE)
     return {**answer, "out": str(out)}
 
@@ -97,7 +129,7 @@ def show(answer: dict[str, Any]) -> None:
         console.print(f"  {each['changed']:6.1%} of choices change without {each['input']}.{each['feature']}")
     for each in answer["agreements"][:5]:
         console.print(
-            f"  {each['share']:6.1%} of choices are those of {each['router']}, "
+            f"  {each['share']:6.1%} of choices are those of {each['rule']}, "
             f"{each['by_chance']:.1%} by chance"
         )
     console.print(f"Written: {answer['out']} ({', '.join(FILES)})")
@@ -118,8 +150,8 @@ def _load(name: str) -> _Policy:
 
         policy, origin = load_run_policy(Path(name))
         found = _Policy(policy, policy.network, family_of(origin["network"]).level)
-    if found.level != "router":
-        raise InputError(f"policy = {name}: decides as {found.level or 'something else'}; must be a router")
+    if found.level not in ("router", "scheduler"):
+        raise InputError(f"policy = {name}: is of {found.level or 'another kind'}; must route or schedule")
     return found
 
 
@@ -136,7 +168,9 @@ def _sensitivities(policy: Scored, network: Any, decisions: Decisions, seed: int
     return sensitivities(policy, few, columns, gradients, rng)
 
 
-def _draw(decisions: Decisions, scenario: Scenario, against: str, seed: int, title: str, path: Path) -> None:
+def _draw_fleet(
+    decisions: Decisions, scenario: Scenario, against: str, seed: int, title: str, path: Path
+) -> None:
     minute = decisions.at(busiest_minute(decisions))
     within = busiest_decisions(minute)
     same = same_choice(minute, choices_of(against, minute, scenario, seed))

@@ -13,14 +13,14 @@ from servegym.experiments.explanation.decisions import Decisions
 
 
 class Agreement(NamedTuple):
-    """Of a policy with one router.
+    """Of a policy with one rule.
 
-    share: of decisions at which the router would have chosen the same replica, or one that looks just like
-    it. by_chance: the same of a replica drawn among those available. above_chance: (share - by_chance) / (1 -
+    share: of decisions at which the rule would have chosen the same, or what looks just like it. by_chance:
+    the same of one drawn among those it could have chosen. above_chance: (share - by_chance) / (1 -
     by_chance), 1 for the same choices, 0 for unrelated ones.
     """
 
-    router: str
+    rule: str
     share: float
     by_chance: float
     above_chance: float
@@ -32,7 +32,6 @@ def agreements(decisions: Decisions, scenario: Scenario, seed: int) -> tuple[lis
     Routers with a memory remember what they would have chosen themselves.
     """
     same = same_replicas(decisions)
-    by_chance = float(((same & decisions.legal).sum(axis=1) / decisions.legal.sum(axis=1)).mean())
     found, left_out = [], {}
     for name in ROUTERS:
         try:
@@ -40,9 +39,18 @@ def agreements(decisions: Decisions, scenario: Scenario, seed: int) -> tuple[lis
         except InputError as error:
             left_out[name] = str(error)
             continue
-        share = float(same_choice(decisions, choices).mean())
-        found.append(Agreement(name, share, by_chance, (share - by_chance) / (1 - by_chance)))
+        found.append(agreement_of(name, same, decisions.legal, choices))
     return sorted(found, key=lambda each: each.share, reverse=True), left_out
+
+
+def agreement_of(
+    rule: str, same: npt.NDArray[np.bool_], legal: npt.NDArray[np.bool_], choices: npt.NDArray[np.int64]
+) -> Agreement:
+    """same: bool (N, A), the policy's choices and what is as good. legal: likewise. choices: of the rule."""
+    share = float(same[np.arange(len(choices)), choices].mean())
+    by_chance = float(((same & legal).sum(axis=1) / legal.sum(axis=1)).mean())
+    above = (share - by_chance) / (1 - by_chance) if by_chance < 1 else 1.0
+    return Agreement(rule, share, by_chance, above)
 
 
 def same_replicas(decisions: Decisions) -> npt.NDArray[np.bool_]:

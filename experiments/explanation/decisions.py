@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from servegym.envs.batching.episodes import BatchingEpisodes
+from servegym.envs.batching.observation import observation_of
 from servegym.envs.routing.fleet_episodes import routing_episodes
 from servegym.envs.scenario import Scenario
 from servegym.envs.workloads import Workload
+
+MOST = 20_000
+"""Decisions of a scheduler that are kept, of a workload: each is some kilobytes."""
 
 Observation = dict[str, npt.NDArray[np.float32]]
 
@@ -53,21 +58,53 @@ class Decisions:
 
 def routing_decisions(policy: Scored, scenario: Scenario, workloads: Sequence[Workload]) -> Decisions:
     """What `policy` decides while it routes each of the workloads, one after another."""
-    rows: list[tuple[int, float, dict[str, Any], Any, int]] = []
+    rows: list[_Row] = []
     for number, workload in enumerate(workloads):
         episodes = routing_episodes(scenario, 1, workload.num_requests)
         episodes.begin(0, workload)
         while not episodes.finished[0]:
-            legal = episodes.legal_actions()[0].copy()
-            action = int(policy.scores(episodes.observation)[0].argmax())
-            seen = {name: array[0].copy() for name, array in episodes.observation.items()}
-            rows.append((number, float(episodes.episodes[0].now_s), seen, legal, action))
-            episodes.step(np.array([action]))
-    numbers, times_s, observations, legal_rows, actions = zip(*rows, strict=True)
+            now_s, legal = float(episodes.episodes[0].now_s), episodes.legal_actions()[0].copy()
+            rows.append(_decide(policy, number, now_s, episodes.observation, legal))
+            episodes.step(np.array([rows[-1].action]))
+    return _stack(rows)
+
+
+def scheduling_decisions(policy: Scored, scenario: Scenario, workloads: Sequence[Workload]) -> Decisions:
+    """What `policy` decides while it schedules the one replica, the first MOST decisions of each workload."""
+    rows: list[_Row] = []
+    for number, workload in enumerate(workloads):
+        episodes = BatchingEpisodes(scenario, 1, workload.num_requests)
+        episodes.begin(0, workload)
+        observation = observation_of(episodes.rows, flat=False)
+        for _ in range(MOST):
+            if episodes.finished[0]:
+                break
+            now_s = float(episodes.fleet.replicas[0].clock_s)
+            rows.append(_decide(policy, number, now_s, observation, episodes.legal_actions()[0]))
+            episodes.step(np.array([rows[-1].action]))
+    return _stack(rows)
+
+
+class _Row(NamedTuple):
+    workload: int
+    time_s: float
+    observation: Observation
+    legal: Legal
+    action: int
+
+
+def _decide(policy: Scored, workload: int, now_s: float, observation: Observation, legal: Legal) -> _Row:
+    action = int(policy.scores(observation)[0].argmax())
+    seen = {name: array[0].copy() for name, array in observation.items()}
+    return _Row(workload, now_s, seen, legal, action)
+
+
+def _stack(rows: list[_Row]) -> Decisions:
+    workloads, times_s, observations, legal, actions = zip(*rows, strict=True)
     return Decisions(
-        np.array(numbers),
+        np.array(workloads),
         np.array(times_s),
         {name: np.stack([each[name] for each in observations]) for name in observations[0]},
-        np.stack(legal_rows),
+        np.stack(legal),
         np.array(actions, np.int64),
     )

@@ -13,8 +13,8 @@ LOOKS_AT = (
 """Of the first table."""
 
 AGREES = (
-    "Of its decisions, those at which a router would have chosen the same replica or one that looks just "
-    "like it; by chance: a replica drawn among those available."
+    "Of its decisions, of a scheduler its choices among those who can be admitted: at how many a rule would "
+    "have chosen the same, or one that looks just like it; by chance: one drawn among those possible."
 )
 """Of the second."""
 
@@ -39,9 +39,9 @@ def write_page(answer: dict[str, Any], picture: str, path: Path) -> None:
     if constant:
         lines += [f"Always the same here, so nothing is known of them: {', '.join(constant)}.", ""]
     lines += ["## Whom it agrees with", AGREES, ""]
-    lines += table([["router", "same choice", "by chance", "above chance"], *agreed])
+    lines += table([["rule", "same choice", "by chance", "above chance"], *agreed])
     lines += ["", *(f"- {router} was not asked: {why}" for router, why in answer["left_out"].items())]
-    lines += ["", "## A busy minute", f"![Replicas as lanes over time, and where requests went]({picture})"]
+    lines += ["", "## A busy minute", f"![What was decided in a busy minute]({picture})"]
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -52,7 +52,7 @@ def _sensitivity_row(each: dict[str, Any]) -> list[str]:
 
 def _agreement_row(each: dict[str, Any]) -> list[str]:
     shares = (each[key] for key in ("share", "by_chance", "above_chance"))
-    return [each["router"], *(f"{share:.1%}" for share in shares)]
+    return [each["rule"], *(f"{share:.1%}" for share in shares)]
 
 
 def _name(each: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ SMALLEST, LARGEST = 8.0, 150.0
 def busiest_minute(decisions: Decisions) -> npt.NDArray[np.int64]:
     """Indices of the decisions in the busiest LENGTH_S of the first workload, or in all of a shorter one.
 
-    Busy is a window that begins with a decision by the requests on the fleet, on average over its decisions.
+    Busy is a window that begins with a decision by the requests there, on average over its decisions.
     """
     first = np.flatnonzero(decisions.workload == decisions.workload[0])
     times_s = decisions.time_s[first]
@@ -87,7 +87,11 @@ def _load(decisions: Decisions) -> npt.NDArray[np.float64]:
 def _mean_load(
     decisions: Decisions, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    total = np.concatenate([[0.0], np.cumsum(_load(decisions).sum(axis=1))])
+    if "engine" in decisions.observation:
+        load = decisions.observation["engine"][:, :2].sum(axis=1, dtype=np.float64)  # running and waiting
+    else:
+        load = _load(decisions).sum(axis=1)
+    total = np.concatenate([[0.0], np.cumsum(load)])
     mean: npt.NDArray[np.float64] = (total[ends] - total[starts]) / (ends - starts)
     return mean
 

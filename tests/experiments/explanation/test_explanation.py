@@ -62,7 +62,7 @@ def test_decisions_are_those_of_the_policy(scenario: Scenario, decisions: Decisi
 
 def test_jsq_agrees_with_jsq(scenario: Scenario, decisions: Decisions) -> None:
     found, left_out = agreements(decisions, scenario, seed=0)
-    by_name = {each.router: each for each in found}
+    by_name = {each.rule: each for each in found}
     assert by_name["jsq"].share == by_name["jsq"].above_chance == 1.0
     assert by_name["random"].share == pytest.approx(by_name["random"].by_chance, abs=0.12)
     assert all(each.share <= 1.0 for each in found)
