@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
 from servegym.agents.learners.families import FAMILIES, family_of
+from servegym.agents.networks.build import MIXTURES
 from servegym.agents.serving.export import export_policy
 from servegym.agents.serving.schema import FILES
 from servegym.agents.zoo import PREFIX, ZOO
@@ -49,6 +50,8 @@ def export(config: DictConfig) -> dict[str, Any]:
     if level is None:
         exported = ", ".join(family.environment for family in FAMILIES if family.level)
         raise InputError(f"run_dir = {run_dir}: is of {origin['network']}; must be of {exported}")
+    if origin["network"] in MIXTURES:
+        raise InputError(f"run_dir = {run_dir}: is of {origin['network']}, which needs the routers it mixes")
     if settings.zoo is None:
         out = Path(settings.out) if settings.out else run_dir / "export"
         name = str(out)

@@ -16,6 +16,16 @@ UNKNOWN = -1.0
 """In place of what an observation does not have: who a request is, and columns of routers."""
 
 
+def as_router_sees(observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+    """Float64 rows (K, R, ROUTER_REPLICA_FEATURES) and (K, ROUTER_REQUEST_FEATURES) from observations."""
+    seen = observation["replicas"]
+    replicas = np.full((*seen.shape[:2], ROUTER_REPLICA_FEATURES), UNKNOWN)
+    replicas[:, :, :REPLICA_FEATURES] = seen
+    request = np.full((len(replicas), ROUTER_REQUEST_FEATURES), UNKNOWN)
+    request[:, :REQUEST_FEATURES] = observation["request"]
+    return replicas, request
+
+
 class HeuristicPolicy:
     """Runs a router's `choose` on the observations of K episodes.
 
@@ -41,11 +51,7 @@ class HeuristicPolicy:
 
     def act(self, observation: Observation) -> np.ndarray:
         """int64 (K,): the router's choice in each episode."""
-        seen = observation["replicas"]
-        replicas = np.full((*seen.shape[:2], ROUTER_REPLICA_FEATURES), UNKNOWN)
-        replicas[:, :, :REPLICA_FEATURES] = seen
-        request = np.full((len(replicas), ROUTER_REQUEST_FEATURES), UNKNOWN)
-        request[:, :REQUEST_FEATURES] = observation["request"]
+        replicas, request = as_router_sees(observation)
         router = self.router
         if not self._memory:
             self._memory = [router.new_memory(replicas.shape[1]) for _ in replicas]

@@ -8,10 +8,12 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from servegym.agents.learners.config import DiscreteSACConfig, DoubleDQNConfig, PPOConfig
+from servegym.agents.learners.config import DiscreteSACConfig, DoubleDQNConfig, ImproperConfig, PPOConfig
 from servegym.agents.learners.discrete_sac import DiscreteSAC, build_discrete_sac
 from servegym.agents.learners.double_dqn import DoubleDQN, build_double_dqn
+from servegym.agents.learners.improper import build_improper
 from servegym.agents.learners.ppo import build_ppo, ppo_for
+from servegym.agents.learners.rollouts import FastA2C
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ ALGORITHMS = {
     "ppo": Algorithm(PPOConfig, build_ppo, lambda config: ppo_for(config.network)),
     "discrete_sac": Algorithm(DiscreteSACConfig, build_discrete_sac, lambda config: DiscreteSAC),
     "double_dqn": Algorithm(DoubleDQNConfig, build_double_dqn, lambda config: DoubleDQN),
+    "improper": Algorithm(ImproperConfig, build_improper, lambda config: FastA2C),
 }
 """By the value of `agent.algorithm`."""
 

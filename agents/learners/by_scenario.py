@@ -4,7 +4,7 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv
 
-from servegym.agents.learners.centring import MEMORY
+from servegym.agents.learners.centring import MEMORY, CentredRewards, decisions_made
 from servegym.agents.learners.normalised_rewards import NormalisedRewards
 
 
@@ -40,3 +40,16 @@ class NormalisedByScenario(NormalisedRewards):
         scaled = (reward - self.means[self.part_of]) / np.sqrt(variances[self.part_of] + self.epsilon)
         clipped: np.ndarray = np.clip(scaled, -self.clip_reward, self.clip_reward).astype(reward.dtype)
         return clipped
+
+
+def normalised(vec_env: VecEnv, gamma: float, centred: bool = False) -> NormalisedRewards:
+    """Rewards of `vec_env` on one scale, by scenario where its environments are of several.
+
+    centred: whether they count against their average.
+    """
+    part_of = getattr(getattr(vec_env, "env", None), "part_of", None)
+    if part_of is not None:
+        return NormalisedByScenario(vec_env, part_of, gamma, centred)
+    if centred:
+        return CentredRewards(vec_env, decisions_made, gamma)
+    return NormalisedRewards(vec_env, gamma)

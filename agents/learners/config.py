@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from servegym.agents.learners.families import FAMILIES, family_of
-from servegym.agents.networks.build import NETWORKS
+from servegym.agents.networks.build import MIXTURES, NETWORKS
 from servegym.costmodels.errors import InputError
 
 
@@ -74,7 +74,8 @@ class ReplayConfig:
     start_rate: float = 1.0  # of the scenario's, the rate of the first episodes; see LoadCurriculum
 
     def __post_init__(self) -> None:
-        networks = [name for family in FAMILIES if not family.masked for name in family.networks]
+        unmasked = [name for family in FAMILIES if not family.masked for name in family.networks]
+        networks = [name for name in unmasked if name not in MIXTURES]  # whose scores are no values
         _require(self.network in networks, "network", self.network, f"one of {', '.join(networks)}")
         for key in ("hidden", "layers", "buffer_size", "warm_up", "batch_size", "gradient_steps"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
@@ -118,6 +119,36 @@ class DoubleDQNConfig(ReplayConfig):
         super().__post_init__()
         _require(0 < self.exploration_share <= 1, "exploration_share", self.exploration_share, "in (0, 1]")
         _require(0 <= self.final_epsilon <= 1, "final_epsilon", self.final_epsilon, "in [0, 1]")
+
+
+@dataclass
+class ImproperConfig:
+    """What the improper policy gradient (Zaki et al. 2021) is built from."""
+
+    algorithm: str = "improper"
+    network: str = "mixture"  # one of MIXTURES
+    hidden: int = 32  # width of the value, and of the gate
+    layers: int = 1  # hidden layers of the value, and of the gate
+    learning_rate: float = 0.03  # of Adam, at the start
+    final_learning_rate: float = 0.0  # reached linearly at the last step
+    n_steps: int = 32  # decisions per environment between steps of the gradient
+    gamma: float = 0.9  # discount per decision
+    gae_lambda: float = 0.95  # generalised advantage estimation
+    vf_coef: float = 0.5  # weight of the value loss
+    max_grad_norm: float = 0.5  # gradients are scaled down to this norm
+    start_rate: float = 1.0  # of the scenario's, the rate of the first episodes; see LoadCurriculum
+
+    def __post_init__(self) -> None:
+        _require(self.algorithm == "improper", "algorithm", self.algorithm, "improper with these keys")
+        _require(self.network in MIXTURES, "network", self.network, f"one of {', '.join(MIXTURES)}")
+        for key in ("hidden", "layers", "n_steps"):
+            _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        for key in ("learning_rate", "max_grad_norm"):
+            _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
+        for key in ("final_learning_rate", "vf_coef"):
+            _require(0 <= getattr(self, key) < math.inf, key, getattr(self, key), "at least 0 and finite")
+        for key in ("gamma", "gae_lambda", "start_rate"):
+            _require(0 < getattr(self, key) <= 1, key, getattr(self, key), "above 0 and at most 1")
 
 
 def _require(holds: bool, key: str, value: object, allowed: str) -> None:

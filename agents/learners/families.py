@@ -11,6 +11,7 @@ from servegym.agents.deferred_batching import Frontrun
 from servegym.agents.elastic_sequence_parallel import GainAndLoss
 from servegym.agents.evaluation import route, schedule
 from servegym.agents.learners.imitation import Imitated
+from servegym.agents.networks.build import MIXTURES
 from servegym.agents.policy import Policy
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario import BatchScenario
@@ -105,7 +106,7 @@ FAMILIES = (
         scenario=Scenario,
         source=_of_traffic,
         vector=RoutingVectorEnv,
-        networks=("gnn", "mlp"),
+        networks=("gnn", "mlp", *MIXTURES),
         num_actions=lambda config: int(config.fleet.num_replicas),
         shape=lambda configs: {"slots": max(config.fleet.num_replicas for config in configs)},
         masked=False,

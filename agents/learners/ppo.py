@@ -6,8 +6,8 @@ from typing import Any
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from servegym.agents.learners.by_scenario import NormalisedByScenario
-from servegym.agents.learners.centring import CentredRewards, decisions_made
+from servegym.agents.learners.by_scenario import normalised
+from servegym.agents.learners.centring import CentredRewards
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import family_of
 from servegym.agents.learners.normalised_rewards import NormalisedRewards
@@ -41,14 +41,10 @@ def build_ppo(
             f"environments, {config.n_steps} x {vec_env.num_envs} = {decisions}"
         )
     family = family_of(config.network)
-    work = family.work or (decisions_made if config.differential else None)
-    part_of = getattr(getattr(vec_env, "env", None), "part_of", None)
-    if part_of is not None:
-        env: NormalisedRewards = NormalisedByScenario(vec_env, part_of, config.gamma, config.differential)
-    elif work is not None:
-        env = CentredRewards(vec_env, work, config.gamma)
+    if family.work is not None and not hasattr(getattr(vec_env, "env", None), "part_of"):
+        env: NormalisedRewards = CentredRewards(vec_env, family.work, config.gamma)
     else:
-        env = NormalisedRewards(vec_env, config.gamma)
+        env = normalised(vec_env, config.gamma, config.differential)
     policy: Any = MaskedPolicy if family.masked else RouterPolicy
     model = ppo_for(config.network)(
         policy,

@@ -11,9 +11,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from servegym.agents.learners.by_scenario import NormalisedByScenario
+from servegym.agents.learners.by_scenario import normalised
 from servegym.agents.learners.config import ReplayConfig
-from servegym.agents.learners.normalised_rewards import NormalisedRewards
 from servegym.agents.learners.training import log_to
 from servegym.agents.networks.off_policy import ReplayPolicy
 from servegym.costmodels.errors import InputError
@@ -129,11 +128,6 @@ def build_replay_learner(
             f"agent.warm_up, and one of each of the {vec_env.num_envs} environments"
         )
     options = {"network": config.network, "hidden": config.hidden, "layers": config.layers}
-    part_of = getattr(getattr(vec_env, "env", None), "part_of", None)
-    if part_of is None:
-        env = NormalisedRewards(vec_env, config.gamma)
-    else:
-        env = NormalisedByScenario(vec_env, part_of, config.gamma)
-    model = learner(policy, env, config, seed, options)
+    model = learner(policy, normalised(vec_env, config.gamma), config, seed, options)
     log_to(model, tensorboard_dir)
     return model

@@ -1,4 +1,4 @@
-"""How PPO collects the decisions of an update: as tensors, with nothing done environment by environment.
+"""How decisions of an update are collected: as tensors, with nothing done environment by environment.
 
 It makes the same draws and learns the same weights as Stable-Baselines3's own loop and buffer, in which a
 step takes longer than a native environment and a small network together. What a network computes from an
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -177,3 +177,7 @@ class FastPPO(_Collecting, PPO):
 
 class FastMaskablePPO(_Collecting, MaskablePPO):
     """PPO with masked actions."""
+
+
+class FastA2C(_Collecting, A2C):
+    """Actor-critic: one step along the gradient of the policy for each rollout."""
