@@ -2,7 +2,7 @@
 
 import csv
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from servegym.experiments.claims.suite import OUT, run_claims
 from servegym.experiments.configs import build_scenario, read_config, read_seeds
 from servegym.experiments.evaluation.batching import evaluate_batching, is_of_batching, show_batching
 from servegym.experiments.evaluation.comparison import Evaluation, Rows
-from servegym.experiments.evaluation.contenders import contender, kind_of, scenario_of_run
+from servegym.experiments.evaluation.contenders import contender, kind_of, scenario_of_run, suite_of
 from servegym.experiments.evaluation.plots import PLOTS, draw_plots
 from servegym.experiments.evaluation.report import Report, write_report
 from servegym.experiments.evaluation.statistics import FEWEST_SEEDS
@@ -55,6 +55,7 @@ class EvaluateConfig:
 
     scenario: Any = MISSING  # missing: the one the only run was trained on
     policies: list[str] | None = None
+    policy: str | None = None
     rebalancer: Any = None
     run_dir: str | None = None
     seeds: Any = MISSING  # a number of seeds, or a list of them
@@ -75,7 +76,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if OmegaConf.is_missing(config, "scenario"):
         config = config.copy()
         config.scenario = None
-    settings = read_config(config, EvaluateConfig)
+    settings = _with_policy(read_config(config, EvaluateConfig))
     if settings.suite is not None or settings.claims is not None:
         return _run_suite(settings)
     seeds = read_seeds(settings.seeds, FEWEST_SEEDS)
@@ -135,6 +136,19 @@ def show(answer: dict[str, Any]) -> None:
     for table in tables(answer):
         console.print(table.as_rich(), "")
     console.print(f"Report: {answer['report']}", soft_wrap=True)
+
+
+def _with_policy(settings: EvaluateConfig) -> EvaluateConfig:
+    """`policy` as one more of the policies, and the suite it was trained on, where nothing is given."""
+    if settings.policy is None:
+        return settings
+    suite = settings.suite
+    if suite is None and settings.scenario is None:
+        suite = suite_of(settings.policy)
+    others = settings.policies
+    if others is None:
+        others = [] if suite is not None else list(DEFAULT_POLICIES)
+    return replace(settings, suite=suite, policies=[*others, settings.policy])
 
 
 def _run_suite(settings: EvaluateConfig) -> dict[str, Any]:

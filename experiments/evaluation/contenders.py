@@ -19,6 +19,7 @@ from servegym.envs.scenario.compose import CONFIG_MODULE
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.router import Router
 from servegym.envs.sim.llm.simulate import Results
+from servegym.envs.suites import Suite, load_suite
 from servegym.envs.workloads import Workload
 from servegym.experiments.configs import build_router, build_scheduler
 
@@ -71,6 +72,21 @@ def scenario_of_run(name: str) -> ScenarioConfig:
     if not isinstance(scenario, ScenarioConfig):
         raise InputError(f"policies: {name}: was not trained to route; evaluate it by run_dir={name}")
     return scenario
+
+
+def suite_of(name: str) -> Suite | None:
+    """The suite that a trained policy was trained on; None for others. InputError for unknown policies."""
+    kind = kind_of(name)
+    if kind == "run":
+        from servegym.experiments.run_directory import load_run_config
+
+        return load_run_config(Path(name)).suite
+    if kind == "artifact":
+        from servegym.agents.serving.artifact import load_artifact
+
+        suite = load_artifact(policy_folder(name)).description["provenance"].get("suite")
+        return load_suite(suite["name"]) if suite else None
+    return None
 
 
 def contender(name: str, kind: str, scenario: Scenario) -> Contender:
