@@ -94,6 +94,7 @@ def _limits(description: dict[str, Any]) -> Iterator[str]:
     if suite is not None and suite["test_only"]:
         yield f"Not trained on {', '.join(suite['test_only'])}, which the suite keeps for testing."
     held_out = provenance.get("held_out") or []
-    for part in held_out if isinstance(held_out, list) else [held_out]:
-        yield f"Never saw the last {part['test_s']:,.0f} s of {part['trace']}."
+    parts = held_out if isinstance(held_out, list) else [held_out]
+    unseen = (f"Never saw the last {part['test_s']:,.0f} s of {part['trace']}." for part in parts)
+    yield from dict.fromkeys(unseen)
     yield from (provenance.get("evaluation") or {}).get("limits", [])

@@ -193,11 +193,14 @@ def _side_by_side(
 
 def _check_disjoint(name: str, provenance: dict[str, Any], scenario: Scenario) -> None:
     """InputError where the policy may have been trained on requests of the test part."""
-    trained, tested = provenance.get("held_out"), scenario.traffic.held_out
-    if trained is None or tested is None or trained["trace"] != tested["trace"]:
-        return
-    if trained["test_s"] < tested["test_s"]:
-        raise InputError(
-            f"scenario.workload.test_s = {tested['test_s']:g}: must be at most {trained['test_s']:g}, since "
-            f"{name} was trained on what comes before"
-        )
+    kept, tested = provenance.get("held_out") or [], scenario.traffic.held_out
+    for trained in kept if isinstance(kept, list) else [kept]:  # of a suite one for each of its scenarios
+        if (
+            tested is not None
+            and trained["trace"] == tested["trace"]
+            and trained["test_s"] < tested["test_s"]
+        ):
+            raise InputError(
+                f"scenario.workload.test_s = {tested['test_s']:g}: must be at most {trained['test_s']:g}, "
+                f"since {name} was trained on what comes before"
+            )

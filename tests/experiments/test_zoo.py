@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 import servegym.agents.zoo as zoo
+from servegym.costmodels.errors import InputError
+from servegym.envs.scenario import Scenario
 from servegym.experiments import export
 from servegym.experiments.cli import main
+from servegym.experiments.evaluation.contenders import _check_disjoint
 from tests.experiments.commands import SMALL_SCENARIO, SMALL_TRAINING, answer_of, error_of
 
 
@@ -38,3 +43,11 @@ def test_names_of_the_zoo_are_plain(capsys: pytest.CaptureFixture[str], empty_zo
     assert "small letters" in error_of(capsys, "export", "run_dir=run", "zoo=../toy")
     assert "out" in error_of(capsys, "export", "run_dir=run", "zoo=toy", "out=here")
     assert "zoo:toy: must be one of none yet" in error_of(capsys, "evaluate", "policy=zoo:toy")
+
+
+def test_runs_on_a_suite_are_not_tested_on_what_they_saw() -> None:
+    kept = {"trace": "a.csv", "test_s": 600.0}
+    seen = SimpleNamespace(traffic=SimpleNamespace(held_out=kept))
+    _check_disjoint("run", {"held_out": [{"trace": "b.csv", "test_s": 60.0}, kept]}, cast(Scenario, seen))
+    with pytest.raises(InputError, match="must be at most 300"):
+        _check_disjoint("run", {"held_out": [kept, kept | {"test_s": 300.0}]}, cast(Scenario, seen))
