@@ -18,7 +18,7 @@ from servegym.envs.two_level.observation import ROUTING, SCHEDULING
 
 ROUTER = "router"
 
-_PARTS = {ROUTING: ("request", "replicas"), SCHEDULING: ("engine", "requests")}
+_PARTS = {ROUTING: ("request", "replicas", "setting"), SCHEDULING: ("engine", "requests")}
 
 
 class TwoLevelAECEnv(AECEnv):  # type: ignore[misc]  # pettingzoo publishes no types
