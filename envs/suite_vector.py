@@ -76,13 +76,15 @@ class SuiteVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             return {}
         final_obs = np.full(self.num_envs, None, object)
         metrics = np.full(self.num_envs, None, object)
+        workloads = np.full(self.num_envs, None, object)
         finished = np.zeros(self.num_envs, np.bool_)
         for place, info in zip(self._slices, infos, strict=True):
             if info:
                 final_obs[place] = info["final_obs"]
                 metrics[place] = info["final_info"]["episode_metrics"]
+                workloads[place] = info["final_info"]["workload"]
                 finished[place] = info["_final_obs"]
-        final_info = {"episode_metrics": metrics, "_episode_metrics": finished}
+        final_info = {"episode_metrics": metrics, "_episode_metrics": finished, "workload": workloads}
         return {
             "final_obs": final_obs,
             "_final_obs": finished,

@@ -39,17 +39,19 @@ class Suite:
     environment: str = ""
     metric: str = "mean_latency_s"
     entries: dict[str, SuiteEntry] = field(default_factory=dict)
+    practice: dict[str, SuiteEntry] = field(default_factory=dict)  # never compared on: other GPUs, loads, ...
 
     @property
     def training(self) -> list[str]:
-        """Names of the entries that are trained on."""
-        return [name for name, entry in self.entries.items() if not entry.test_only]
+        """Names of what is trained on: entries that are not for testing only, and all of `practice`."""
+        return [name for name, entry in self.entries.items() if not entry.test_only] + list(self.practice)
 
     def config(self, entry_name: str) -> ScenarioConfig:
         """The configuration of an entry, which bears the entry's name. InputError lists the entries."""
-        if entry_name not in self.entries:
-            raise InputError(f"suite {self.name}: {entry_name}: must be one of {', '.join(self.entries)}")
-        entry = self.entries[entry_name]
+        known = self.entries | self.practice
+        if entry_name not in known:
+            raise InputError(f"suite {self.name}: {entry_name}: must be one of {', '.join(known)}")
+        entry = known[entry_name]
         words = [
             f"+scenario.{word[1:]}" if word.startswith("+") else f"scenario.{word}"
             for word in (*entry.overrides, f"name={entry_name}")

@@ -15,7 +15,8 @@ class NativeVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     """`num_envs` episodes of a problem, advanced by one native call.
 
     An episode that ends restarts in the same step (`AutoresetMode.SAME_STEP`); `infos` is empty except
-    then, when it holds `final_obs` and `final_info` (with `episode_metrics`) of the episodes that ended.
+    then, when it holds `final_obs` and `final_info` (with `episode_metrics` and what `workload` it was of) of the
+    episodes that ended.
     With copy=False the observation arrays are reused by the next step. Environment k with seed s follows the
     same episodes as a single one with seed s + k, to the bit.
     """
@@ -62,11 +63,13 @@ class NativeVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         """The infos of the episodes that ended, which are begun anew."""
         final_obs = np.full(self.num_envs, None, object)
         metrics = np.full(self.num_envs, None, object)
+        workloads = np.full(self.num_envs, None, object)
         for episode_id in np.flatnonzero(finished).tolist():
             final_obs[episode_id] = self._problem.seen(episode_id)
             metrics[episode_id] = self._problem.metrics(episode_id)
+            workloads[episode_id] = self._problem.workloads[episode_id]
             self._problem.begin(episode_id)
-        final_info = {"episode_metrics": metrics, "_episode_metrics": finished}
+        final_info = {"episode_metrics": metrics, "_episode_metrics": finished, "workload": workloads}
         return {
             "final_obs": final_obs,
             "_final_obs": finished,

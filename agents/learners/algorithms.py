@@ -8,7 +8,14 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from servegym.agents.learners.config import DiscreteSACConfig, DoubleDQNConfig, ImproperConfig, PPOConfig
+from servegym.agents.learners.config import (
+    CounterfactualConfig,
+    DiscreteSACConfig,
+    DoubleDQNConfig,
+    ImproperConfig,
+    PPOConfig,
+)
+from servegym.agents.learners.counterfactual import Counterfactual, build_counterfactual
 from servegym.agents.learners.discrete_sac import DiscreteSAC, build_discrete_sac
 from servegym.agents.learners.double_dqn import DoubleDQN, build_double_dqn
 from servegym.agents.learners.improper import build_improper
@@ -32,6 +39,7 @@ class Algorithm:
 ALGORITHMS = {
     "ppo": Algorithm(PPOConfig, build_ppo, lambda config: ppo_for(config.network)),
     "discrete_sac": Algorithm(DiscreteSACConfig, build_discrete_sac, lambda config: DiscreteSAC),
+    "counterfactual": Algorithm(CounterfactualConfig, build_counterfactual, lambda config: Counterfactual),
     "double_dqn": Algorithm(DoubleDQNConfig, build_double_dqn, lambda config: DoubleDQN),
     "improper": Algorithm(ImproperConfig, build_improper, lambda config: FastA2C),
 }

@@ -151,6 +151,41 @@ class ImproperConfig:
             _require(0 < getattr(self, key) <= 1, key, getattr(self, key), "above 0 and at most 1")
 
 
+@dataclass
+class CounterfactualConfig:
+    """What learning from counterfactual costs is built from."""
+
+    algorithm: str = "counterfactual"
+    network: str = "gnn"  # one of those that learn servegym/Routing-v0
+    hidden: int = 64  # width of the network
+    layers: int = 2  # rounds of message passing (gnn) or hidden layers (mlp)
+    learning_rate: float = 1e-3  # of Adam, at the start
+    final_learning_rate: float = 0.0  # reached linearly at the last step
+    exploration: float = 0.05  # share of decisions that are drawn from the policy
+    rounds: int = 30  # simulations that ask about an episode
+    spacing_s: float = 15.0  # between two requests that one of them asks about
+    memory_size: int = 60_000  # answers remembered, in equal parts of each scenario
+    n_steps: int = 256  # decisions per environment between updates
+    gradient_steps: int = 30  # in an update
+    batch_size: int = 2048  # answers in a step
+    max_grad_norm: float = 1.0  # gradients are scaled down to this norm
+
+    def __post_init__(self) -> None:
+        _require(
+            self.algorithm == "counterfactual", "algorithm", self.algorithm, "counterfactual with these keys"
+        )
+        family = next(each for each in FAMILIES if each.environment == "servegym/Routing-v0")
+        networks = [name for name in family.networks if name not in MIXTURES]
+        _require(self.network in networks, "network", self.network, f"one of {', '.join(networks)}")
+        for key in ("hidden", "layers", "rounds", "memory_size", "n_steps", "gradient_steps", "batch_size"):
+            _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        for key in ("learning_rate", "spacing_s", "max_grad_norm"):
+            _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
+        rate = self.final_learning_rate
+        _require(0 <= rate < math.inf, "final_learning_rate", rate, "at least 0 and finite")
+        _require(0 <= self.exploration <= 1, "exploration", self.exploration, "in [0, 1]")
+
+
 def _require(holds: bool, key: str, value: object, allowed: str) -> None:
     if not holds:
         raise InputError(f"agent.{key} = {value!r}: must be {allowed}")

@@ -13,7 +13,7 @@ from servegym.envs.vector import NativeVectorEnv
 class SB3VecEnv(VecEnv):
     """Presents a `NativeVectorEnv` to Stable-Baselines3 and sb3-contrib.
 
-    `infos` are empty dicts but for episodes that ended: `terminal_observation`, `episode_metrics` and
+    `infos` are empty dicts but for episodes that ended: `terminal_observation`, `episode_metrics`, `workload` and
     SB3's `episode` record (return `r`, length `l`). `env_method("action_masks")` serves MaskablePPO.
     """
 
@@ -50,6 +50,7 @@ class SB3VecEnv(VecEnv):
             info_list[k] = {
                 "terminal_observation": infos["final_obs"][k],
                 "episode_metrics": infos["final_info"]["episode_metrics"][k],
+                "workload": infos["final_info"]["workload"][k],
                 "episode": {"r": float(self._returns[k]), "l": int(self._lengths[k])},
             }
         self._returns[terminations] = 0.0

@@ -108,6 +108,18 @@ class Workload:
         """
         indices = np.arange(self.num_requests)[which]  # type: ignore[index]
         require(f"workload {self.name!r}: requests", indices[1:], indices[1:] > indices[:-1], "increasing")
+        return self._rows(indices)
+
+    def repeat(self, copies: npt.ArrayLike) -> "Workload":
+        """Each request so many times, (N,), one after the other at the same instant.
+
+        InputError where requests follow others.
+        """
+        if self.parent is not None:
+            raise InputError(f"workload {self.name!r}: requests that follow others cannot be repeated")
+        return self._rows(np.repeat(np.arange(self.num_requests), copies))
+
+    def _rows(self, indices: npt.NDArray[np.int64]) -> "Workload":
         columns: dict[str, Any] = {
             name: getattr(self, name)[indices] for name in _COLUMNS if getattr(self, name) is not None
         }
