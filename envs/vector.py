@@ -14,9 +14,9 @@ from servegym.envs.problem import Observation, Problem
 class NativeVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     """`num_envs` episodes of a problem, advanced by one native call.
 
-    An episode that ends restarts in the same step (`AutoresetMode.SAME_STEP`); `infos` is empty except
-    then, when it holds `final_obs` and `final_info` (with `episode_metrics` and what `workload` it was of) of the
-    episodes that ended.
+    An episode that ends restarts in the same step (`AutoresetMode.SAME_STEP`); `infos` is empty except then,
+    when it holds `final_obs` and `final_info` (with `episode_metrics`, and the `workload` that it was an
+    episode of) of the episodes that ended.
     With copy=False the observation arrays are reused by the next step. Environment k with seed s follows the
     same episodes as a single one with seed s + k, to the bit.
     """

@@ -169,6 +169,7 @@ class CounterfactualConfig:
     gradient_steps: int = 30  # in an update
     batch_size: int = 2048  # answers in a step
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
+    start_rate: float = 1.0  # of the scenario's, the rate of the first episodes; see LoadCurriculum
 
     def __post_init__(self) -> None:
         _require(
@@ -184,6 +185,7 @@ class CounterfactualConfig:
         rate = self.final_learning_rate
         _require(0 <= rate < math.inf, "final_learning_rate", rate, "at least 0 and finite")
         _require(0 <= self.exploration <= 1, "exploration", self.exploration, "in [0, 1]")
+        _require(0 < self.start_rate <= 1, "start_rate", self.start_rate, "above 0 and at most 1")
 
 
 def _require(holds: bool, key: str, value: object, allowed: str) -> None:

@@ -1,10 +1,11 @@
 """Learning from what each choice would have cost: the policy plays, the simulator answers "what if".
 
-After an episode some of its requests are asked about (envs/routing/counterfactual.py): what would the fleet have
-paid at each replica? The policy then lowers what it expects to pay, sum over replicas of probability times cost,
-which is the policy gradient over all actions with difference rewards in place of sampled returns (the
-counterfactual advantage of COMA, Foerster et al., AAAI 2018, measured and not learnt). The costs know the true
-output lengths and all that came later, the policy does not: what it learns is the mean over what it cannot see.
+After an episode some of its requests are asked about (envs/routing/counterfactual.py): what would the fleet
+have paid at each replica? The policy then lowers what it expects to pay, the sum over replicas of probability
+times cost, which is the policy gradient over all actions with difference rewards in place of sampled returns
+(the counterfactual advantage of COMA, Foerster et al., AAAI 2018, measured and not learnt). The costs know
+the true output lengths and all that came later, the policy does not: it learns the mean over what it cannot
+see.
 """
 
 from collections import deque
@@ -86,7 +87,7 @@ class Counterfactual(BaseAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> "Counterfactual":
-        """Makes decisions until there are `total_timesteps`, learning after every `n_steps` in each episode."""
+        """Makes decisions until there are `total_timesteps`; learns after every `n_steps` in each episode."""
         total, callbacks = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -188,7 +189,7 @@ class _Played:
         self.steps.append((observation, actions))
 
     def take(self, k: int) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
-        """Observations (of all) and actions (of this one) of the episode that has just ended; forgets old steps."""
+        """Observations (of all) and actions (of this one) of the episode that ended; forgets old steps."""
         steps = list(self.steps)[self.began[k] - self.first :]
         self.began[k] = self.first + len(self.steps)
         while self.first < self.began.min():

@@ -13,8 +13,8 @@ from servegym.envs.vector import NativeVectorEnv
 class SB3VecEnv(VecEnv):
     """Presents a `NativeVectorEnv` to Stable-Baselines3 and sb3-contrib.
 
-    `infos` are empty dicts but for episodes that ended: `terminal_observation`, `episode_metrics`, `workload` and
-    SB3's `episode` record (return `r`, length `l`). `env_method("action_masks")` serves MaskablePPO.
+    `infos` are empty dicts but for episodes that ended: `terminal_observation`, `episode_metrics`, `workload`
+    and SB3's `episode` record (return `r`, length `l`). `env_method("action_masks")` serves MaskablePPO.
     """
 
     def __init__(self, env: NativeVectorEnv | SuiteVectorEnv) -> None:

@@ -1,10 +1,10 @@
 """What a routing decision costs against each other that could have been taken, all else held fixed.
 
-The simulator is exact, so what one choice does can be measured instead of estimated: the same requests are served
-once more with one of them sent elsewhere, while every other one goes where it went. The difference of the
-objective is the choice's own (difference rewards: Wolpert and Tumer, Advances in Complex Systems 4, 2001), without
-the noise of what the other requests would have cost anyway. Where the others' choices are best for the
-fleet, to hold them fixed changes the difference by terms of second order only (the envelope theorem).
+The simulator is exact, so what one choice does can be measured instead of estimated: the same requests are
+served once more with one of them sent elsewhere, while every other one goes where it went. The difference of
+the objective is the choice's own (difference rewards: Wolpert and Tumer, Advances in Complex Systems 4,
+2001), without the noise of what the other requests would have cost anyway. Where the others' choices are best
+for the fleet, to hold them fixed changes the difference by terms of second order only (the envelope theorem).
 
 Many requests are asked about in one simulation: those far enough apart in time, and each is sent to all
 replicas at once that it did not go to, which are independent of each other while nobody chooses anew.
@@ -22,7 +22,7 @@ from servegym.envs.workloads import Workload
 
 
 class MarginalCosts(NamedTuple):
-    """requests: int64 (M,), which were asked about. costs: float64 (M, R), of sending each to each replica."""
+    """requests: int64 (M,), those asked about. costs: float64 (M, R), of sending each to each replica."""
 
     requests: np.ndarray
     costs: np.ndarray
@@ -59,9 +59,10 @@ def marginal_costs(
     num_replicas = scenario.num_replicas
     base = scenario.simulate(workload, prescribed(replicas))
     base_costs = _costs(base, scenario.objective)
+    last_s = workload.arrival_s[-1]
     found = []
     for _ in range(rounds):
-        times = np.arange(rng.uniform(0, spacing_s), workload.arrival_s[-1], spacing_s)
+        times = np.arange(rng.uniform(0, min(spacing_s, last_s)), last_s, spacing_s)
         asked = np.unique(np.searchsorted(workload.arrival_s, times))
         if len(asked) == 0:
             continue
