@@ -8,9 +8,7 @@ from servegym.envs.scenario.compose import list_group
 from tests.experiments.commands import SMALL_SCENARIO, SMALL_TRAINING, error_of
 
 SCENARIOS = ", ".join(list_group("scenario"))
-AGENTS = (
-    "discrete_sac, double_dqn, ppo_choice_scorer, ppo_gnn, ppo_gpu_scorer, ppo_mlp, ppo_queue, ppo_scheduler"
-)
+AGENTS = ", ".join(list_group("agent"))
 COMMANDS = {
     "simulate": ("simulate", *SMALL_SCENARIO),
     "power_of_two": ("simulate", *SMALL_SCENARIO, "router=power_of_two"),
