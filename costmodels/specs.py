@@ -149,6 +149,20 @@ GPUS: Mapping[str, GpuSpec] = MappingProxyType(
             num_sms=108,
             clock_hz=1.41e9,
         ),
+        # NVIDIA V100 data sheet, column SXM2, 32 GB; NVLink of 300 GB/s, both directions together. NVIDIA
+        # states no L2 bandwidth: 2048 bytes a clock (1.53 GHz boost) are assumed.
+        "v100_sxm": GpuSpec(
+            name="v100_sxm",
+            peak_flops_per_s=MappingProxyType({"float16": 125e12}),
+            hbm_bytes=32 * 2**30,
+            hbm_bytes_per_s=0.9e12,
+            l2_bytes=6 * 2**20,
+            l2_bytes_per_s=2048 * 1.53e9,
+            nvlink_bytes_per_s=150e9,
+            tdp_w=300.0,
+            num_sms=80,
+            clock_hz=1.53e9,
+        ),
         # An A100 for export: NVLink of 400 instead of 600 GB/s, both directions together.
         "a800_sxm": GpuSpec(
             name="a800_sxm",
@@ -194,6 +208,8 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
             ModelSpec("qwen3_30b_a3b", 48, 2048, 32, 4, 128, 768, 151936, "bfloat16", 128, 8),
             # LWM-Text-1M (Hao Liu et al., 2024): Llama-2-7B trained on to 1M tokens.
             ModelSpec("lwm_7b", 32, 4096, 32, 32, 128, 11008, 32000, "float16"),
+            # Llama-2-7B as published: GPUs before the A100 have no bfloat16.
+            ModelSpec("llama_2_7b_fp16", 32, 4096, 32, 32, 128, 11008, 32000, "float16"),
         )
     }
 )
