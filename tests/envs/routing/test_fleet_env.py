@@ -10,6 +10,14 @@ from servegym.envs.checks import check_environment
 from servegym.envs.routing.env import RoutingEnv
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario, load_scenario
+from servegym.envs.sim.llm.view import (
+    PROMPT_TOKENS,
+    QUEUED_PREFILL_TOKENS,
+    RUNNING,
+    UNSEEN_PREFILL_TOKENS,
+    UNSEEN_REQUESTS,
+    WAITING,
+)
 
 ENV_ID = "servegym.envs:servegym/Routing-v0"
 
@@ -116,6 +124,21 @@ def test_a_request_is_routed_for_every_stage() -> None:
     assert stages.count("prefill") == workload.num_requests
     assert stages.count("decode") == np.count_nonzero(workload.output_tokens > 1)
     assert env._episodes.num_routed[0] == workload.num_requests
+
+
+def test_what_an_agent_has_sent_is_its_to_count() -> None:
+    """Of a fleet that it sees as it was before the episode, all that it has sent so far is unseen."""
+    env = RoutingEnv(small("scenario.fleet.replicas=3", "scenario.fleet.state_delay_s=1000.0"))
+    observation, _ = env.reset(seed=0)
+    sent, rng, terminated = np.zeros((3, 2)), np.random.default_rng(0), False
+    while not terminated:
+        rows = observation["replicas"]
+        np.testing.assert_array_equal(rows[:, [UNSEEN_REQUESTS, UNSEEN_PREFILL_TOKENS]], sent)
+        assert not rows[:, [RUNNING, WAITING, QUEUED_PREFILL_TOKENS]].any()
+        action = int(rng.integers(3))
+        sent[action] += 1, observation["request"][PROMPT_TOKENS]
+        observation, _, terminated, _, _ = env.step(action)
+    assert sent[:, 0].sum() == 40
 
 
 def test_pictures_of_any_fleet() -> None:
