@@ -42,7 +42,7 @@ class BoundedShortestFirst:
 
     name = "bounded_shortest_first"
 
-    def __init__(self, prompt_weight: float = 0.3, tokens_per_s: float = 30.0, most_s: float = 15.0) -> None:
+    def __init__(self, prompt_weight: float = 0.3, tokens_per_s: float = 30.0, most_s: float = 25.0) -> None:
         self.prompt_weight, self.tokens_per_s, self.most_s = prompt_weight, tokens_per_s, most_s
 
     def reset(self, num_episodes: int, seed: int) -> None:

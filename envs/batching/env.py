@@ -53,9 +53,9 @@ class BatchingEnv(NativeEnv):
 
     Observation: a Dict (envs/batching/observation.py), or one Box of the same numbers with `flat=True`:
         engine    float32 (13,)     running, waiting, ..., KV blocks, prefill tokens left (decision_view.py)
-        requests  float32 (64, 12)  rows 0 to 31 the head of the queue, rows 32 to 63 running requests, last
-                                    admitted first: state, tokens, seconds, priority, blocks, and whether the
-                                    action on this row is legal
+        requests  float32 (64, 12)  rows 0 to 31 waiting requests, the head of the queue and the shortest
+                                    (observation.py), rows 32 to 63 running ones, last admitted first: state,
+                                    tokens, seconds, priority, blocks, and whether acting on it is legal
     Action, with `action="discrete"`: Discrete(68).
         0 to 31   admit the waiting request of this row, if a seat, a token and its blocks are left
         32 to 63  preempt the running request of this row (recompute; to the front of the queue), unless it

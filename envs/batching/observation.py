@@ -3,9 +3,10 @@
 Raw units, columns in envs/sim/llm/decision_view.py; the true output length is not in it.
 
     engine    float32 (ENGINE_FEATURES,)        the replica: running, waiting, ..., KV blocks, budget left
-    requests  float32 (NUM_ROWS, ROW_FEATURES)  rows 0 to 31: the first waiting requests, in the order of the
-                                                queue; rows 32 to 63: running ones, last admitted first;
-                                                rows without a request are 0
+    requests  float32 (NUM_ROWS, ROW_FEATURES)  rows 0 to 31: who waits, in the order of the queue; of more
+                                                than 32 the first 16, then the shortest of the others
+                                                (docs/simulator.md, "Scheduler: agent"); rows 32 to 63: who
+                                                runs, last admitted first; rows without a request are 0
 
 Flat, this is one Box: `engine`, then `requests` row by row, which is also what Gymnasium's
 `FlattenObservation` makes of it.

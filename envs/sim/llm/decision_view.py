@@ -6,7 +6,7 @@ Columns are as docs/simulator.md, "Scheduler: agent", has them. The replica stan
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel
-from servegym.envs.sim.llm.batch import computed_tokens
+from servegym.envs.sim.llm.batch import computed_tokens, known_tokens
 from servegym.envs.sim.llm.decisions import NUM_ROWS, SHARES, VISIBLE
 from servegym.envs.sim.llm.memory import blocks_for, kv_used_blocks
 from servegym.envs.sim.llm.predictions import predicted_output_tokens, predicted_remaining_tokens
@@ -47,6 +47,9 @@ ROW_COLUMNS = (
 )
 """Name and unit of each number of a request, in order."""
 
+OLDEST = 16
+"""Rows for the head of a queue of more than VISIBLE; the rest of their rows are for the shortest."""
+
 ENGINE_FEATURES = len(ENGINE_COLUMNS)
 ROW_FEATURES = len(ROW_COLUMNS)
 
@@ -77,23 +80,20 @@ def write_decision(
 ) -> None:
     """Fills what is seen of a replica that stands at a decision.
 
-    engine_row: float32 (ENGINE_FEATURES,). rows: float32 (NUM_ROWS, ROW_FEATURES), first the waiting requests
-    in the order of the queue, from row VISIBLE on the running ones, last admitted first; 0 where there is
-    none. row_ids: int32 (NUM_ROWS,), the request of each row or NOBODY. mask: bool (NUM_CHOICES,), True where
-    legal.
+    engine_row: float32 (ENGINE_FEATURES,). rows: float32 (NUM_ROWS, ROW_FEATURES), first waiting requests
+    (`_waiting_seen`), from row VISIBLE on the running ones, last admitted first; 0 where there is none.
+    row_ids: int32 (NUM_ROWS,), the request of each row or NOBODY. mask: bool (NUM_CHOICES,): what is legal.
     """
     replica = fleet.replicas[replica_id]
     tokens, blocks = unclaimed(fleet, replica_id, 1.0)
     _write_engine(fleet, replica_id, tokens, blocks, engine_row)
-    request_id = replica.waiting_first
-    count = min(VISIBLE, replica.num_waiting)
+    count = _waiting_seen(fleet, replica_id, row_ids)
     for row in range(count):
-        request = fleet.requests[request_id]
+        request_id = row_ids[row]
         legal = may_admit(fleet, replica_id, request_id, tokens, blocks)
         needs = blocks_to_admit(fleet, replica_id, request_id, tokens)
         _write_row(fleet, replica_id, request_id, 0, needs, legal, rows[row])
-        row_ids[row], mask[row] = request_id, legal
-        request_id = request.next
+        mask[row] = legal
     _leave_empty(count, VISIBLE, rows, row_ids, mask)
     request_id = replica.running_last
     count = min(VISIBLE, replica.num_running)
@@ -109,6 +109,39 @@ def write_decision(
     _leave_empty(VISIBLE + count, NUM_ROWS, rows, row_ids, mask)
     for choice in range(len(SHARES)):
         mask[NUM_ROWS + choice] = may_run(fleet, replica_id, SHARES[choice])
+
+
+@kernel
+def _waiting_seen(fleet, replica_id, row_ids):
+    """Fills the first rows of `row_ids` with waiting requests in the order of the queue; returns how many.
+
+    Where there are more than VISIBLE: the first OLDEST, and of the others the shortest, shortest first.
+    """
+    replica = fleet.replicas[replica_id]
+    request_id, count = replica.waiting_first, min(VISIBLE, replica.num_waiting)
+    first = count if replica.num_waiting <= VISIBLE else OLDEST
+    for row in range(first):
+        row_ids[row] = request_id
+        request_id = fleet.requests[request_id].next
+    end = first
+    for _ in range(replica.num_waiting - first):
+        tokens = _tokens_to_come(fleet, request_id)
+        if end < VISIBLE or tokens < _tokens_to_come(fleet, row_ids[VISIBLE - 1]):
+            row = min(end, VISIBLE - 1)
+            while row > first and tokens < _tokens_to_come(fleet, row_ids[row - 1]):
+                row_ids[row] = row_ids[row - 1]
+                row -= 1
+            row_ids[row] = request_id
+            end = min(end + 1, VISIBLE)
+        request_id = fleet.requests[request_id].next
+    return count
+
+
+@kernel
+def _tokens_to_come(fleet, request_id):
+    """Of a waiting request: those to prefill, and of its predicted output what is left."""
+    request = fleet.requests[request_id]
+    return known_tokens(fleet, request_id) + max(0, request.predicted_tokens - request.generated)
 
 
 @kernel

@@ -144,6 +144,25 @@ def test_any_waiting_request_can_be_admitted() -> None:
     assert results.first_token_s[2] == 1.75
 
 
+def test_of_a_long_queue_the_head_and_the_shortest_are_seen() -> None:
+    random = np.random.default_rng(0)
+    workload = Workload("sixty", np.zeros(60), random.integers(1, 30, 60), np.full(60, 5))
+    workload = workload.with_predictions(random.integers(1, 30, 60))
+    engine = replace(ENGINE, max_num_batched_tokens=256, max_num_seqs=8, num_kv_blocks=256)
+    episodes = episodes_of(workload, engine, dyadic_cost(engine))
+    tokens = workload.prompt_tokens + workload.predicted_output_tokens
+    waiting = list(range(60))
+    for admitted in (20, 3, 17, 0):  # of the shortest, and of the head
+        shortest = sorted(waiting[16:], key=lambda request_id: tokens[request_id])[:16]
+        assert episodes.row_ids[0, :VISIBLE].tolist() == [*waiting[:16], *shortest]
+        waiting.remove(int(episodes.row_ids[0, admitted]))
+        episodes.step(np.array([admitted]))
+    seen = episodes.requests[0, :VISIBLE]
+    np.testing.assert_array_equal(
+        seen[:, PROMPT_TOKENS], workload.prompt_tokens[episodes.row_ids[0, :VISIBLE]]
+    )
+
+
 def test_the_budget_goes_to_those_admitted_first() -> None:
     """8 tokens: 6 for the first, 2 for the second, and then nobody fits any more."""
     episodes = episodes_of(three_requests(), ENGINE, dyadic_cost(ENGINE))
