@@ -28,7 +28,7 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.routing.counterfactual import marginal_costs
 from servegym.envs.scenario import Scenario
 
-LARGEST_ADVANTAGE = 5.0
+LARGEST_ADVANTAGE = 20.0
 """Beyond so many spreads of its scenario a cost counts no more: one unlucky burst is not to decide."""
 
 
