@@ -28,6 +28,8 @@ from servegym.envs.sim.llm.view import (
     S_PER_PREFILL_TOKEN,
     SPEED,
     TOKEN_BUDGET,
+    UNSEEN_PREFILL_TOKENS,
+    UNSEEN_REQUESTS,
 )
 
 H100_LLAMA_8B = LinearClock(6.40661e-3, 1.67597e-5, 8.91959e-6, 5.57828e-8)
@@ -40,6 +42,13 @@ def forecast_parameters(
     """A router's constants, float64 (7,): the first of SETTING_COLUMNS. InputError where the clock is bad."""
     check_clock(clock)
     return np.array([*clock, token_budget, block_size, mean_output_tokens], np.float64)
+
+
+@kernel
+def running_there(row: Array) -> float:
+    """Requests running, and those on their way to a replica whose old state is seen."""
+    requests: float = row[RUNNING] + row[UNSEEN_REQUESTS]
+    return requests
 
 
 @kernel
@@ -61,7 +70,7 @@ def decode_s(row: Array, parameters: Array, more: float, more_context: float) ->
     """A decode iteration of those running there and `more` others of `more_context` tokens together."""
     seconds = (
         parameters[OVERHEAD_S]
-        + parameters[S_PER_DECODE] * (row[RUNNING] + more)
+        + parameters[S_PER_DECODE] * (running_there(row) + more)
         + parameters[S_PER_CONTEXT_TOKEN] * (row[DECODE_CONTEXT_TOKENS] + more_context)
     )
     return float(seconds / row[SPEED])
@@ -76,9 +85,9 @@ def ttft_s(row: Array, request: Array, parameters: Array) -> float:
     lacking for all that is queued, the iterations until so many tokens are released at the rate so far
     (infinitely many where nothing was released yet).
     """
-    tokens = row[QUEUED_PREFILL_TOKENS] + new_prefill_tokens(row, request)
+    tokens = row[QUEUED_PREFILL_TOKENS] + row[UNSEEN_PREFILL_TOKENS] + new_prefill_tokens(row, request)
     decoding_s = decode_s(row, parameters, 0.0, 0.0)
-    iterations = np.ceil(tokens / max(1.0, parameters[TOKEN_BUDGET] - row[RUNNING]))
+    iterations = np.ceil(tokens / max(1.0, parameters[TOKEN_BUDGET] - running_there(row)))
     seconds = row[ITERATION_LEFT_S] + iterations * decoding_s
     seconds += parameters[S_PER_PREFILL_TOKEN] * tokens / row[SPEED]
     free = (row[KV_TOTAL_BLOCKS] - row[KV_USED_BLOCKS]) * parameters[BLOCK_SIZE]

@@ -17,6 +17,7 @@ from servegym.agents.heuristics.forecasts import (
     forecast_parameters,
     new_prefill_tokens,
     output_tokens,
+    running_there,
 )
 from servegym.agents.parameters import PositiveFloat, PositiveInt
 from servegym.agents.published import Evidence, published
@@ -42,7 +43,8 @@ def _delay_s(row: Array, request: Array, parameters: Array) -> float:
     context = request[PROMPT_TOKENS] + 0.5 * output
     prefill = parameters[S_PER_PREFILL_TOKEN] * new_prefill_tokens(row, request)
     each_decode = parameters[S_PER_DECODE] + parameters[S_PER_CONTEXT_TOKEN] * context
-    delay = prefill * (row[RUNNING] + row[WAITING]) + (output - 1.0) * each_decode * row[RUNNING]
+    running = running_there(row)
+    delay = prefill * (running + row[WAITING]) + (output - 1.0) * each_decode * running
     return float(delay / row[SPEED])
 
 

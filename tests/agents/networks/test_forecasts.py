@@ -14,8 +14,6 @@ from servegym.envs.sim.llm import view
 
 def test_equal_to_those_of_routers() -> None:
     observation = plausible_observation("router", np.random.default_rng(0), 200, 5)
-    for column in (view.UNSEEN_REQUESTS, view.UNSEEN_PREFILL_TOKENS):
-        observation["replicas"][..., column] = 0.0  # routers do not count them
     found = forecasts(*(torch.from_numpy(observation[name]) for name in PARTS)).numpy()
     for k in range(200):
         told = observation["setting"][k].astype(np.float64)
@@ -33,8 +31,6 @@ def test_equal_to_those_of_routers() -> None:
 def test_least_marginal_latency_is_the_routers_choice() -> None:
     observation = plausible_observation("router", np.random.default_rng(1), 300, 6)
     observation["replicas"][..., view.AVAILABLE] = 1.0
-    for column in (view.UNSEEN_REQUESTS, view.UNSEEN_PREFILL_TOKENS):
-        observation["replicas"][..., column] = 0.0
     observation["setting"][:] = observation["setting"][0]
     found = forecasts(*(torch.from_numpy(observation[name]) for name in PARTS)).numpy()
     told = observation["setting"][0].astype(np.float64)
