@@ -65,13 +65,18 @@ def kind_of(name: str) -> str:
 
 
 def scenario_of_run(name: str) -> ScenarioConfig:
-    """The scenario that a run was trained on. InputError for one that is not of LLM fleets."""
+    """The scenario that a run was trained on. InputError for a suite, and for other than LLM fleets."""
     from servegym.experiments.run_directory import load_run_config
 
-    scenario = load_run_config(Path(name)).scenario
-    if not isinstance(scenario, ScenarioConfig):
-        raise InputError(f"policies: {name}: was not trained to route; evaluate it by run_dir={name}")
-    return scenario
+    config = load_run_config(Path(name))
+    if config.suite is not None:
+        raise InputError(
+            f"scenario: no choice made, and {name} was trained on a suite; give suite={config.suite.name} or "
+            "scenario=NAME (servegym list shows the names)"
+        )
+    if not isinstance(config.scenario, ScenarioConfig):
+        raise _not_of_fleets(name)
+    return config.scenario
 
 
 def suite_of(name: str) -> Suite | None:
@@ -114,7 +119,6 @@ def contender(name: str, kind: str, scenario: Scenario) -> Contender:
 
     torch.set_num_threads(1)  # a second thread made these small products ten times as slow
     policy, provenance = load_run_policy(Path(name))
-    scenario_of_run(name)  # refuses other kinds
     _check_disjoint(name, provenance, scenario)
     description = f"{policy.name}, trained for {provenance['steps']:,} decisions on {provenance['scenario']}"
     family = family_of(load_run_config(Path(name)).agent.network)
@@ -179,7 +183,7 @@ def _side_by_side(
     """
     play = family.play
     if play is None:
-        raise InputError(f"policies: {name}: {family.environment} does not serve whole workloads of a fleet")
+        raise _not_of_fleets(name)
     try:
         play(policy, scenario, [scenario.traffic.test_workload(0).take(slice(1))])
     except InputError as error:
@@ -193,14 +197,14 @@ def _side_by_side(
 
 def _check_disjoint(name: str, provenance: dict[str, Any], scenario: Scenario) -> None:
     """InputError where the policy may have been trained on requests of the test part."""
-    kept, tested = provenance.get("held_out") or [], scenario.traffic.held_out
-    for trained in kept if isinstance(kept, list) else [kept]:  # of a suite one for each of its scenarios
-        if (
-            tested is not None
-            and trained["trace"] == tested["trace"]
-            and trained["test_s"] < tested["test_s"]
-        ):
+    found, tested = provenance.get("held_out") or [], scenario.traffic.held_out
+    for trained in found if isinstance(found, list) else [found]:
+        if tested and trained["trace"] == tested["trace"] and trained["test_s"] < tested["test_s"]:
             raise InputError(
                 f"scenario.workload.test_s = {tested['test_s']:g}: must be at most {trained['test_s']:g}, "
                 f"since {name} was trained on what comes before"
             )
+
+
+def _not_of_fleets(name: str) -> InputError:
+    return InputError(f"policies: {name}: was not trained to route; evaluate it by run_dir={name}")

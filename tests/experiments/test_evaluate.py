@@ -51,7 +51,8 @@ def write_run(folder: Path, network: str = "gnn", *overrides: str) -> Path:
     """A finished training run whose network has been drawn and never trained."""
     scenario = compose_scenario("generated_8xh100", (*SMALL, *overrides))
     agent = PPOConfig(network=network, hidden=8)
-    config = TrainConfig(scenario, agent, total_steps=1, num_envs=1, checkpoint_steps=1, run_dir=str(folder))
+    numbers = {"total_steps": 1, "num_envs": 1, "checkpoint_steps": 1}
+    config = TrainConfig(scenario=scenario, agent=agent, run_dir=str(folder), **numbers)
     folder.mkdir()
     torch.manual_seed(1)
     weights = build_network(network, scenario.fleet.replicas, agent.hidden, agent.layers).state_dict()
@@ -231,7 +232,7 @@ def test_mlp_on_another_fleet_is_refused_before_the_work(
 def test_scenarios_of_other_kinds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "scenario=day_shape"]) == 2
     error = capsys.readouterr().err
-    assert "scenario = day_shape: must be of LLM fleets, whose routers are compared: azure_conv" in error
+    assert "scenario = day_shape: must be of LLM fleets, whose routers are compared: " in error
 
 
 def test_training_on_the_test_part_is_refused(tmp_path: Path) -> None:

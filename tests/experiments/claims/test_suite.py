@@ -140,7 +140,7 @@ def test_answer_and_files(
     [
         ("suite=claims claims=[queue]", "claims = queue: must be some of queues, others; null: all"),
         ("suite=claims claims=[]", "claims = []: must be some of queues, others"),
-        ("suite=papers", "suite = papers: must be claims"),
+        ("suite=papers", "suite = papers: must be one of batching, claims"),
         ("claims=[queues]", "suite = None: must be claims, or null without claims"),
         ("suite=claims scenario=generated_8xh100", "scenario: must not be given with suite=claims"),
         ("suite=claims out=/dev/null", "out = /dev/null: exists and holds something else"),
