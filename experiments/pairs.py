@@ -15,7 +15,7 @@ from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_file import output_file
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
-from servegym.envs.suites import load_suite
+from servegym.envs.suites import Suite
 from servegym.experiments.configs import read_config, read_seeds
 from servegym.experiments.evaluation.pairs import applicable_pairs, search_pairs
 from servegym.experiments.provenance import versions
@@ -32,7 +32,7 @@ class PairsConfig:
     """Schema of `conf/pairs.yaml`."""
 
     scenario: Any = MISSING
-    suite: str | None = None
+    suite: Suite | None = None
     routers: list[str] | None = None
     schedulers: list[str] | None = None
     seeds: Any = MISSING
@@ -81,7 +81,7 @@ def pairs(config: DictConfig) -> dict[str, Any]:
             },
         }
     answer = {
-        "suite": settings.suite,
+        "suite": None if settings.suite is None else settings.suite.name,
         "seeds": seeds,
         "scenarios": scenarios,
         "overall": _overall(scenarios),
@@ -96,7 +96,9 @@ def _scenarios(settings: PairsConfig) -> list[tuple[Scenario, str]]:
     if (settings.suite is None) == (settings.scenario is None):
         raise InputError("scenario: give scenario=NAME or suite=NAME, and not both")
     if settings.suite is not None:
-        suite = load_suite(settings.suite)
+        suite = settings.suite
+        if not suite.entries:
+            raise InputError(f"suite = {suite.name}: has no scenarios; must be one that has")
         return [(suite.build(name), suite.metric_of(name)) for name in suite.entries]
     if not isinstance(settings.scenario, ScenarioConfig):
         raise InputError(f"scenario = {settings.scenario.name}: must be of LLM fleets, which have routers")

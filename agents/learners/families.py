@@ -9,10 +9,11 @@ import numpy as np
 from servegym.agents.batching import BoundedShortestFirst
 from servegym.agents.deferred_batching import Frontrun
 from servegym.agents.elastic_sequence_parallel import GainAndLoss
-from servegym.agents.evaluation import route, schedule
+from servegym.agents.evaluation import route, route_and_schedule, schedule
 from servegym.agents.learners.imitation import Imitated
 from servegym.agents.networks.build import MIXTURES
 from servegym.agents.policy import Policy
+from servegym.agents.two_level import LeastMarginalLatency
 from servegym.costmodels.errors import InputError
 from servegym.envs.batch_scenario import BatchScenario
 from servegym.envs.batch_scenario.config import BatchScenarioConfig
@@ -32,6 +33,7 @@ from servegym.envs.sim.llm.decisions import NUM_CHOICES
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.suite_vector import SuiteVectorEnv
 from servegym.envs.suites import Suite
+from servegym.envs.two_level.vector import TwoLevelVectorEnv
 from servegym.envs.vector import NativeVectorEnv
 from servegym.envs.workloads import Workload
 
@@ -130,6 +132,21 @@ FAMILIES = (
         imitated="all",
         level="scheduler",
         play=schedule,
+    ),
+    Family(
+        environment="servegym/TwoLevel-v0",
+        schema=ScenarioConfig,
+        scenario=Scenario,
+        source=_of_traffic,
+        vector=TwoLevelVectorEnv,
+        networks=("two_level",),
+        num_actions=lambda config: int(config.fleet.num_replicas) + NUM_CHOICES,
+        masked=True,
+        metrics=("mean_latency_s", "p99_latency_s", "mean_ttft_s", "p99_ttft_s"),
+        shown=Shown("mean_latency_s", "mean latency", 1.0, "s"),
+        teacher=LeastMarginalLatency,
+        imitated="all",
+        play=route_and_schedule,
     ),
     Family(
         environment="servegym/DynamicBatching-v0",

@@ -10,6 +10,7 @@ from servegym.agents.networks.gpu_scorer import GpuScorer
 from servegym.agents.networks.mixture import RouterMixture
 from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.queue_mlp import QueueMLP
+from servegym.agents.networks.two_level import TwoLevelNetwork
 
 NETWORKS: dict[str, Callable[[int, int, int], ActionNetwork]] = {
     "gnn": lambda num_actions, hidden, layers: RouterGNN(hidden, layers),
@@ -20,6 +21,7 @@ NETWORKS: dict[str, Callable[[int, int, int], ActionNetwork]] = {
     "gpu_scorer": lambda num_actions, hidden, layers: GpuScorer(hidden, layers),
     "choice_scorer": lambda num_actions, hidden, layers: ChoiceScorer(hidden, layers),
     "engine_scorer": lambda num_actions, hidden, layers: EngineScorer(hidden, layers),
+    "two_level": lambda num_actions, hidden, layers: TwoLevelNetwork(hidden, layers),
 }
 """Each from the number of actions, the width and the number of layers."""
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from servegym.costmodels.native.jit import jit, kernel
 from servegym.costmodels.native.structs import struct
+from servegym.envs.batching.foresight import OCTAVES, expected_latency_s
 from servegym.envs.batching.reward import cost_since, objective_record
 from servegym.envs.batching.scheduled import ScheduledEpisodes
 from servegym.envs.legality import ALL_LEGAL, first_illegal
+from servegym.envs.routing.reward import Foresight, foresight
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES, write_decision
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, decide, next_decision
@@ -36,6 +38,7 @@ EPISODE = np.dtype(
         ("gap_s", np.float64),  # between the last two arrivals
         ("start_s", np.float64),  # its first arrival
         ("cost", np.float64),  # up to now
+        ("expected_s", np.float64),  # latency that is still to come, as far as it is charged beforehand
     ],
     align=True,
 )
@@ -47,6 +50,8 @@ class State(NamedTuple):
     fleet: Fleet
     episodes: np.ndarray  # EPISODE (K,)
     objective: np.ndarray  # OBJECTIVE (1,)
+    foresight: Foresight
+    octaves: np.ndarray  # int64 (2, OCTAVES), to work in
     level: np.ndarray  # int64 (K,)
     replica: np.ndarray  # int64 (K,)
     request: np.ndarray  # float32 (K, REQUEST_FEATURES)
@@ -88,6 +93,8 @@ class TwoLevelEpisodes(ScheduledEpisodes):
                 fleet=self.fleet,
                 episodes=self.episodes,
                 objective=objective_record(scenario),
+                foresight=foresight(scenario),
+                octaves=np.zeros((2, OCTAVES), np.int64),
                 row_ids=self.row_ids,
                 open_ids=np.zeros((num_episodes, max_requests), np.int32),
                 masks=self.masks,
@@ -141,11 +148,21 @@ def _route(state: State, episode_id: int, replica: int) -> None:
 
 @kernel
 def _reward(state: State, episode_id: int) -> float:
-    """Minus what the cost has grown by since the last decision."""
+    """Minus what the cost has grown by since the last decision, with the latency still expected."""
     episode, count = state.episodes[episode_id], state.replicas.shape[1]
     open_ids, objective = state.open_ids[episode_id], state.objective[0]
     now_s, routed = episode.now_s, episode.next_request
-    return -cost_since(state.fleet, episode_id * count, count, episode, open_ids, now_s, routed, objective)
+    first = episode_id * count
+    cost = cost_since(state.fleet, first, count, episode, open_ids, now_s, routed, objective)
+    if objective.latency_weight > 0 and state.foresight.prefill_s_per_token > 0:
+        expected_s = 0.0
+        for replica_id in range(first, first + count):
+            expected_s += expected_latency_s(
+                state.fleet, replica_id, state.foresight, state.octaves[0], state.octaves[1]
+            )
+        cost += objective.latency_weight * (expected_s - episode.expected_s)
+        episode.expected_s = expected_s
+    return -cost
 
 
 @kernel

@@ -27,6 +27,7 @@ SMALL_SCENARIO_OF = {
         "scenario.workload.rate_rps=10",
         *FEW_REQUESTS,
     ),
+    "servegym/TwoLevel-v0": (*SMALL_SCENARIO, "scenario.engine.max_num_seqs=4"),
     "servegym/DynamicBatching-v0": (
         "scenario=inoue_v100",
         "scenario.max_batch=8",

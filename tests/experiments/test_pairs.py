@@ -63,6 +63,8 @@ def test_table(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     "words, message",
     [
         ((), "scenario: give scenario=NAME or suite=NAME"),
+        ((*SMALL_SCENARIO, "suite=routing"), "scenario: give scenario=NAME or suite=NAME"),
+        (("suite=claims",), "suite = claims: has no scenarios"),
         (("scenario=resnet50_8gpu",), "must be of LLM fleets"),
         ((*SMALL_SCENARIO, "routers=[jsqq]"), "routers: jsqq: must be one of"),
         ((*SMALL_SCENARIO, "schedulers=[fifo]"), "schedulers: fifo: must be one of"),
