@@ -80,12 +80,12 @@ class TwoLevelNetwork(ActionNetwork):
     def forward(
         self,
         level: Tensor,
-        replica: Tensor,
         request: Tensor,
         replicas: Tensor,
         setting: Tensor,
         engine: Tensor,
         requests: Tensor,
+        replica: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Raw observations of TwoLevel-v0 to logits (B, R + 68) and values (B,).
 
