@@ -146,6 +146,7 @@ FAMILIES = (
         shown=Shown("mean_latency_s", "mean latency", 1.0, "s"),
         teacher=LeastMarginalLatency,
         imitated="all",
+        level="two_level",
         play=route_and_schedule,
     ),
     Family(
