@@ -21,7 +21,7 @@ SCENARIO = load_scenario(
         "scenario.engine.max_num_seqs=8",
         "scenario.workload.rate_rps=24",
         "scenario.workload.prediction_error=0.2",
-        "scenario.workload.test_s=6",
+        "scenario.workload.test_s=3",
         "scenario.objective.ttft_weight=0",
         "scenario.objective.latency_weight=1",
     ),
