@@ -110,4 +110,4 @@ def expected_latency_s(
     passed = 0.0
     if requests > most:
         passed = waits_for_places(counts, tokens, most - running, running_tokens) / most
-    return (to_come + passed) * iteration_s / fleet.speed[replica.group]
+    return float((to_come + passed) * iteration_s / fleet.speed[replica.group])

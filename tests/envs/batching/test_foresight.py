@@ -1,4 +1,4 @@
-"""Latency charged beforehand: a potential that leaves returns alone and tells good decisions from bad ones."""
+"""Latency charged beforehand: a potential that leaves returns alone, and tells good decisions from bad."""
 
 import numpy as np
 import pytest
