@@ -13,16 +13,15 @@ class Choices:
 
     def __init__(self, logits: Tensor) -> None:
         self.log_probs = logits - logits.logsumexp(dim=1, keepdim=True)
-        self.probs = torch.softmax(self.log_probs, dim=1)
 
     def draw(self) -> Tensor:
         """int64 (B,): an action at random, as the winner of a race of exponential clocks (Gumbel's trick)."""
-        waits = torch.empty_like(self.probs).exponential_()
-        return (self.probs / waits).argmax(dim=1)
+        probs = torch.softmax(self.log_probs, dim=1)
+        return (probs / torch.empty_like(probs).exponential_()).argmax(dim=1)
 
     def likeliest(self) -> Tensor:
         """int64 (B,)."""
-        return self.probs.argmax(dim=1)
+        return self.log_probs.argmax(dim=1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Of given actions (B,), (B,)."""
@@ -30,4 +29,4 @@ class Choices:
 
     def entropy(self) -> Tensor:
         """In nats, (B,)."""
-        return -(self.log_probs * self.probs).sum(dim=1)
+        return -(self.log_probs * torch.softmax(self.log_probs, dim=1)).sum(dim=1)

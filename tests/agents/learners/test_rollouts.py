@@ -70,8 +70,9 @@ def test_same_weights_as_stable_baselines3(network: str) -> None:
     twin = sb3_twin(model, config, SB3VecEnv(RoutingVectorEnv(8, FEW)))
     assert same_weights(model, twin)
     before = next(model.policy.parameters()).clone()
-    model.learn(3 * 256)
-    twin.learn(3 * 256)
+    for learner in (model, twin):
+        learner.set_random_seed(0)
+        learner.learn(3 * 256)
     assert not torch.equal(before, next(model.policy.parameters()))
     assert same_weights(model, twin)
     assert model.ep_info_buffer == twin.ep_info_buffer
@@ -84,8 +85,9 @@ def test_same_weights_as_sb3_contrib_with_masks() -> None:
     model = build_ppo(config, SB3VecEnv(DynamicBatchingVectorEnv(8, scenario)), seed=0)
     model.env.work = lambda observation, actions: np.zeros(8)  # type: ignore[union-attr]  # not centred
     twin = sb3_twin(model, config, SB3VecEnv(DynamicBatchingVectorEnv(8, scenario)))
-    model.learn(3 * 256)
-    twin.learn(3 * 256)
+    for learner in (model, twin):
+        learner.set_random_seed(0)
+        learner.learn(3 * 256)
     assert same_weights(model, twin)
 
 
