@@ -229,7 +229,7 @@ def _show_elastic(answer: dict[str, Any], console: Console) -> None:
 
 def _show_training(answer: dict[str, Any], console: Console) -> None:
     title = f"PPO on {answer['scenario']}: one core, and where its time goes"
-    table = Table("learner", "environments", "decisions/s", *PARTS, "rest", title=title)
+    table = Table("PPO of", "envs", "decisions/s", *PARTS, "rest", title=title)
     for found in answer["learners"]:
         shares = (f"{found[part]:.0%}" for part in (*PARTS, "rest"))
         table.add_row(found["name"], str(found["num_envs"]), f"{found['decisions_per_s']:,.0f}", *shares)

@@ -22,6 +22,9 @@ from servegym.envs.scenario import Scenario
 
 PYTHON_ENVIRONMENTS = 8
 
+DECISIONS, MINIBATCHES = 8192, 4
+"""Of an update and of a pass over it, as in the presets, however many environments there are."""
+
 PARTS = ("environment", "inference", "optimisation")
 """Where time is taken: simulating and observing, the policy's forward passes while it acts, its updates."""
 
@@ -91,7 +94,7 @@ def measure_training(scenario: Scenario, num_envs: int, updates: int, passes: in
         "servegym, mlp": _ours("mlp", scenario, num_envs),
         "servegym, gnn": _ours("gnn", scenario, num_envs),
         "Stable-Baselines3, environment that does nothing": _do_nothing(scenario, num_envs),
-        "Stable-Baselines3, Python environments": _python(scenario, num_envs),
+        "Stable-Baselines3, Python environments": _python(scenario),
     }
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in watched}
     for _ in range(passes):
@@ -116,33 +119,37 @@ def _summary(
 
 def _ours(network: str, scenario: Scenario, num_envs: int) -> Watched:
     env = RoutingVectorEnv(num_envs, scenario)
-    return Watched(build_ppo(PPOConfig(network=network), SB3VecEnv(env), seed=0), env)
+    config = PPOConfig(network=network, **_sizes(num_envs))
+    return Watched(build_ppo(config, SB3VecEnv(env), seed=0), env)
 
 
 def _do_nothing(scenario: Scenario, num_envs: int) -> Watched:
     env = DoNothing(RoutingVectorEnv(num_envs, scenario))
     vec_env = SB3VecEnv(env)  # type: ignore[arg-type]  # as far as it is used
-    return Watched(_sb3(vec_env, PPOConfig().n_steps), env)
+    return Watched(_sb3(vec_env), env)
 
 
-def _python(scenario: Scenario, num_envs: int) -> Watched:
+def _python(scenario: Scenario) -> Watched:
     def make() -> gym.Env[Any, Any]:
         return gym.make("servegym.envs:servegym/Routing-v0", scenario=scenario)
 
     vec_env = DummyVecEnv([make] * PYTHON_ENVIRONMENTS)
-    decisions = PPOConfig().n_steps * num_envs
-    return Watched(_sb3(vec_env, max(decisions // PYTHON_ENVIRONMENTS, 1)), vec_env)
+    return Watched(_sb3(vec_env), vec_env)
 
 
-def _sb3(vec_env: Any, n_steps: int) -> PPO:
+def _sizes(num_envs: int) -> dict[str, int]:
+    n_steps = MINIBATCHES * -(-DECISIONS // (MINIBATCHES * num_envs))
+    return {"n_steps": n_steps, "batch_size": n_steps * num_envs // MINIBATCHES}
+
+
+def _sb3(vec_env: Any) -> PPO:
     """As the library comes, with the sizes of our PPO."""
     ours = PPOConfig()
     assert isinstance(vec_env.observation_space, spaces.Dict)
     return PPO(
         "MultiInputPolicy",
         vec_env,
-        n_steps=n_steps,
-        batch_size=min(ours.batch_size, n_steps * vec_env.num_envs),
+        **_sizes(vec_env.num_envs),
         n_epochs=ours.n_epochs,
         policy_kwargs={"net_arch": [ours.hidden] * ours.layers},
         seed=0,
