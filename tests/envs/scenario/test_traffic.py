@@ -1,4 +1,4 @@
-"""Training episodes of sessions: no turn without the one before it, whatever is thinned out."""
+"""Training episodes: no turn of a session without the one before it, and rates that follow a profile."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.scenario import load_scenario
 from servegym.envs.scenario.config import EpisodeConfig, WorkloadConfig
 from servegym.envs.scenario.traffic import Traffic
 from servegym.envs.workloads import Workload
+from servegym.envs.workloads.rate_profile import load_profile
 from servegym.envs.workloads.stretches import Stretches
 
 
@@ -96,3 +98,49 @@ def test_predictors_by_name(monkeypatch, name, parameters, check) -> None:
 def test_predictors_that_do_not_exist_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         WorkloadConfig(rate_rps=1.0, **settings)  # type: ignore[arg-type]
+
+
+def day_traffic(period_s: float) -> Traffic:
+    scenario = load_scenario(
+        "azure_day_8xh100", (f"scenario.workload.period_s={period_s}", "scenario.episode.rate_spread=0")
+    )
+    return scenario.traffic
+
+
+def test_the_rate_of_generated_requests_follows_the_profile() -> None:
+    workload = day_traffic(10.0).test_workload(0)  # some four days
+    factors = load_profile("servegen_m_large_day").factors
+    quarters = np.histogram(workload.arrival_s % 10.0, bins=8, range=(0.0, 10.0))[0]
+    expected = factors.reshape(8, -1).mean(axis=1)
+    assert expected.max() > 1.5 * expected.min()
+    assert workload.rate_rps == pytest.approx(130.0, rel=0.08)
+    np.testing.assert_allclose(quarters / quarters.mean(), expected / expected.mean(), atol=0.15)
+
+
+def test_training_episodes_begin_anywhere_in_the_profile() -> None:
+    traffic = day_traffic(1000.0)  # of which an episode is 8 s
+    rates = [traffic.train_workload(np.random.SeedSequence(seed)).rate_rps for seed in range(40)]
+    assert min(rates) < 100 < 160 < max(rates)
+    assert traffic.train_workload(np.random.SeedSequence(0)).arrival_s[0] < 1.0
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"profile": "day"}, "workload.period_s = None: must be given with a profile"),
+        ({"period_s": 9.0}, "workload.period_s = 9.0: must be given with a profile, and only then"),
+        ({"profile": "day", "period_s": 0.0}, "workload.period_s = 0.0: must be positive"),
+        (
+            {"profile": "day", "period_s": 9.0, "trace": "t"},
+            "workload.profile = day: must be null with a trace",
+        ),
+    ],
+)
+def test_a_profile_has_a_period_and_no_trace(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        WorkloadConfig(rate_rps=1.0, **settings)  # type: ignore[arg-type]
+
+
+def test_an_unknown_profile_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="rate profile is 'day', allowed: servegen_m_large_day"):
+        load_scenario("azure_day_8xh100", ("scenario.workload.profile=day",))
