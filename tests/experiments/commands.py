@@ -59,6 +59,7 @@ SHORT_TRAINING_OF = {
     "ppo": SHORT_TRAINING,
     "discrete_sac": (*SHORT_RUN, "agent.warm_up=64"),
     "double_dqn": (*SHORT_RUN, "agent.warm_up=64"),
+    "counterfactual": (*SHORT_RUN, "agent.n_steps=16", "agent.gradient_steps=2", "agent.rounds=2"),
     "improper": (*(word for word in SHORT_RUN if "batch_size" not in word), "agent.n_steps=16"),
 }
 """By the name of the algorithm."""
