@@ -1,5 +1,7 @@
 """Plausible observations, on which an exported policy is held to its scores."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from servegym.agents.serving.schema import LEVELS, REPLICAS
@@ -49,7 +51,7 @@ def plausible_observation(
     level: str, rng: np.random.Generator, num_observations: int, num_replicas: int
 ) -> dict[str, np.ndarray]:
     """What a policy of a level reads: a leading axis K, idle to overloaded, at least one action legal."""
-    arrays = {
+    arrays: dict[str, Callable[[], np.ndarray]] = {
         "level": lambda: np.arange(num_observations, dtype=np.float32) % 2,
         "request": lambda: _request(rng, num_observations),
         "replicas": lambda: _replicas(rng, num_observations, num_replicas),

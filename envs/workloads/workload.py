@@ -117,7 +117,7 @@ class Workload:
         """
         if self.parent is not None:
             raise InputError(f"workload {self.name!r}: requests that follow others cannot be repeated")
-        return self._rows(np.repeat(np.arange(self.num_requests), copies))
+        return self._rows(np.repeat(np.arange(self.num_requests), np.asarray(copies)))
 
     def _rows(self, indices: npt.NDArray[np.int64]) -> "Workload":
         columns: dict[str, Any] = {

@@ -137,7 +137,7 @@ def _python(scenario: Scenario) -> Watched:
     return Watched(_sb3(vec_env), vec_env)
 
 
-def _sizes(num_envs: int) -> dict[str, int]:
+def _sizes(num_envs: int) -> dict[str, Any]:
     n_steps = MINIBATCHES * -(-DECISIONS // (MINIBATCHES * num_envs))
     return {"n_steps": n_steps, "batch_size": n_steps * num_envs // MINIBATCHES}
 
