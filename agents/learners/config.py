@@ -162,11 +162,11 @@ class CounterfactualConfig:
     learning_rate: float = 1e-3  # of Adam, at the start
     final_learning_rate: float = 0.0  # reached linearly at the last step
     exploration: float = 0.05  # share of decisions that are drawn from the policy
-    rounds: int = 30  # simulations that ask about an episode
-    spacing_s: float = 15.0  # between two requests that one of them asks about
+    rounds: int = 160  # simulations that ask about an episode
+    spacing_s: float = 1000.0  # between two requests that one of them asks about
     memory_size: int = 60_000  # answers remembered, in equal parts of each scenario
-    n_steps: int = 256  # decisions per environment between updates
-    gradient_steps: int = 30  # in an update
+    n_steps: int = 1024  # decisions per environment between updates
+    gradient_steps: int = 100  # in an update
     batch_size: int = 2048  # answers in a step
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
     start_rate: float = 1.0  # of the scenario's, the rate of the first episodes; see LoadCurriculum

@@ -54,11 +54,11 @@ def marginal_costs(
 
     replicas: int64 (N,), where each request went; R is at least 2. Each of `rounds` simulations asks about
     requests `spacing_s` apart: what changes for others is put down to the one asked about last before they
-    finished. Fleets whose requests come to the router once, in order of arrival.
+    ended, so a spacing shorter than requests take misses some of it. Fleets whose requests come to the router once, in order of arrival.
     """
     num_replicas = scenario.num_replicas
     base = scenario.simulate(workload, prescribed(replicas))
-    base_costs = _costs(base, scenario.objective)
+    base_costs, base_ends = _costs(base, scenario.objective), _ends(base)
     last_s = workload.arrival_s[-1]
     found = []
     for _ in range(rounds):
@@ -75,7 +75,7 @@ def marginal_costs(
         sent[of_copies] = others
         costs = _costs(scenario.simulate(workload.repeat(copies), prescribed(sent)), scenario.objective)
         change = costs[places] - base_costs
-        last_asked = np.searchsorted(workload.arrival_s[asked], base.finish_s) - 1
+        last_asked = np.searchsorted(workload.arrival_s[asked], base_ends) - 1
         counts = (last_asked >= 0) & np.isfinite(change)
         counts[asked] = False
         of_others = np.zeros((len(asked), num_replicas))
@@ -98,8 +98,15 @@ def _others(chosen: np.ndarray, num_replicas: int) -> np.ndarray:
     return numbers + (numbers >= chosen[:, None])
 
 
+def _ends(results: Results) -> np.ndarray:
+    """When each request finished or its client gave up, in seconds; NaN where it did neither."""
+    return np.where(np.isfinite(results.finish_s), results.finish_s, results.cancelled_s)
+
+
 def _costs(results: Results, objective: ObjectiveConfig) -> np.ndarray:
-    """Of each request, in seconds; NaN where it did not finish."""
-    ttft_s, latency_s = results.first_token_s - results.arrival_s, results.finish_s - results.arrival_s
+    """Of each request, in seconds, as reward.py counts them; NaN where it has no end."""
+    end_s = _ends(results)
+    first_s = np.where(np.isfinite(results.first_token_s), results.first_token_s, end_s)
+    ttft_s, latency_s = first_s - results.arrival_s, end_s - results.arrival_s
     costs: np.ndarray = objective.ttft_weight * ttft_s + objective.latency_weight * latency_s
     return costs

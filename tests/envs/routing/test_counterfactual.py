@@ -21,6 +21,17 @@ MIXED = (
 )
 
 
+GIVING_UP = (
+    "generated_8xh100",
+    (
+        "scenario.fleet.replicas=3",
+        "scenario.workload.rate_rps=45",
+        "scenario.workload.clients.cancel_share=0.3",
+        "scenario.workload.clients.mean_patience_s=3",
+    ),
+)
+
+
 def scenario_with(name: str, overrides: tuple[str, ...], **weights: float) -> Scenario:
     scenario = load_scenario(name, (*overrides, "scenario.episode.requests=200"))
     objective = replace(scenario.objective, **weights)
@@ -31,12 +42,14 @@ def scenario_with(name: str, overrides: tuple[str, ...], **weights: float) -> Sc
 def total(scenario: Scenario, workload: Workload, replicas: np.ndarray) -> float:
     results = scenario.simulate(workload, prescribed(replicas))
     objective = scenario.objective
-    ttft, latency = results.first_token_s - results.arrival_s, results.finish_s - results.arrival_s
+    end_s = np.fmin(results.finish_s, np.where(np.isfinite(results.finish_s), np.inf, results.cancelled_s))
+    first_s = np.where(np.isfinite(results.first_token_s), results.first_token_s, end_s)
+    ttft, latency = first_s - results.arrival_s, end_s - results.arrival_s
     return float((objective.ttft_weight * ttft + objective.latency_weight * latency).sum())
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("which", [EQUAL, MIXED], ids=["equal", "mixed"])
+@pytest.mark.parametrize("which", [EQUAL, MIXED, GIVING_UP], ids=["equal", "mixed", "giving up"])
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.5, 2.0)], ids=["ttft", "both"])
 def test_one_question_is_the_difference_of_two_simulations(
     which: tuple[str, tuple[str, ...]], weights: tuple[float, float]
