@@ -54,7 +54,8 @@ def marginal_costs(
 
     replicas: int64 (N,), where each request went; R is at least 2. Each of `rounds` simulations asks about
     requests `spacing_s` apart: what changes for others is put down to the one asked about last before they
-    ended, so a spacing shorter than requests take misses some of it. Fleets whose requests come to the router once, in order of arrival.
+    ended, so a spacing shorter than requests take misses some of it. Fleets whose requests come to the router
+    once, in order of arrival.
     """
     num_replicas = scenario.num_replicas
     base = scenario.simulate(workload, prescribed(replicas))
