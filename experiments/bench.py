@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
@@ -229,7 +229,7 @@ def _show_elastic(answer: dict[str, Any], console: Console) -> None:
 
 def _show_training(answer: dict[str, Any], console: Console) -> None:
     title = f"PPO on {answer['scenario']}: one core, and where its time goes"
-    table = Table("PPO of", "envs", "decisions/s", *PARTS, "rest", title=title)
+    table = Table(Column("PPO of", no_wrap=True), "envs", "decisions/s", *PARTS, "rest", title=title)
     for found in answer["learners"]:
         shares = (f"{found[part]:.0%}" for part in (*PARTS, "rest"))
         table.add_row(found["name"], str(found["num_envs"]), f"{found['decisions_per_s']:,.0f}", *shares)

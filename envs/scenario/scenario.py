@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.iterations.linear import LinearClock, linear_clock
+from servegym.costmodels.iterations.linear import LEAST_CONTEXT_TOKENS, LinearClock, linear_clock
 from servegym.envs.metrics import SloLimits
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.scenario.fleet_plan import first_extra, fleet_plan
@@ -64,8 +64,9 @@ class Scenario:
 
     @property
     def clock(self) -> LinearClock:
-        """`cost` in four numbers, for routers that forecast."""
-        return linear_clock(self.cost, self.engine.num_kv_blocks * self.engine.block_size)
+        """`cost` in four numbers, for routers that forecast; of a toy engine as if one request had room."""
+        kv_tokens = self.engine.num_kv_blocks * self.engine.block_size
+        return linear_clock(self.cost, max(kv_tokens, LEAST_CONTEXT_TOKENS))
 
     @cached_property
     def setting(self) -> np.ndarray:

@@ -151,7 +151,7 @@ def test_copies_unless_told_otherwise(kind: str, copy: bool) -> None:
 @pytest.mark.parametrize("kind", ["Routing-flat", "TwoLevel-flat"])
 def test_flat_observations_hold_the_parts_in_order(kind: str) -> None:
     """The order that the environments document, tables row by row, in the bounds of the parts."""
-    order = ("level", "replica", "request", "replicas", "engine", "requests")
+    order = ("level", "replica", "request", "replicas", "setting", "engine", "requests")
     make, arguments = KINDS[kind]
     flat, parts = make(3, **arguments), make(3, **arguments | {"flat": False})
     rng = np.random.default_rng(0)

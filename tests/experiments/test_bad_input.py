@@ -33,7 +33,7 @@ UNKNOWN_NAMES = [
         "scenario.fleet.pools: gpus: no such key; did you mean gpu?",
     ),
     ("simulate scenario.fleet.gpu=b200", "fleet.gpu = b200: must be one of a100_sxm, a800_sxm, h100_sxm"),
-    ("simulate scenario.workload.fitted=nobody", "'nobody', allowed: arxiv, azure_conv_2023, sharegpt"),
+    ("simulate scenario.workload.fitted=nobody", "'nobody', allowed: arxiv, azure_conv_2023"),
     ("simulate scenario.workload.format=xls", "workload.format = xls: must be one of azure, csv"),
     ("simulate split=validation", "split = validation: must be one of train, test"),
     ("bench gpu", "bench gpu: must be one of simulator, env"),

@@ -165,5 +165,5 @@ def test_from_a_shell(folder: Path) -> None:
     assert json.loads(done.stdout)["decisions_per_s"]["servegym/Routing-v0"] > 0
     done = subprocess.run([*command, "nothing"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    benches = "simulator, env, stream, peers, policies, batch, elastic"
+    benches = "simulator, env, stream, peers, policies, batch, elastic, training"
     assert done.stderr == f"servegym: error: bench nothing: must be one of {benches}\n"

@@ -49,7 +49,7 @@ def test_every_scenario_gives_requests_at_its_rate(name: str) -> None:
 def test_scenarios_of_other_kinds_are_refused() -> None:
     with pytest.raises(InputError, match="azure_conv_1xh100: is of LLM fleets, must be one of day_shape"):
         load_batch_scenario("azure_conv_1xh100")
-    with pytest.raises(InputError, match="day_shape: is of batch serving, must be one of azure_conv"):
+    with pytest.raises(InputError, match="day_shape: is of batch serving, must be one of arxiv_8xh100"):
         load_scenario("day_shape")
     with pytest.raises(InputError, match="scenario = resnet: must be one of day_shape"):
         load_batch_scenario("resnet")

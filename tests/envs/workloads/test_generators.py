@@ -94,5 +94,5 @@ def test_joint_lengths_of_two_atoms_draw_only_pairs_that_were_seen():
 
 
 def test_unknown_fitted_workload_lists_the_known_ones():
-    with pytest.raises(InputError, match="fitted workload is 'nope', allowed: azure_conv_2023"):
+    with pytest.raises(InputError, match="fitted workload is 'nope', allowed: arxiv, azure_conv_2023"):
         load_fitted("nope")
