@@ -60,7 +60,7 @@ class Scale(nn.Module):
 
     def forward(self, engine: Tensor, requests: Tensor) -> Seen:
         """Raw `engine` (B, 13) and `requests` (B, 64, 12) to what the network reads."""
-        halves = requests.unflatten(1, (2, VISIBLE))
+        halves = requests.reshape(-1, 2, VISIBLE, len(ROW_COLUMNS))
         there = halves[..., :STATES].sum(dim=-1) > 0
         remaining = (halves[..., PREDICTED_OUTPUT_TOKENS] - halves[..., GENERATED_TOKENS]).clamp(min=0.0)
         amounts = torch.cat([halves, remaining.unsqueeze(-1)], dim=-1) / self.row_units
