@@ -14,7 +14,7 @@ from servegym.envs.sim.llm.decision_view import (
 )
 from servegym.envs.sim.llm.decisions import NUM_ROWS, SHARES, VISIBLE
 
-_DECODING = [name for name, _ in ENGINE_COLUMNS].index("decoding")
+ENGINE = {name: column for column, (name, _) in enumerate(ENGINE_COLUMNS)}
 
 
 class FirstComeFirstServed:
@@ -32,18 +32,30 @@ class FirstComeFirstServed:
 
 
 class BoundedShortestFirst:
-    """Shortest job first among those who wait, each put off by `most_s` at most, with short prefills (ours).
+    """Shortest job first with a bound on who is put off, and prefills as long as the engine can use (ours).
 
-    A job of `predicted output still to come + prompt_weight * tokens to prefill` is due that many tokens at
-    `tokens_per_s` after its arrival, at the latest after `most_s`; who is due first is admitted first, and
-    nobody else while that one does not fit. So nobody is overtaken by requests that come more than `most_s`
-    later. While others decode, prefills get the share of the token budget nearest above 0.
+    A job is its `predicted output still to come + prompt_weight * tokens to prefill`, and no job counts as
+    more than `largest_job` tokens. It is put off by `patience` times the age of the oldest who waits, times its
+    share of the largest job: who is due first is admitted first, and nobody else while that one does not fit.
+    So the queue itself says how long anyone may be made to wait.
+
+    While others decode, prefills get a quarter of the token budget, which costs decodes little. They get half
+    where `long_queue` requests wait and more than `slack` of seats and of KV memory is free: then it is the
+    prefills that keep others waiting, and a larger batch serves more.
     """
 
     name = "bounded_shortest_first"
 
-    def __init__(self, prompt_weight: float = 0.3, tokens_per_s: float = 30.0, most_s: float = 25.0) -> None:
-        self.prompt_weight, self.tokens_per_s, self.most_s = prompt_weight, tokens_per_s, most_s
+    def __init__(
+        self,
+        prompt_weight: float = 0.3,
+        largest_job: float = 750.0,
+        patience: float = 1.25,
+        long_queue: int = 8,
+        slack: float = 0.2,
+    ) -> None:
+        self.prompt_weight, self.largest_job, self.patience = prompt_weight, largest_job, patience
+        self.long_queue, self.slack = long_queue, slack
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Has nothing to forget."""
@@ -51,10 +63,20 @@ class BoundedShortestFirst:
     def act(self, observation: Observation) -> np.ndarray:
         """int64 (K,)."""
         engine, rows = observation["engine"], observation["requests"][:, :VISIBLE]
+        waits, age_s = rows[..., IS_WAITING] > 0, rows[..., SINCE_ARRIVAL_S]
         output = np.maximum(rows[..., PREDICTED_OUTPUT_TOKENS] - rows[..., GENERATED_TOKENS], 0.0)
-        job_s = (output + self.prompt_weight * rows[..., KNOWN_TOKENS]) / self.tokens_per_s
-        due_s = np.minimum(job_s, self.most_s) - rows[..., SINCE_ARRIVAL_S]
-        first = np.where(rows[..., IS_WAITING] > 0, due_s, np.inf).argmin(axis=1)
+        job = (output + self.prompt_weight * rows[..., KNOWN_TOKENS]) / self.largest_job
+        most_s = self.patience * np.where(waits, age_s, 0.0).max(axis=1, keepdims=True)
+        due_s = most_s * np.minimum(job, 1.0) - age_s
+        first = np.where(waits, due_s, np.inf).argmin(axis=1)
         fits = np.take_along_axis(rows[..., LEGAL], first[:, None], axis=1)[:, 0] > 0
-        share = np.where(engine[:, _DECODING] > 0, 1, len(SHARES) - 1)
-        return np.where(fits, first, NUM_ROWS + share)
+        return np.where(fits, first, NUM_ROWS + self._share(engine))
+
+    def _share(self, engine: np.ndarray) -> np.ndarray:
+        """The number in SHARES of what prefills get of the budget, int64 (K,)."""
+        running, seats_left = engine[:, ENGINE["running"]], engine[:, ENGINE["seats_left"]]
+        used, blocks = engine[:, ENGINE["kv_used_blocks"]], engine[:, ENGINE["kv_total_blocks"]]
+        room = (seats_left > self.slack * (seats_left + running)) & (blocks - used > self.slack * blocks)
+        grow = room & (engine[:, ENGINE["waiting"]] >= self.long_queue)
+        beside_decodes = np.where(grow, SHARES.index(0.5), SHARES.index(0.25))
+        return np.where(engine[:, ENGINE["decoding"]] > 0, beside_decodes, SHARES.index(1.0))

@@ -13,14 +13,13 @@ class LeastMarginalLatency:
     """Routes where a request adds least to everyone's latency; on a replica the shortest job first (ours).
 
     To what the router `marginal_latency` adds up come waits for places (seats.py). Each replica's scheduler
-    is `BoundedShortestFirst`, with a token of the prompt counted as one of the output, and nobody put off by
-    more than a minute: of a few such bounds the best on training traffic.
+    is `BoundedShortestFirst`, with more patience than where an engine is alone: here mean latency counts.
     """
 
     name = "least_marginal_latency"
 
     def __init__(self) -> None:
-        self.scheduler = BoundedShortestFirst(prompt_weight=1.0, most_s=60.0)
+        self.scheduler = BoundedShortestFirst(largest_job=1500.0, patience=4.0)
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Has nothing to forget."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from servegym.agents.batching import BoundedShortestFirst, FirstComeFirstServed
+from servegym.agents.batching import ENGINE, BoundedShortestFirst, FirstComeFirstServed
 from servegym.agents.evaluation import schedule
 from servegym.agents.policy import Policy
 from servegym.envs.batching.env import BatchingEnv
@@ -46,10 +46,11 @@ def waiting(*rows: tuple[float, float, float, bool]) -> Observation:
     [
         (((100, 200, 3.0, True), (100, 100, 3.0, True)), 1),  # the shorter
         (((100, 100, 3.0, True), (50, 110, 3.0, True)), 1),  # by the prompt as well
-        (((100, 200, 3.0, True), (100, 100, 0.5, True)), 1),  # it came 2.5 s later, and is 3.3 s shorter
-        (((100, 200, 4.0, True), (100, 100, 0.5, True)), 0),
-        (((100, 900, 9.4, True), (10, 10, 0.0, True)), 1),  # 10 s is the most that anyone is put off by
-        (((100, 900, 10.1, True), (10, 1, 0.0, True)), 0),
+        (((100, 200, 3.0, True), (100, 100, 2.4, True)), 1),  # it came 0.6 s later, and is due 0.6 s earlier
+        (((100, 220, 3.0, True), (100, 100, 2.2, True)), 0),
+        (((100, 900, 9.0, True), (10, 10, 0.5, True)), 1),  # the oldest is put off by all of its age
+        (((100, 900, 9.0, True), (10, 50, 0.5, True)), 0),
+        (((100, 900, 3.0, True), (100, 800, 3.1, True)), 1),  # both are as long as can be: by arrival
         (((100, 200, 3.0, True), (100, 100, 3.0, False)), NUM_ROWS + 3),  # it does not fit: all run
         (((100, 200, 3.0, False), (100, 100, 3.0, True)), 1),
     ],
@@ -57,15 +58,36 @@ def waiting(*rows: tuple[float, float, float, bool]) -> Observation:
 def test_the_shortest_goes_first_unless_put_off_for_long(
     rows: tuple[tuple[float, float, float, bool], ...], choice: int
 ) -> None:
-    rule = BoundedShortestFirst(prompt_weight=0.3, tokens_per_s=30.0, most_s=10.0)
+    rule = BoundedShortestFirst(prompt_weight=0.3, largest_job=500.0, patience=1.0)
     assert rule.act(waiting(*rows)) == [choice]
 
 
-def test_prefills_are_short_while_others_decode() -> None:
+@pytest.mark.parametrize(
+    "decoding, number_waiting, seats_left, used_blocks, share",
+    [
+        (0, 0, 100, 0, 3),  # nobody is slowed down
+        (5, 0, 100, 0, 1),
+        (5, 8, 100, 0, 2),  # a long queue, and room for more
+        (5, 8, 20, 0, 1),  # no seats
+        (5, 8, 100, 90, 1),  # no memory
+        (5, 7, 100, 0, 1),
+    ],
+)
+def test_prefills_are_as_long_as_the_engine_can_use(
+    decoding: int, number_waiting: int, seats_left: int, used_blocks: int, share: int
+) -> None:
     observation = waiting()
-    assert BoundedShortestFirst().act(observation) == [NUM_ROWS + 3]
-    observation["engine"][0, 2] = 5.0
-    assert BoundedShortestFirst().act(observation) == [NUM_ROWS + 1]
+    seen = {
+        "running": 100,
+        "waiting": number_waiting,
+        "decoding": decoding,
+        "kv_used_blocks": used_blocks,
+        "kv_total_blocks": 100,
+        "seats_left": seats_left,
+    }
+    for name, value in seen.items():
+        observation["engine"][0, ENGINE[name]] = value
+    assert BoundedShortestFirst().act(observation) == [NUM_ROWS + share]
 
 
 @pytest.mark.parametrize("policy", [FirstComeFirstServed(), BoundedShortestFirst()])
