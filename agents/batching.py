@@ -50,7 +50,7 @@ class BoundedShortestFirst:
         self,
         prompt_weight: float = 0.3,
         largest_job: float = 750.0,
-        patience: float = 1.25,
+        patience: float = 1.1,
         long_queue: int = 8,
         slack: float = 0.2,
     ) -> None:

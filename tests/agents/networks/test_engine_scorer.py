@@ -10,6 +10,7 @@ from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.envs.batching.observation import Observation
 from servegym.envs.batching.vector import BatchingVectorEnv
 from servegym.envs.scenario import load_scenario
+from servegym.envs.sim.llm.decision_view import ENGINE_FEATURES, ROW_FEATURES
 from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, VISIBLE
 
 SCENARIO = load_scenario(
@@ -59,11 +60,24 @@ def test_it_chooses_what_is_legal_without_masks(
     assert logits.shape == (len(masks), NUM_CHOICES)
     assert (masks | ~possible).all() and possible.any(axis=1).all()
     left_out = masks & ~possible
-    assert not np.delete(left_out, NUM_ROWS, axis=1).any()  # to start without prefills, at times
+    starts_and_preemptions = left_out[:, VISIBLE:]
+    assert not np.delete(starts_and_preemptions, NUM_ROWS - VISIBLE, axis=1).any()  # to start without prefills
+    assert left_out[:, :VISIBLE].any(axis=1).mean() > 0.1  # and to admit who has still to wait
     assert left_out[:, NUM_ROWS].mean() < 0.05 < masks[:, NUM_ROWS].mean()
     chosen = NetworkPolicy(network).act(observation)
     assert masks[np.arange(len(masks)), chosen].all()
     assert logits[possible].std() > 0.1
+
+
+def test_nobody_is_put_off_for_ever(network: EngineScorer) -> None:
+    """Of a long job that waits for 10 s and a short one the latter may go first while it is due about first."""
+    for since_s, may_be_first in ((0.5, False), (2.0, True)):
+        requests = torch.zeros((1, NUM_ROWS, ROW_FEATURES))
+        requests[0, 0] = torch.tensor([1, 0, 0, 100, 100, 0, 900, 0, 10.0, 0, 1, 1])
+        requests[0, 1] = torch.tensor([1, 0, 0, 100, 100, 0, 150, 0, since_s, 0, 1, 1])
+        logits = network.scores({"engine": torch.ones((1, ENGINE_FEATURES)), "requests": requests})[0]
+        assert bool(logits[0, 0] > ILLEGAL_LOGIT / 2)  # due 1.1 * 10 s after its arrival
+        assert bool(logits[0, 1] > ILLEGAL_LOGIT / 2) == may_be_first  # 1.1 * 10 s * 180 / 750 = 2.64 s
 
 
 def test_scores_follow_the_rows(network: EngineScorer, seen: tuple[Observation, np.ndarray]) -> None:
