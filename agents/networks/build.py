@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from servegym.agents.networks.action_network import ActionNetwork
+from servegym.agents.networks.attention import RouterAttention
 from servegym.agents.networks.choice_scorer import ChoiceScorer
 from servegym.agents.networks.engine_scorer import EngineScorer
 from servegym.agents.networks.gnn import RouterGNN
@@ -14,6 +15,7 @@ from servegym.agents.networks.two_level import TwoLevelNetwork
 
 NETWORKS: dict[str, Callable[[int, int, int], ActionNetwork]] = {
     "gnn": lambda num_actions, hidden, layers: RouterGNN(hidden, layers),
+    "attention": lambda num_actions, hidden, layers: RouterAttention(hidden, layers),
     "mlp": RouterMLP,
     "mixture": lambda num_actions, hidden, layers: RouterMixture(hidden, layers),
     "gated_mixture": lambda num_actions, hidden, layers: RouterMixture(hidden, layers, gated=True),

@@ -39,7 +39,7 @@ def test_misspelt_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str]
     assert "simulate" in error_of(capsys, "xyz")
 
 
-AGENTS = ("choice_scorer", "gnn", "gpu_scorer", "mlp", "queue", "scheduler")
+AGENTS = ("attention", "choice_scorer", "gnn", "gpu_scorer", "mlp", "queue", "scheduler")
 
 
 def test_list_shows_names_that_work(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -63,7 +63,7 @@ def same_weights(one: OnPolicyAlgorithm, other: OnPolicyAlgorithm) -> bool:
     return all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
-@pytest.mark.parametrize("network", ["mlp", "gnn"])
+@pytest.mark.parametrize("network", ["mlp", "gnn", "attention"])
 def test_same_weights_as_stable_baselines3(network: str) -> None:
     config = PPOConfig(network=network, hidden=8, n_steps=32, batch_size=64, n_epochs=2)
     model = build_ppo(config, SB3VecEnv(RoutingVectorEnv(8, FEW)), seed=0)

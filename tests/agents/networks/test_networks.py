@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT
+from servegym.agents.networks.attention import RouterAttention
 from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.network_policy import NetworkPolicy
@@ -13,6 +14,10 @@ from servegym.agents.serving.golden import plausible_observation
 from servegym.costmodels.errors import InputError
 from servegym.envs.routing.observation import PARTS
 from servegym.envs.sim.llm import view
+
+
+NAMES = ("gnn", "attention", "mlp")
+ANY_SIZE = (RouterGNN, RouterAttention)
 
 
 def tensors(num_observations: int, num_replicas: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -35,8 +40,9 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_gnn_follows_the_order_of_the_replicas() -> None:
-    network = lively(RouterGNN())
+@pytest.mark.parametrize("kind", ANY_SIZE)
+def test_it_follows_the_order_of_the_replicas(kind: type[RouterNetwork]) -> None:
+    network = lively(kind())
     request, replicas, setting = tensors(50, 8)
     order = torch.randperm(8)
     logits, value = network(request, replicas, setting)
@@ -46,9 +52,10 @@ def test_gnn_follows_the_order_of_the_replicas() -> None:
     assert logits[logits > ILLEGAL_LOGIT].std() > 0.1
 
 
+@pytest.mark.parametrize("kind", ANY_SIZE)
 @pytest.mark.parametrize("num_replicas", [4, 8, 32])
-def test_gnn_with_illegal_replicas_appended_is_itself(num_replicas: int) -> None:
-    network = lively(RouterGNN())
+def test_with_illegal_replicas_appended_it_is_itself(num_replicas: int, kind: type[RouterNetwork]) -> None:
+    network = lively(kind())
     request, replicas, setting = tensors(50, num_replicas)
     padding = tensors(50, 5, seed=1)[1]
     padding[..., view.AVAILABLE] = 0
@@ -59,9 +66,10 @@ def test_gnn_with_illegal_replicas_appended_is_itself(num_replicas: int) -> None
     assert (padded_logits[:, num_replicas:] == ILLEGAL_LOGIT).all()
 
 
-def test_gnn_hears_of_the_other_replicas_and_of_the_request() -> None:
+@pytest.mark.parametrize("kind", ANY_SIZE)
+def test_it_hears_of_the_other_replicas_and_of_the_request(kind: type[RouterNetwork]) -> None:
     """Each score and the value depend on every legal node of the graph."""
-    network = lively(RouterGNN())
+    network = lively(kind())
     request, replicas, setting = tensors(1, 4)
     replicas[..., view.AVAILABLE] = 1
     replicas.requires_grad_()
@@ -73,7 +81,7 @@ def test_gnn_hears_of_the_other_replicas_and_of_the_request() -> None:
         assert (to_replicas[0].abs().sum(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("network", [RouterGNN(), RouterMLP(8)], ids=["gnn", "mlp"])
+@pytest.mark.parametrize("network", [RouterGNN(), RouterAttention(), RouterMLP(8)], ids=NAMES)
 def test_what_an_illegal_replica_holds_changes_nothing(network: RouterNetwork) -> None:
     lively(network)
     request, replicas, setting = tensors(50, 8)
@@ -88,7 +96,7 @@ def test_what_an_illegal_replica_holds_changes_nothing(network: RouterNetwork) -
         assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("network", [RouterGNN(), RouterMLP(8)], ids=["gnn", "mlp"])
+@pytest.mark.parametrize("network", [RouterGNN(), RouterAttention(), RouterMLP(8)], ids=NAMES)
 def test_never_illegal_whether_sampled_or_best(network: RouterNetwork) -> None:
     lively(network)
     request, replicas, setting = tensors(500, 8)
@@ -105,7 +113,7 @@ def test_never_illegal_whether_sampled_or_best(network: RouterNetwork) -> None:
     assert legal[torch.arange(500), torch.from_numpy(actions)].all()
 
 
-@pytest.mark.parametrize("network", [RouterGNN(), RouterMLP(2)], ids=["gnn", "mlp"])
+@pytest.mark.parametrize("network", [RouterGNN(), RouterAttention(), RouterMLP(2)], ids=NAMES)
 def test_finite_at_the_extremes(network: RouterNetwork) -> None:
     """Nothing anywhere, huge numbers, no blocks, clocks a little below zero, nobody to choose."""
     lively(network)
@@ -134,3 +142,8 @@ def test_best_replica_by_one_number_stands_at_zero_whatever_the_load() -> None:
 def test_mlp_refuses_another_fleet_size() -> None:
     with pytest.raises(InputError, match="the fleet has 4 replicas, the network was built for 8"):
         RouterMLP(8)(*tensors(3, 4))
+
+
+def test_attention_refuses_a_width_that_its_heads_do_not_share() -> None:
+    with pytest.raises(InputError, match="hidden = 30: must be a multiple of 4"):
+        RouterAttention(hidden=30)
