@@ -15,7 +15,7 @@ from servegym.envs.sim.llm.decision_view import (
     ROW_COLUMNS,
     SINCE_ARRIVAL_S,
 )
-from servegym.envs.sim.llm.decisions import SHARES, VISIBLE
+from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, SHARES, VISIBLE
 
 UNITS = {"0 or 1": 1.0, "requests": 4.0, "tokens": 64.0, "blocks": 64.0, "s": 0.25, "1": 0.25}
 """What counts as one, by the unit of the column (ours)."""
@@ -25,6 +25,9 @@ ENGINE = {name: column for column, (name, _) in enumerate(ENGINE_COLUMNS)}
 STATES = 3
 """The first columns of a row: is_waiting, is_prefilling, is_decoding; all 0 where there is no request."""
 
+RULE_WEIGHT = 5.0
+"""How much higher an untrained network scores what the rule would do (ours)."""
+
 ROW_INPUTS = 2 * (len(ROW_COLUMNS) + 1)
 
 
@@ -33,7 +36,8 @@ class Seen(NamedTuple):
 
     engine (B, ENGINE_FEATURES). rows (B, 2, VISIBLE, ROW_INPUTS), those who wait and those who run. there
     (B, 2, VISIBLE) bool: whether the row has a request; legal, likewise: whether it may be admitted or
-    preempted. shares (B, 4) bool: with which of SHARES an iteration surely can start.
+    preempted. shares (B, 4) bool: with which of SHARES an iteration may start. ruled (B, 68): 1 for
+    what the rule would do.
     """
 
     engine: Tensor
@@ -41,34 +45,49 @@ class Seen(NamedTuple):
     there: Tensor
     legal: Tensor
     shares: Tensor
+    ruled: Tensor
 
 
-class Patience(NamedTuple):
-    """Whom a scheduler may admit next, so that nobody starves: who is due about first (ours).
+class Rule(NamedTuple):
+    """What a scheduler begins with and how far it may depart from it, on tensors.
 
-    As in agents/batching.py's BoundedShortestFirst each job is put off by `times` the age of the oldest who
-    waits, times its share of `largest_job` tokens. Who is due later than the first by more than `slack` of
-    the oldest's age may not be admitted yet.
+    The rule is agents/batching.py's BoundedShortestFirst, whose parameters are the first five. `leeway`: who
+    is due later than the first by more than this share of the oldest's age may not be admitted yet, so that
+    nobody starves whatever is learnt; None: all may be admitted. No iteration starts while who is due first
+    fits, none without prefills, and nobody is preempted but by the engine where memory is lacking: what keeps
+    others waiting pays at once and costs late, and a policy that does it at times would, once it no longer
+    draws its actions and always takes the likeliest, do it for ever.
     """
 
-    times: float
-    slack: float
-    largest_job: float = 750.0
+    patience: float
+    largest_job: float
+    leeway: float | None
     prompt_weight: float = 0.3
+    long_queue: int = 8
+    slack: float = 0.2
 
-    def in_time(self, rows: Tensor, remaining: Tensor, there: Tensor) -> Tensor:
-        """bool (B, VISIBLE), of the rows of those who wait, their output still to come, and who is there."""
+    def due_s(self, rows: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
+        """When each who waits is due, seconds from now (B, VISIBLE), and the age of the oldest (B, 1)."""
         age_s = rows[..., SINCE_ARRIVAL_S]
-        oldest_s = (age_s * there).amax(dim=1, keepdim=True)
+        oldest_s = age_s.amax(dim=1, keepdim=True)
         job = (remaining + self.prompt_weight * rows[..., KNOWN_TOKENS]) / self.largest_job
-        due_s = self.times * oldest_s * job.clamp(max=1.0) - age_s
-        first_s = due_s.masked_fill(~there, torch.inf).amin(dim=1, keepdim=True)
-        return due_s <= first_s + self.slack * oldest_s
+        return self.patience * oldest_s * job.clamp(max=1.0) - age_s, oldest_s
+
+    def share(self, engine: Tensor) -> Tensor:
+        """The number in SHARES of what prefills get, int64 (B,)."""
+        running, seats_left = engine[:, ENGINE["running"]], engine[:, ENGINE["seats_left"]]
+        used, blocks = engine[:, ENGINE["kv_used_blocks"]], engine[:, ENGINE["kv_total_blocks"]]
+        room = (seats_left > self.slack * (seats_left + running)) & (blocks - used > self.slack * blocks)
+        grow = room & (engine[:, ENGINE["waiting"]] >= self.long_queue)
+        beside = SHARES.index(0.25) + (SHARES.index(0.5) - SHARES.index(0.25)) * grow.long()
+        return torch.where(engine[:, ENGINE["decoding"]] > 0, beside, SHARES.index(1.0))
 
 
-PATIENCE = Patience(times=1.1, slack=0.1)
-"""Of an engine's scheduler: chosen on training traffic, where nobody then waited 1.6 times as long as first
-come first served makes the last wait."""
+ALONE = Rule(patience=1.1, largest_job=750.0, leeway=0.1)
+"""Of one engine, where P99 and the longest wait count as well: chosen on training traffic."""
+
+OF_A_FLEET = Rule(patience=4.0, largest_job=1500.0, leeway=None)
+"""Of each engine of a fleet, where mean latency counts: chosen on training traffic."""
 
 
 class Scale(nn.Module):
@@ -81,10 +100,9 @@ class Scale(nn.Module):
     engine_units: Tensor
     row_units: Tensor
 
-    def __init__(self, patience: Patience | None = None) -> None:
-        """patience: how long who waits may be put off; None: as long as the network likes."""
+    def __init__(self, rule: Rule) -> None:
         super().__init__()
-        self.patience = patience
+        self.rule = rule
         engine_units = torch.tensor([UNITS[unit] for _, unit in ENGINE_COLUMNS])
         row_units = torch.tensor([UNITS[unit] for _, unit in ROW_COLUMNS] + [UNITS["tokens"]])
         self.register_buffer("engine_units", engine_units, persistent=False)
@@ -100,20 +118,21 @@ class Scale(nn.Module):
         least = amounts.masked_fill(nobody, torch.inf).amin(dim=2, keepdim=True)
         above = torch.log1p((amounts - least).clamp(min=0.0))
         rows = torch.cat([amounts.sign() * amounts.abs().log1p(), above], dim=-1).masked_fill(nobody, 0.0)
+        waits = there[:, 0]
         legal = halves[..., LEGAL] > 0
-        if self.patience is not None:
-            in_time = self.patience.in_time(halves[:, 0], remaining[:, 0], there[:, 0])
-            legal = legal & torch.stack([in_time, torch.ones_like(in_time)], dim=1)
-        return Seen(torch.log1p(engine / self.engine_units), rows, there, legal, _startable(engine))
-
-
-def _startable(engine: Tensor) -> Tensor:
-    """bool (B, 4): an iteration without prefills can start where every decode finds a block free."""
-    free = engine[:, ENGINE["kv_total_blocks"]] - engine[:, ENGINE["kv_used_blocks"]]
-    decoding = engine[:, ENGINE["decoding"]]
-    decodes = (decoding > 0) & (free >= decoding)
-    runs = engine[:, ENGINE["running"]] > 0
-    return torch.stack([decodes] + [runs] * (len(SHARES) - 1), dim=1)
+        due_s, oldest_s = self.rule.due_s(halves[:, 0], remaining[:, 0])
+        due_s = due_s.masked_fill(~waits, torch.inf)
+        first_s, first = due_s.min(dim=1, keepdim=True)
+        fits = legal[:, 0].gather(1, first)
+        act = torch.where(fits.squeeze(1), first.squeeze(1), NUM_ROWS + self.rule.share(engine))
+        in_time = waits
+        if self.rule.leeway is not None:
+            in_time = due_s <= first_s + self.rule.leeway * oldest_s
+        legal = legal & torch.stack([in_time, torch.zeros_like(waits)], dim=1)
+        ruled = torch.nn.functional.one_hot(act, NUM_CHOICES).to(engine.dtype)
+        runs = (engine[:, ENGINE["running"], None] > 0) & ~fits
+        shares = torch.cat([torch.zeros_like(runs), *[runs] * (len(SHARES) - 1)], dim=1)
+        return Seen(torch.log1p(engine / self.engine_units), rows, there, legal, shares, ruled)
 
 
 class Whole(nn.Module):
@@ -142,12 +161,14 @@ class EngineActor(nn.Module):
 
     What to do, admit, preempt, or start with each of SHARES, is scored from the whole: that is also the score
     of the best row, and of the others what they are behind it. So the highest score is of the best row of the
-    best thing to do, however many rows there are.
+    best thing to do, however many rows there are. What the rule would do is scored higher by a weight that
+    is learnt and begins at RULE_WEIGHT: an untrained network follows the rule, and learns where it is wrong.
     """
 
     def __init__(self, hidden: int, layers: int) -> None:
         super().__init__()
         self.whole = Whole(hidden, layers)
+        self.rule_weight = nn.Parameter(torch.tensor(RULE_WEIGHT))
         self.row_from_itself = linear(hidden, hidden)
         self.row_from_whole = linear(hidden, hidden, bias=False)
         self.score_row = linear(hidden, 1, gain=0.01)
@@ -162,7 +183,7 @@ class EngineActor(nn.Module):
         rows_of_kind = kinds[:, :2].unsqueeze(-1) + scores - scores.amax(dim=-1, keepdim=True)
         acts = rows_of_kind.masked_fill(~seen.legal, ILLEGAL_LOGIT).flatten(1)
         starts = kinds[:, 2:].masked_fill(~seen.shares, ILLEGAL_LOGIT)
-        return torch.cat([acts, starts], dim=1)
+        return torch.cat([acts, starts], dim=1) + self.rule_weight * seen.ruled
 
 
 class EngineScorer(ActionNetwork):
@@ -170,13 +191,13 @@ class EngineScorer(ActionNetwork):
 
     The value has a whole of its own: sharing one, its gradients would drown those of the scores. `hidden`
     is the width, `layers` how many there are over the whole. It knows by itself which choices are legal, and
-    leaves out some: to start without prefills where a decode may lack a block, and to admit who has
-    still to wait for others by PATIENCE.
+    leaves out what ALONE forbids: to admit who has still to wait for others, to preempt, to start while
+    who is due first fits, and to start without prefills.
     """
 
     def __init__(self, hidden: int = 32, layers: int = 2) -> None:
         super().__init__()
-        self.scale = Scale(PATIENCE)
+        self.scale = Scale(ALONE)
         self.actor, self.critic = EngineActor(hidden, layers), Whole(hidden, layers)
         self.value = linear(hidden, 1, gain=1.0)
 

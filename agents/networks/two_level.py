@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT, ActionNetwork, Inputs, linear
-from servegym.agents.networks.engine_scorer import EngineActor, Scale, Seen, Whole
+from servegym.agents.networks.engine_scorer import OF_A_FLEET, EngineActor, Scale, Seen, Whole
 from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.normalise import REPLICA_INPUTS, REQUEST_INPUTS
 from servegym.agents.networks.seats import seat_waits_s
@@ -52,7 +52,7 @@ class TwoLevelNetwork(ActionNetwork):
         super().__init__()
         self.router = RouterGNN(hidden, layers)
         self.seats_weight = nn.Parameter(torch.ones(()))
-        self.scale = Scale()
+        self.scale = Scale(OF_A_FLEET)
         self.scheduler = EngineActor(hidden, layers)
         self.critic = FleetCritic(hidden, layers)
 
