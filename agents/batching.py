@@ -35,7 +35,7 @@ class BoundedShortestFirst:
     """Shortest job first with a bound on who is put off, and prefills as long as the engine can use (ours).
 
     A job is its `predicted output still to come + prompt_weight * tokens to prefill`, and no job counts as
-    more than `largest_job` tokens. It is put off by `patience` times the age of the oldest who waits, times its
+    more than `largest_job` tokens. It is put off by `patience` times the age of who waits longest, times its
     share of the largest job: who is due first is admitted first, and nobody else while that one does not fit.
     So the queue itself says how long anyone may be made to wait.
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from servegym.agents.batching import BoundedShortestFirst
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT, as_tensors
 from servegym.agents.networks.engine_scorer import EngineScorer
 from servegym.agents.networks.network_policy import NetworkPolicy
@@ -59,18 +60,23 @@ def test_it_chooses_what_is_legal_without_masks(
     possible = logits > ILLEGAL_LOGIT / 2
     assert logits.shape == (len(masks), NUM_CHOICES)
     assert (masks | ~possible).all() and possible.any(axis=1).all()
-    left_out = masks & ~possible
-    starts_and_preemptions = left_out[:, VISIBLE:]
-    assert not np.delete(starts_and_preemptions, NUM_ROWS - VISIBLE, axis=1).any()  # to start without prefills
-    assert left_out[:, :VISIBLE].any(axis=1).mean() > 0.1  # and to admit who has still to wait
-    assert left_out[:, NUM_ROWS].mean() < 0.05 < masks[:, NUM_ROWS].mean()
+    assert not possible[:, VISIBLE : NUM_ROWS + 1].any()  # to preempt, and to start without prefills
+    first_fits = BoundedShortestFirst().act(observation) < NUM_ROWS
+    assert (possible[:, NUM_ROWS:].any(axis=1) == ~first_fits).all()
+    assert (masks & ~possible)[:, :VISIBLE].any(axis=1).mean() > 0.1  # to admit who has still to wait
     chosen = NetworkPolicy(network).act(observation)
     assert masks[np.arange(len(masks)), chosen].all()
     assert logits[possible].std() > 0.1
 
 
+def test_untrained_it_is_the_rule(seen: tuple[Observation, np.ndarray]) -> None:
+    torch.manual_seed(0)
+    chosen = NetworkPolicy(EngineScorer(16, 2)).act(seen[0])
+    assert (chosen == BoundedShortestFirst().act(seen[0])).all()
+
+
 def test_nobody_is_put_off_for_ever(network: EngineScorer) -> None:
-    """Of a long job that waits for 10 s and a short one the latter may go first while it is due about first."""
+    """Of a long job that waits for 10 s and a short one the latter may go first if due about first."""
     for since_s, may_be_first in ((0.5, False), (2.0, True)):
         requests = torch.zeros((1, NUM_ROWS, ROW_FEATURES))
         requests[0, 0] = torch.tensor([1, 0, 0, 100, 100, 0, 900, 0, 10.0, 0, 1, 1])
@@ -96,11 +102,13 @@ def test_the_best_row_is_scored_as_what_is_done_however_many_there_are(network: 
     engine = torch.zeros(2, 13)
     engine[:, 0] = 3.0
     requests = torch.zeros(2, NUM_ROWS, 12)
-    requests[:, :2] = torch.tensor([1.0, 0, 0, 700, 700, 0, 150, 0, 0.5, 0, 44, 1])  # two that are alike
-    requests[1, 1] = 0.0
+    due_first = torch.tensor([1.0, 0, 0, 700, 700, 0, 50, 0, 0.5, 0, 44, 0])  # and does not fit
+    another = torch.tensor([1.0, 0, 0, 700, 700, 0, 52, 0, 0.5, 0, 44, 1])
+    requests[0, :4] = torch.stack([due_first, another, another, due_first])
+    requests[1, :2] = torch.stack([due_first, another])
     logits = network(engine, requests)[0]
-    torch.testing.assert_close(logits[0, 0], logits[0, 1])
-    torch.testing.assert_close(
-        logits[0, NUM_ROWS + 1 :] - logits[0, 0], logits[1, NUM_ROWS + 1 :] - logits[1, 0]
-    )
-    assert logits[0, NUM_ROWS] == ILLEGAL_LOGIT  # nobody decodes
+    torch.testing.assert_close(logits[0, 1], logits[0, 2])
+    starts = logits[:, NUM_ROWS + 1 :]
+    assert (starts > ILLEGAL_LOGIT / 2).all()
+    torch.testing.assert_close(starts[0] - logits[0, 1], starts[1] - logits[1, 1])
+    assert (logits[:, NUM_ROWS] == ILLEGAL_LOGIT).all()

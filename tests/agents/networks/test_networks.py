@@ -15,7 +15,6 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.routing.observation import PARTS
 from servegym.envs.sim.llm import view
 
-
 NAMES = ("gnn", "attention", "mlp")
 ANY_SIZE = (RouterGNN, RouterAttention)
 

@@ -12,7 +12,7 @@ from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.seats import seat_waits_s
 from servegym.agents.networks.two_level import TwoLevelNetwork
 from servegym.envs.scenario import load_scenario
-from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS
+from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, VISIBLE
 from servegym.envs.sim.llm.view import PREDICTED_REMAINING_TOKENS, RUNNING, WAITING
 from servegym.envs.two_level.observation import ROUTING, SCHEDULING, Observation
 from servegym.envs.two_level.vector import TwoLevelVectorEnv
@@ -68,11 +68,11 @@ def test_it_chooses_what_is_legal_on_any_fleet(network: TwoLevelNetwork, num_rep
     possible = logits.numpy() > ILLEGAL_LOGIT / 2
     assert logits.shape == (len(masks), num_replicas + NUM_CHOICES) and values.shape == (len(masks),)
     assert (masks | ~possible).all() and possible.any(axis=1).all()
-    assert not np.delete(masks & ~possible, num_replicas + SHARE_0, axis=1).any()
+    assert not possible[:, num_replicas + VISIBLE : num_replicas + SHARE_0 + 1].any()  # nor preempted by it
     routing = observation["level"] == ROUTING
     assert routing.any() and (possible[:, :num_replicas].all(axis=1) == routing).all()
     chosen = NetworkPolicy(network).act(observation)
-    assert masks[np.arange(len(masks)), chosen].all() and len(np.unique(chosen)) > 10
+    assert masks[np.arange(len(masks)), chosen].all() and len(np.unique(chosen)) > 5
 
 
 def test_numbers_of_replicas_mean_nothing(network: TwoLevelNetwork) -> None:
