@@ -6,6 +6,7 @@ the last import and removes this project's own cached code where they differ. It
 sources only: where NUMBA_CACHE_DIR points elsewhere, clear that folder after an edit.
 """
 
+import collections
 import functools
 import hashlib
 import importlib.util
@@ -72,6 +73,10 @@ class CacheFiles(IndexDataCacheFile):  # type: ignore[misc]
         stem, _, suffix = super()._data_name(number).rpartition(".")
         return f"{stem}.{os.getpid()}.{suffix}"
 
+
+CPUDispatcher._recent = collections.deque(maxlen=4096)  # functions that an index names, read from the cache
+"""Numba keeps the last 128 alive. Of more, one may be gone when the index that names it is written
+again, which then fails ("underlying object has vanished")."""
 
 _numba_jit = functools.partial(numba.njit, cache=True, nogil=True)
 

@@ -101,7 +101,7 @@ def test_flat_observations_are_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("network", "queue_mlp", "one of gnn, mlp"),
+        ("network", "queue_mlp", "one of gnn, attention, mlp"),
         ("rounds", 0, "at least 1"),
         ("spacing_s", 0.0, "above 0"),
         ("exploration", 1.5, r"in \[0, 1\]"),

@@ -113,7 +113,7 @@ def test_values_are_the_returns(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match=r"agent\.buffer_size = 100: must hold at least the 256 decisions"):
         build_double_dqn(DoubleDQNConfig(**SMALL, buffer_size=100), QueueGame(), 0)
-    with pytest.raises(InputError, match=r"agent\.network = 'gpu_scorer': must be one of gnn, mlp"):
+    with pytest.raises(InputError, match=r"network = 'gpu_scorer': must be one of gnn, attention, mlp"):
         DoubleDQNConfig(network="gpu_scorer")
     with pytest.raises(InputError, match=r"agent\.entropy_share = 1.5: must be in \(0, 1\)"):
         DiscreteSACConfig(entropy_share=1.5)
