@@ -14,6 +14,7 @@ from servegym.agents.networks.router_network import RouterNetwork
 from servegym.costmodels.errors import InputError
 
 HEADS = 4
+"""Of attention in each layer (ours)."""
 
 
 class AttentionLayer(nn.Module):

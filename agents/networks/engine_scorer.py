@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from servegym.agents.batching import ENGINE
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT, ActionNetwork, Inputs, linear
 from servegym.envs.sim.llm.decision_view import (
     ENGINE_COLUMNS,
@@ -20,8 +21,6 @@ from servegym.envs.sim.llm.decisions import NUM_CHOICES, NUM_ROWS, SHARES, VISIB
 UNITS = {"0 or 1": 1.0, "requests": 4.0, "tokens": 64.0, "blocks": 64.0, "s": 0.25, "1": 0.25}
 """What counts as one, by the unit of the column (ours)."""
 
-ENGINE = {name: column for column, (name, _) in enumerate(ENGINE_COLUMNS)}
-
 STATES = 3
 """The first columns of a row: is_waiting, is_prefilling, is_decoding; all 0 where there is no request."""
 
@@ -35,9 +34,9 @@ class Seen(NamedTuple):
     """An engine at a decision, scaled for a network.
 
     engine (B, ENGINE_FEATURES). rows (B, 2, VISIBLE, ROW_INPUTS), those who wait and those who run. there
-    (B, 2, VISIBLE) bool: whether the row has a request; legal, likewise: whether it may be admitted or
-    preempted. shares (B, 4) bool: with which of SHARES an iteration may start. ruled (B, 68): 1 for
-    what the rule would do.
+    (B, 2, VISIBLE) bool: whether the row has a request; legal, likewise: whether it may be admitted (to
+    preempt is for the engine). shares (B, 4) bool: with which of SHARES an iteration may start. ruled
+    (B, 68): 1 for what the rule would do.
     """
 
     engine: Tensor
@@ -51,7 +50,7 @@ class Seen(NamedTuple):
 class Rule(NamedTuple):
     """What a scheduler begins with and how far it may depart from it, on tensors.
 
-    The rule is agents/batching.py's BoundedShortestFirst, whose parameters are the first five. `leeway`: who
+    The rule is agents/batching.py's BoundedShortestFirst, with its parameters. `leeway` is not of it: who
     is due later than the first by more than this share of the oldest's age may not be admitted yet, so that
     nobody starves whatever is learnt; None: all may be admitted. No iteration starts while who is due first
     fits, none without prefills, and nobody is preempted but by the engine where memory is lacking: what keeps
