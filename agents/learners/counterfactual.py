@@ -147,7 +147,10 @@ class Counterfactual(BaseAlgorithm):
             rounds=self.config.rounds,
             spacing_s=self.config.spacing_s,
         )
-        for request, costs in zip(found.requests.tolist(), found.costs, strict=True):
+        # As a share of the episode's mean: seconds are lost by the hundred in a busy episode, and by the one in a
+        # calm one, which is to count as much.
+        shares = found.costs / max(found.mean_cost, 1e-6)
+        for request, costs in zip(found.requests.tolist(), shares, strict=True):
             self.answers[part].add({name: rows[k] for name, rows in observations[request].items()}, costs)
 
     def _train(self) -> None:
@@ -199,7 +202,7 @@ class _Played:
 
 
 class _Answers:
-    """The newest answers about one scenario."""
+    """The newest answers about one scenario; costs are shares of the mean cost of a request of the episode."""
 
     def __init__(self, size: int, space: spaces.Space[Any]) -> None:
         assert isinstance(space, spaces.Dict)
@@ -224,7 +227,7 @@ class _Answers:
         self.seen += 1
 
     def spread(self) -> float:
-        """The typical standard deviation of costs between replicas, in seconds."""
+        """The typical standard deviation of costs between replicas."""
         return max(1e-6, float(np.median(np.nanstd(self.costs[: self.count], axis=1))))
 
     def sample(

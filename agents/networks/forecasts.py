@@ -1,7 +1,7 @@
 """What a network is told of a replica beside what it sees: forecasts, as routers make them.
 
-The same sums as agents/heuristics/forecasts.py and marginal_latency.py, for whole batches (a test holds them
-equal), with those counted who are on their way to a replica whose old state is seen. Constants are those of
+Most are the sums of agents/heuristics/forecasts.py and marginal_latency.py, for whole batches (a test holds
+them equal), with those counted who are on their way to a replica whose old state is seen. Constants are those of
 `setting`, so one network serves fleets of any GPUs.
 """
 
@@ -35,11 +35,15 @@ from servegym.envs.sim.llm.view import (
 LONGEST_S = 300.0
 """Forecasts end here: where no memory was ever released, a wait for it has no end."""
 
-FORECASTS = ("ttft_s", "own_latency_s", "delay_of_others_s", "marginal_latency_s")
+FORECASTS = ("ttft_s", "own_latency_s", "delay_of_others_s", "marginal_latency_s", "crowded_latency_s")
+"""The fourth is the sum of the two before it. The fifth, which no router has, counts all who wait as decoding
+beside the request, and of the others' delay only that by its prefill: under a light load, where whoever
+finishes is not replaced at once, marginal latency makes too much of how it slows others down (ours).
+"""
 
 
 def forecasts(request: Tensor, replicas: Tensor, setting: Tensor) -> Tensor:
-    """Seconds (B, R, 4), in the order FORECASTS, of raw `request`, `replicas` (B, R, .) and `setting`."""
+    """Seconds (B, R, 5), in the order FORECASTS, of raw `request`, `replicas` (B, R, .) and `setting`."""
 
     def told(column: int) -> Tensor:
         return setting[:, column, None]
@@ -65,4 +69,6 @@ def forecasts(request: Tensor, replicas: Tensor, setting: Tensor) -> Tensor:
     own_s = ttft_s + (output - 1.0) * (decode_s + longer_s) / speed
     waits_s = told(S_PER_PREFILL_TOKEN) * new * (running + seen(WAITING))
     delay_s = (waits_s + (output - 1.0) * longer_s * running) / speed
-    return torch.stack([ttft_s, own_s, delay_s, own_s + delay_s], dim=-1)
+    beside_s = told(S_PER_DECODE) * seen(WAITING) + told(S_PER_CONTEXT_TOKEN) * seen(QUEUED_PREFILL_TOKENS)
+    crowded_s = own_s + ((output - 1.0) * beside_s + waits_s) / speed
+    return torch.stack([ttft_s, own_s, delay_s, own_s + delay_s, crowded_s], dim=-1)

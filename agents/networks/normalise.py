@@ -30,11 +30,17 @@ UNITS = {"0 or 1": 1.0, "requests": 4.0, "tokens": 256.0, "blocks": 1024.0, "s":
 KV_SHARE_UNIT = 0.1
 """The unit of the share of KV blocks in use, an input added to the columns of the observation."""
 
-FORECAST_UNITS = {"ttft_s": 0.03, "own_latency_s": 0.1, "delay_of_others_s": 0.1, "marginal_latency_s": 0.1}
+FORECAST_UNITS = {
+    "ttft_s": 0.03,
+    "own_latency_s": 0.1,
+    "delay_of_others_s": 0.1,
+    "marginal_latency_s": 0.1,
+    "crowded_latency_s": 0.1,
+}
 """Of forecasts, in seconds."""
 
 PRIOR_UNITS = (0.01, 0.03)
-"""Seconds of TTFT and of marginal latency that make a replica e times less likely in an untrained network."""
+"""Seconds of TTFT and of latency that make a replica e times less likely by a prior of weight 1."""
 
 WORST = 30.0
 """Where the prior ends: e^-30 of the best replica's probability is none."""
@@ -47,13 +53,13 @@ class RouterInputs(NamedTuple):
     """What a router network works on.
 
     request: (B, REQUEST_INPUTS); its last is how much of the objective is TTFT, 0 to 1. replicas: (B, R,
-    REPLICA_INPUTS). prior: (B, R), minus how much worse than the best replica one is foretold to be, by the
-    objective. legal: bool (B, R).
+    REPLICA_INPUTS). priors: (B, R, 2), minus how much worse than the best replica one is foretold to be by the
+    objective, with marginal and with crowded latency. legal: bool (B, R).
     """
 
     request: Tensor
     replicas: Tensor
-    prior: Tensor
+    priors: Tensor
     legal: Tensor
 
 
@@ -90,12 +96,12 @@ class Normalise(nn.Module):
         weights = setting[:, TTFT_WEIGHT], setting[:, LATENCY_WEIGHT]
         ttft_share = (weights[0] / (weights[0] + weights[1]).clamp(min=1e-6)).unsqueeze(1)
         request_inputs = torch.cat([amounts.sign() * amounts.abs().log1p(), ttft_share], dim=1)
-        ttft = relative[..., -len(FORECASTS)] * (FORECAST_UNITS["ttft_s"] / PRIOR_UNITS[0])
-        latency = relative[..., -1] * (FORECAST_UNITS["marginal_latency_s"] / PRIOR_UNITS[1])
-        prior = -(ttft_share * ttft + (1.0 - ttft_share) * latency).clamp(max=WORST)
-        return RouterInputs(
-            request_inputs, torch.log1p(both).masked_fill(illegal, 0.0), prior.masked_fill(~legal, 0.0), legal
-        )
+        ttft = relative[..., -len(FORECASTS), None] * (FORECAST_UNITS["ttft_s"] / PRIOR_UNITS[0])
+        latency = relative[..., -2:] * (FORECAST_UNITS["marginal_latency_s"] / PRIOR_UNITS[1])
+        share = ttft_share.unsqueeze(-1)
+        priors = -(share * ttft + (1.0 - share) * latency).clamp(max=WORST)
+        inputs = torch.log1p(both).masked_fill(illegal, 0.0)
+        return RouterInputs(request_inputs, inputs, priors.masked_fill(illegal, 0.0), legal)
 
 
 def request_normalisation(unit: str) -> str:

@@ -12,14 +12,15 @@ from servegym.agents.networks.normalise import Normalise
 class RouterNetwork(ActionNetwork):
     """Scores the replicas of a fleet for one request. Subclasses write `evaluate`.
 
-    To their scores is added what the forecasts say, by a weight that is learnt and begins at 1: an untrained
-    network already routes by the least TTFT or marginal latency foretold, and learns where that is wrong.
+    To their scores is added what the forecasts say, by weights that are learnt and begin at 1 with marginal
+    and at 0 with crowded latency: an untrained network already routes by the least TTFT or marginal latency
+    foretold, and learns where that is wrong.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.normalise = Normalise()
-        self.prior_weight = nn.Parameter(torch.ones(()))
+        self.prior_weights = nn.Parameter(torch.tensor([1.0, 0.0]))
 
     def evaluate(self, request: Tensor, replicas: Tensor, legal: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, R) and value (B,) of `RouterInputs`: request, replicas, and legal, bool (B, R)."""
@@ -31,9 +32,9 @@ class RouterNetwork(ActionNetwork):
 
     def decide(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised inputs to logits (B, R) and value (B,)."""
-        request, replicas, prior, legal = inputs
+        request, replicas, priors, legal = inputs
         scores, value = self.evaluate(request, replicas, legal)
-        scores = scores + self.prior_weight * prior
+        scores = scores + priors @ self.prior_weights
         return scores.masked_fill(~legal, ILLEGAL_LOGIT), value
 
     def forward(self, request: Tensor, replicas: Tensor, setting: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,10 +22,14 @@ from servegym.envs.workloads import Workload
 
 
 class MarginalCosts(NamedTuple):
-    """requests: int64 (M,), those asked about. costs: float64 (M, R), of sending each to each replica."""
+    """requests: int64 (M,), those asked about. costs: float64 (M, R), of sending each to each replica.
+
+    mean_cost: of a request, as they were sent, in seconds.
+    """
 
     requests: np.ndarray
     costs: np.ndarray
+    mean_cost: float
 
 
 @compiled_router
@@ -60,6 +64,7 @@ def marginal_costs(
     num_replicas = scenario.num_replicas
     base = scenario.simulate(workload, prescribed(replicas))
     base_costs, base_ends = _costs(base, scenario.objective), _ends(base)
+    mean_cost = float(np.nanmean(base_costs))
     last_s = workload.arrival_s[-1]
     found = []
     for _ in range(rounds):
@@ -87,10 +92,10 @@ def marginal_costs(
         marginal[rows[:, None], others] += costs[of_copies]
         found.append((asked, marginal))
     if not found:
-        return MarginalCosts(np.zeros(0, np.int64), np.zeros((0, num_replicas)))
+        return MarginalCosts(np.zeros(0, np.int64), np.zeros((0, num_replicas)), mean_cost)
     requests, marginals = (np.concatenate(each) for each in zip(*found, strict=True))
     finite = np.isfinite(marginals).all(axis=1)
-    return MarginalCosts(requests[finite], marginals[finite])
+    return MarginalCosts(requests[finite], marginals[finite], mean_cost)
 
 
 def _others(chosen: np.ndarray, num_replicas: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def env() -> SB3VecEnv:
 def built(seed: int = 0) -> Counterfactual:
     model = algorithm_of(CONFIG).build(CONFIG, env(), seed, None)
     assert isinstance(model, Counterfactual)
-    torch.nn.init.zeros_(model.policy.network.prior_weight)  # no help from forecasts at the start
+    torch.nn.init.zeros_(model.policy.network.prior_weights)  # no help from forecasts at the start
     return model
 
 

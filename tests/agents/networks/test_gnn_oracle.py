@@ -31,7 +31,7 @@ def general_forward(
     network: RouterGNN, request: torch.Tensor, replicas: torch.Tensor, setting: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One observation at a time, edge by edge; illegal replicas are not in the graph."""
-    request_inputs, replica_inputs, prior, legal = network.normalise(request, replicas, setting)
+    request_inputs, replica_inputs, priors, legal = network.normalise(request, replicas, setting)
     logits = torch.full(legal.shape, ILLEGAL_LOGIT)
     values = torch.zeros(len(request))
     hidden = network.score.in_features
@@ -48,7 +48,7 @@ def general_forward(
             states = general_round(ours, hidden)(states, edges)
             states = {node: torch.relu(state) for node, state in states.items()}
         scores = network.score(states["replica"]).flatten()
-        logits[index, present] = scores + network.prior_weight * prior[index, present]
+        logits[index, present] = scores + priors[index, present] @ network.prior_weights
         values[index] = network.value(states["request"]).item()
     return logits, values
 
