@@ -59,3 +59,37 @@ def test_who_is_on_the_way_counts_as_queued() -> None:
     observation["replicas"][0, :, view.UNSEEN_PREFILL_TOKENS] = [0.0, 4096.0]
     fresh, behind = forecasts(*(torch.from_numpy(observation[name]) for name in PARTS))[0, :, 0]
     assert behind > fresh
+
+
+def test_latency_among_all_who_wait() -> None:
+    observation = plausible_observation("router", np.random.default_rng(3), 50, 4)
+    for column in (view.WAITING, view.RUNNING, view.UNSEEN_REQUESTS, view.QUEUED_PREFILL_TOKENS):
+        observation["replicas"][:, 0, column] = 0.0
+    found = forecasts(*(torch.from_numpy(observation[name]) for name in PARTS)).numpy()
+    own, crowded = (
+        found[..., FORECASTS.index("own_latency_s")],
+        found[..., FORECASTS.index("crowded_latency_s")],
+    )
+    np.testing.assert_allclose(crowded[:, 0], own[:, 0], rtol=1e-5)
+    told = observation["setting"].astype(np.float64)[:, None]
+    request = observation["request"].astype(np.float64)[:, None]
+    rows = observation["replicas"].astype(np.float64)
+    output = np.maximum(
+        1.0,
+        np.where(
+            request[..., view.PREDICTED_OUTPUT_TOKENS] > 0,
+            request[..., view.PREDICTED_OUTPUT_TOKENS],
+            told[..., view.MEAN_OUTPUT_TOKENS],
+        ),
+    )
+    slower = (output - 1.0) * (
+        told[..., view.S_PER_DECODE] * rows[..., view.WAITING]
+        + told[..., view.S_PER_CONTEXT_TOKEN] * rows[..., view.QUEUED_PREFILL_TOKENS]
+    )
+    prefill = told[..., view.S_PER_PREFILL_TOKEN] * (
+        request[..., view.PROMPT_TOKENS] - rows[..., view.PREFIX_HIT_TOKENS]
+    )
+    delay = prefill * (rows[..., view.RUNNING] + rows[..., view.UNSEEN_REQUESTS] + rows[..., view.WAITING])
+    expected = own + (slower + delay) / rows[..., view.SPEED]
+    there = rows[..., view.SPEED] > 0.01
+    np.testing.assert_allclose(crowded[there], expected[there], rtol=1e-3)
