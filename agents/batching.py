@@ -41,7 +41,8 @@ class BoundedShortestFirst:
 
     While others decode, prefills get a quarter of the token budget, which costs decodes little. They get half
     where `long_queue` requests wait and more than `slack` of seats and of KV memory is free: then it is the
-    prefills that keep others waiting, and a larger batch serves more.
+    prefills that keep others waiting, and a larger batch serves more. They get all of it, with as much free, once
+    somebody waits for longer than `hurry_s`: by then an engine that serves in order of arrival would hurry too.
     """
 
     name = "bounded_shortest_first"
@@ -50,12 +51,13 @@ class BoundedShortestFirst:
         self,
         prompt_weight: float = 0.3,
         largest_job: float = 750.0,
-        patience: float = 1.1,
+        patience: float = 0.9,
         long_queue: int = 8,
         slack: float = 0.2,
+        hurry_s: float = 0.8,
     ) -> None:
         self.prompt_weight, self.largest_job, self.patience = prompt_weight, largest_job, patience
-        self.long_queue, self.slack = long_queue, slack
+        self.long_queue, self.slack, self.hurry_s = long_queue, slack, hurry_s
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Has nothing to forget."""
@@ -66,17 +68,18 @@ class BoundedShortestFirst:
         waits, age_s = rows[..., IS_WAITING] > 0, rows[..., SINCE_ARRIVAL_S]
         output = np.maximum(rows[..., PREDICTED_OUTPUT_TOKENS] - rows[..., GENERATED_TOKENS], 0.0)
         job = (output + self.prompt_weight * rows[..., KNOWN_TOKENS]) / self.largest_job
-        most_s = self.patience * np.where(waits, age_s, 0.0).max(axis=1, keepdims=True)
-        due_s = most_s * np.minimum(job, 1.0) - age_s
+        oldest_s = np.where(waits, age_s, 0.0).max(axis=1, keepdims=True)
+        due_s = self.patience * oldest_s * np.minimum(job, 1.0) - age_s
         first = np.where(waits, due_s, np.inf).argmin(axis=1)
         fits = np.take_along_axis(rows[..., LEGAL], first[:, None], axis=1)[:, 0] > 0
-        return np.where(fits, first, NUM_ROWS + self._share(engine))
+        return np.where(fits, first, NUM_ROWS + self._share(engine, oldest_s[:, 0]))
 
-    def _share(self, engine: np.ndarray) -> np.ndarray:
+    def _share(self, engine: np.ndarray, oldest_s: np.ndarray) -> np.ndarray:
         """The number in SHARES of what prefills get of the budget, int64 (K,)."""
         running, seats_left = engine[:, ENGINE["running"]], engine[:, ENGINE["seats_left"]]
         used, blocks = engine[:, ENGINE["kv_used_blocks"]], engine[:, ENGINE["kv_total_blocks"]]
         room = (seats_left > self.slack * (seats_left + running)) & (blocks - used > self.slack * blocks)
         grow = room & (engine[:, ENGINE["waiting"]] >= self.long_queue)
         beside_decodes = np.where(grow, SHARES.index(0.5), SHARES.index(0.25))
+        beside_decodes = np.where(room & (oldest_s > self.hurry_s), SHARES.index(1.0), beside_decodes)
         return np.where(engine[:, ENGINE["decoding"]] > 0, beside_decodes, SHARES.index(1.0))

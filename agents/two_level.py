@@ -13,13 +13,14 @@ class LeastMarginalLatency:
     """Routes where a request adds least to everyone's latency; on a replica the shortest job first (ours).
 
     To what the router `marginal_latency` adds up come waits for places (seats.py). Each replica's scheduler
-    is `BoundedShortestFirst`, with more patience than where an engine is alone: here mean latency counts.
+    is `BoundedShortestFirst`, with more patience than where an engine is alone and no hurry: here mean latency
+    counts.
     """
 
     name = "least_marginal_latency"
 
     def __init__(self) -> None:
-        self.scheduler = BoundedShortestFirst(largest_job=1500.0, patience=4.0)
+        self.scheduler = BoundedShortestFirst(largest_job=1500.0, patience=4.0, hurry_s=np.inf)
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Has nothing to forget."""

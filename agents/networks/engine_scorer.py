@@ -1,5 +1,6 @@
 """The network of an engine's scheduler: all requests are scored by the same weights, whatever their rows."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class Rule(NamedTuple):
     The rule is agents/batching.py's BoundedShortestFirst, with its parameters. `leeway` is not of it: who
     is due later than the first by more than this share of the oldest's age may not be admitted yet, so that
     nobody starves whatever is learnt; None: all may be admitted. No iteration starts while who is due first
-    fits, none without prefills, and nobody is preempted but by the engine where memory is lacking: what keeps
+    fits, none without prefills or, in a hurry, with less than all of the budget for them, and nobody is preempted but by the engine where memory is lacking: what keeps
     others waiting pays at once and costs late, and a policy that does it at times would, once it no longer
     draws its actions and always takes the likeliest, do it for ever.
     """
@@ -64,6 +65,7 @@ class Rule(NamedTuple):
     prompt_weight: float = 0.3
     long_queue: int = 8
     slack: float = 0.2
+    hurry_s: float = math.inf
 
     def due_s(self, rows: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
         """When each who waits is due, seconds from now (B, VISIBLE), and the age of the oldest (B, 1)."""
@@ -72,17 +74,19 @@ class Rule(NamedTuple):
         job = (remaining + self.prompt_weight * rows[..., KNOWN_TOKENS]) / self.largest_job
         return self.patience * oldest_s * job.clamp(max=1.0) - age_s, oldest_s
 
-    def share(self, engine: Tensor) -> Tensor:
-        """The number in SHARES of what prefills get, int64 (B,)."""
+    def share(self, engine: Tensor, oldest_s: Tensor) -> tuple[Tensor, Tensor]:
+        """The number in SHARES of what prefills get, int64 (B,), and whether there is a hurry, bool (B,)."""
         running, seats_left = engine[:, ENGINE["running"]], engine[:, ENGINE["seats_left"]]
         used, blocks = engine[:, ENGINE["kv_used_blocks"]], engine[:, ENGINE["kv_total_blocks"]]
         room = (seats_left > self.slack * (seats_left + running)) & (blocks - used > self.slack * blocks)
         grow = room & (engine[:, ENGINE["waiting"]] >= self.long_queue)
         beside = SHARES.index(0.25) + (SHARES.index(0.5) - SHARES.index(0.25)) * grow.long()
-        return torch.where(engine[:, ENGINE["decoding"]] > 0, beside, SHARES.index(1.0))
+        hurry = room & (oldest_s.squeeze(1) > self.hurry_s)
+        alone = engine[:, ENGINE["decoding"]] == 0
+        return torch.where(alone | hurry, SHARES.index(1.0), beside), hurry
 
 
-ALONE = Rule(patience=1.1, largest_job=750.0, leeway=0.1)
+ALONE = Rule(patience=0.9, largest_job=750.0, leeway=0.1, hurry_s=0.8)
 """Of one engine, where P99 and the longest wait count as well: chosen on training traffic."""
 
 OF_A_FLEET = Rule(patience=4.0, largest_job=1500.0, leeway=None)
@@ -123,14 +127,16 @@ class Scale(nn.Module):
         due_s = due_s.masked_fill(~waits, torch.inf)
         first_s, first = due_s.min(dim=1, keepdim=True)
         fits = legal[:, 0].gather(1, first)
-        act = torch.where(fits.squeeze(1), first.squeeze(1), NUM_ROWS + self.rule.share(engine))
+        share, hurry = self.rule.share(engine, oldest_s)
+        act = torch.where(fits.squeeze(1), first.squeeze(1), NUM_ROWS + share)
         in_time = waits
         if self.rule.leeway is not None:
             in_time = due_s <= first_s + self.rule.leeway * oldest_s
         legal = legal & torch.stack([in_time, torch.zeros_like(waits)], dim=1)
         ruled = torch.nn.functional.one_hot(act, NUM_CHOICES).to(engine.dtype)
         runs = (engine[:, ENGINE["running"], None] > 0) & ~fits
-        shares = torch.cat([torch.zeros_like(runs), *[runs] * (len(SHARES) - 1)], dim=1)
+        less = runs & ~hurry.unsqueeze(1)
+        shares = torch.cat([torch.zeros_like(runs), *[less] * (len(SHARES) - 2), runs], dim=1)
         return Seen(torch.log1p(engine / self.engine_units), rows, there, legal, shares, ruled)
 
 
@@ -191,7 +197,7 @@ class EngineScorer(ActionNetwork):
     The value has a whole of its own: sharing one, its gradients would drown those of the scores. `hidden`
     is the width, `layers` how many there are over the whole. It knows by itself which choices are legal, and
     leaves out what ALONE forbids: to admit who has still to wait for others, to preempt, to start while
-    who is due first fits, and to start without prefills.
+    who is due first fits, and to start without prefills, or with short ones in a hurry.
     """
 
     def __init__(self, hidden: int = 32, layers: int = 2) -> None:

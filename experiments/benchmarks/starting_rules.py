@@ -35,7 +35,8 @@ METRICS = ("mean_latency_s", "p99_latency_s")
 def _figures(results: Sequence[Results], scenario: Scenario, workloads: Sequence[Workload]) -> np.ndarray:
     """Means over the workloads of METRICS, (2,)."""
     rows = [summarise(each, scenario.slo_limits(of)) for each, of in zip(results, workloads, strict=True)]
-    return np.array([[row[metric] for metric in METRICS] for row in rows]).mean(axis=0)
+    means: np.ndarray = np.array([[row[metric] for metric in METRICS] for row in rows]).mean(axis=0)
+    return means
 
 
 def _smaller_budget(scenario: Scenario) -> Scenario:

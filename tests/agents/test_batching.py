@@ -63,20 +63,22 @@ def test_the_shortest_goes_first_unless_put_off_for_long(
 
 
 @pytest.mark.parametrize(
-    "decoding, number_waiting, seats_left, used_blocks, share",
+    "decoding, number_waiting, seats_left, used_blocks, oldest_s, share",
     [
-        (0, 0, 100, 0, 3),  # nobody is slowed down
-        (5, 0, 100, 0, 1),
-        (5, 8, 100, 0, 2),  # a long queue, and room for more
-        (5, 8, 20, 0, 1),  # no seats
-        (5, 8, 100, 90, 1),  # no memory
-        (5, 7, 100, 0, 1),
+        (0, 0, 100, 0, 0.5, 3),  # nobody is slowed down
+        (5, 0, 100, 0, 0.5, 1),
+        (5, 8, 100, 0, 0.5, 2),  # a long queue, and room for more
+        (5, 8, 20, 0, 0.5, 1),  # no seats
+        (5, 8, 100, 90, 0.5, 1),  # no memory
+        (5, 7, 100, 0, 0.5, 1),
+        (5, 7, 100, 0, 0.9, 3),  # somebody waits for long
+        (5, 8, 20, 0, 0.9, 1),  # for a seat, where longer prefills are no help
     ],
 )
 def test_prefills_are_as_long_as_the_engine_can_use(
-    decoding: int, number_waiting: int, seats_left: int, used_blocks: int, share: int
+    decoding: int, number_waiting: int, seats_left: int, used_blocks: int, oldest_s: float, share: int
 ) -> None:
-    observation = waiting()
+    observation = waiting((100, 100, oldest_s, False))
     seen = {
         "running": 100,
         "waiting": number_waiting,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from servegym.agents.batching import BoundedShortestFirst
+from servegym.agents.batching import ENGINE, BoundedShortestFirst
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT, as_tensors
 from servegym.agents.networks.engine_scorer import EngineScorer
 from servegym.agents.networks.network_policy import NetworkPolicy
@@ -77,13 +77,22 @@ def test_untrained_it_is_the_rule(seen: tuple[Observation, np.ndarray]) -> None:
 
 def test_nobody_is_put_off_for_ever(network: EngineScorer) -> None:
     """Of a long job that waits for 10 s and a short one the latter may go first if due about first."""
-    for since_s, may_be_first in ((0.5, False), (2.0, True)):
+    for since_s, may_be_first in ((0.5, False), (2.5, True)):
         requests = torch.zeros((1, NUM_ROWS, ROW_FEATURES))
         requests[0, 0] = torch.tensor([1, 0, 0, 100, 100, 0, 900, 0, 10.0, 0, 1, 1])
         requests[0, 1] = torch.tensor([1, 0, 0, 100, 100, 0, 150, 0, since_s, 0, 1, 1])
         logits = network.scores({"engine": torch.ones((1, ENGINE_FEATURES)), "requests": requests})[0]
-        assert bool(logits[0, 0] > ILLEGAL_LOGIT / 2)  # due 1.1 * 10 s after its arrival
-        assert bool(logits[0, 1] > ILLEGAL_LOGIT / 2) == may_be_first  # 1.1 * 10 s * 180 / 750 = 2.64 s
+        assert bool(logits[0, 0] > ILLEGAL_LOGIT / 2)  # due 0.9 * 10 s after its arrival
+        assert bool(logits[0, 1] > ILLEGAL_LOGIT / 2) == may_be_first  # 0.9 * 10 s * 180 / 750 = 2.16 s
+
+
+def test_in_a_hurry_prefills_get_all_of_the_budget(network: EngineScorer) -> None:
+    engine, requests = torch.ones((2, ENGINE_FEATURES)), torch.zeros((2, NUM_ROWS, ROW_FEATURES))
+    engine[:, ENGINE["kv_total_blocks"]] = 100.0
+    requests[0, 0] = torch.tensor([1, 0, 0, 100, 100, 0, 900, 0, 0.7, 0, 1, 0])
+    requests[1, 0] = torch.tensor([1, 0, 0, 100, 100, 0, 900, 0, 0.9, 0, 1, 0])
+    possible = network.scores({"engine": engine, "requests": requests})[0][:, NUM_ROWS:] > ILLEGAL_LOGIT / 2
+    assert possible.tolist() == [[False, True, True, True], [False, False, False, True]]
 
 
 def test_scores_follow_the_rows(network: EngineScorer, seen: tuple[Observation, np.ndarray]) -> None:
