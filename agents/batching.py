@@ -41,8 +41,8 @@ class BoundedShortestFirst:
 
     While others decode, prefills get a quarter of the token budget, which costs decodes little. They get half
     where `long_queue` requests wait and more than `slack` of seats and of KV memory is free: then it is the
-    prefills that keep others waiting, and a larger batch serves more. They get all of it, with as much free, once
-    somebody waits for longer than `hurry_s`: by then an engine that serves in order of arrival would hurry too.
+    prefills that keep others waiting, and a larger batch serves more. They get all of it, with as much free,
+    once somebody waits for longer than `hurry_s`.
     """
 
     name = "bounded_shortest_first"

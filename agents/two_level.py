@@ -13,8 +13,8 @@ class LeastMarginalLatency:
     """Routes where a request adds least to everyone's latency; on a replica the shortest job first (ours).
 
     To what the router `marginal_latency` adds up come waits for places (seats.py). Each replica's scheduler
-    is `BoundedShortestFirst`, with more patience than where an engine is alone and no hurry: here mean latency
-    counts.
+    is `BoundedShortestFirst`, with more patience than where an engine is alone and no hurry: here mean
+    latency counts.
     """
 
     name = "least_marginal_latency"

@@ -147,8 +147,8 @@ class Counterfactual(BaseAlgorithm):
             rounds=self.config.rounds,
             spacing_s=self.config.spacing_s,
         )
-        # As a share of the episode's mean: seconds are lost by the hundred in a busy episode, and by the one in a
-        # calm one, which is to count as much.
+        # As a share of the episode's mean: seconds are lost by the hundred in a busy episode, and by the one
+        # in a calm one, which is to count as much.
         shares = found.costs / max(found.mean_cost, 1e-6)
         for request, costs in zip(found.requests.tolist(), shares, strict=True):
             self.answers[part].add({name: rows[k] for name, rows in observations[request].items()}, costs)
@@ -202,7 +202,7 @@ class _Played:
 
 
 class _Answers:
-    """The newest answers about one scenario; costs are shares of the mean cost of a request of the episode."""
+    """The newest answers about one scenario; costs are shares of a request's mean cost in its episode."""
 
     def __init__(self, size: int, space: spaces.Space[Any]) -> None:
         assert isinstance(space, spaces.Dict)

@@ -54,9 +54,10 @@ class Rule(NamedTuple):
     The rule is agents/batching.py's BoundedShortestFirst, with its parameters. `leeway` is not of it: who
     is due later than the first by more than this share of the oldest's age may not be admitted yet, so that
     nobody starves whatever is learnt; None: all may be admitted. No iteration starts while who is due first
-    fits, none without prefills or, in a hurry, with less than all of the budget for them, and nobody is preempted but by the engine where memory is lacking: what keeps
-    others waiting pays at once and costs late, and a policy that does it at times would, once it no longer
-    draws its actions and always takes the likeliest, do it for ever.
+    fits, none without prefills or, in a hurry, with less than all of the budget for them, and nobody is
+    preempted but by the engine where memory is lacking: what keeps others waiting pays at once and costs
+    late, and a policy that does it at times would, once it no longer draws its actions and always takes the
+    likeliest, do it for ever.
     """
 
     patience: float

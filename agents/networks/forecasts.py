@@ -1,8 +1,8 @@
 """What a network is told of a replica beside what it sees: forecasts, as routers make them.
 
 Most are the sums of agents/heuristics/forecasts.py and marginal_latency.py, for whole batches (a test holds
-them equal), with those counted who are on their way to a replica whose old state is seen. Constants are those of
-`setting`, so one network serves fleets of any GPUs.
+them equal), with those counted who are on their way to a replica whose old state is seen. Constants are
+those of `setting`, so one network serves fleets of any GPUs.
 """
 
 import torch

@@ -53,8 +53,8 @@ class RouterInputs(NamedTuple):
     """What a router network works on.
 
     request: (B, REQUEST_INPUTS); its last is how much of the objective is TTFT, 0 to 1. replicas: (B, R,
-    REPLICA_INPUTS). priors: (B, R, 2), minus how much worse than the best replica one is foretold to be by the
-    objective, with marginal and with crowded latency. legal: bool (B, R).
+    REPLICA_INPUTS). priors: (B, R, 2), minus how much worse than the best replica one is foretold to be by
+    the objective, with marginal and with crowded latency. legal: bool (B, R).
     """
 
     request: Tensor
