@@ -163,13 +163,14 @@ class CounterfactualConfig:
     final_learning_rate: float = 0.0  # reached linearly at the last step
     exploration: float = 0.05  # share of decisions that are drawn from the policy
     rounds: int = 160  # simulations that ask about an episode
-    spacing_s: float = 1000.0  # between two requests that one of them asks about
-    memory_size: int = 60_000  # answers remembered, in equal parts of each scenario
+    spacing_s: float = 10.0  # between two requests that one of them asks about
+    memory_size: int = 200_000  # answers remembered, in equal parts of each scenario
     n_steps: int = 1024  # decisions per environment between updates
     gradient_steps: int = 100  # in an update
     batch_size: int = 2048  # answers in a step
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
     start_rate: float = 1.0  # of the scenario's, the rate of the first episodes; see LoadCurriculum
+    search_episodes: int = 1  # of each scenario, that the line search plays at the end; 0: there is none
 
     def __post_init__(self) -> None:
         _require(
@@ -184,6 +185,7 @@ class CounterfactualConfig:
             _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
         rate = self.final_learning_rate
         _require(0 <= rate < math.inf, "final_learning_rate", rate, "at least 0 and finite")
+        _require(self.search_episodes >= 0, "search_episodes", self.search_episodes, "at least 0")
         _require(0 <= self.exploration <= 1, "exploration", self.exploration, "in [0, 1]")
         _require(0 < self.start_rate <= 1, "start_rate", self.start_rate, "above 0 and at most 1")
 

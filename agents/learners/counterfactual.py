@@ -21,9 +21,11 @@ from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from servegym.agents.learners.config import CounterfactualConfig
+from servegym.agents.learners.line_search import search_departure
 from servegym.agents.learners.normalised_rewards import NormalisedRewards
 from servegym.agents.learners.training import log_to
 from servegym.agents.networks.policy import RouterPolicy
+from servegym.agents.networks.router_network import RouterNetwork
 from servegym.costmodels.errors import InputError
 from servegym.envs.routing.counterfactual import marginal_costs
 from servegym.envs.scenario import Scenario
@@ -108,7 +110,18 @@ class Counterfactual(BaseAlgorithm):
             self._train()
             self.logger.dump(self.num_timesteps)
         callbacks.on_training_end()
+        if self.config.search_episodes:
+            self._search()
         return self
+
+    def _search(self) -> None:
+        """At loads between those of the first and the last episodes."""
+        network, rate = self.policy.network, 0.5 * (self.config.start_rate + 1.0)
+        assert isinstance(network, RouterNetwork)
+        self.policy.set_training_mode(mode=False)
+        share = search_departure(network, self._scenarios, self.seed or 0, self.config.search_episodes, rate)
+        self.logger.record("train/departure", share)
+        self.logger.dump(self.num_timesteps)
 
     def _play(self, callbacks: Any) -> None:
         """`n_steps` decisions in each environment; asks about the episodes that end."""

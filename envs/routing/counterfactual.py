@@ -63,7 +63,7 @@ def marginal_costs(
     """
     num_replicas = scenario.num_replicas
     base = scenario.simulate(workload, prescribed(replicas))
-    base_costs, base_ends = _costs(base, scenario.objective), _ends(base)
+    base_costs, base_ends = costs_of(base, scenario.objective), _ends(base)
     mean_cost = float(np.nanmean(base_costs))
     last_s = workload.arrival_s[-1]
     found = []
@@ -79,7 +79,7 @@ def marginal_costs(
         others = _others(replicas[asked], num_replicas)
         of_copies = places[asked][:, None] + np.arange(num_replicas - 1)
         sent[of_copies] = others
-        costs = _costs(scenario.simulate(workload.repeat(copies), prescribed(sent)), scenario.objective)
+        costs = costs_of(scenario.simulate(workload.repeat(copies), prescribed(sent)), scenario.objective)
         change = costs[places] - base_costs
         last_asked = np.searchsorted(workload.arrival_s[asked], base_ends) - 1
         counts = (last_asked >= 0) & np.isfinite(change)
@@ -109,7 +109,7 @@ def _ends(results: Results) -> np.ndarray:
     return np.where(np.isfinite(results.finish_s), results.finish_s, results.cancelled_s)
 
 
-def _costs(results: Results, objective: ObjectiveConfig) -> np.ndarray:
+def costs_of(results: Results, objective: ObjectiveConfig) -> np.ndarray:
     """Of each request, in seconds, as reward.py counts them; NaN where it has no end."""
     end_s = _ends(results)
     first_s = np.where(np.isfinite(results.first_token_s), results.first_token_s, end_s)
