@@ -119,8 +119,11 @@ class Counterfactual(BaseAlgorithm):
         network, rate = self.policy.network, 0.5 * (self.config.start_rate + 1.0)
         assert isinstance(network, RouterNetwork)
         self.policy.set_training_mode(mode=False)
-        share = search_departure(network, self._scenarios, self.seed or 0, self.config.search_episodes, rate)
-        self.logger.record("train/departure", share)
+        latency, ttft = search_departure(
+            network, self._scenarios, self.seed or 0, self.config.search_episodes, rate
+        )
+        self.logger.record("train/departure_where_latency", latency)
+        self.logger.record("train/departure_where_ttft", ttft)
         self.logger.dump(self.num_timesteps)
 
     def _play(self, callbacks: Any) -> None:

@@ -25,11 +25,12 @@ def costs_by_share(network: RouterNetwork, scenario: Scenario, seed: int, episod
     """The mean cost of a request with each of SHARES over that with the first, on fresh training episodes."""
     seeds = np.random.SeedSequence([seed, len(SHARES)]).spawn(episodes)
     workloads = [scenario.traffic.train_workload(each) for each in seeds]
-    network.departure = torch.tensor(SHARES).repeat_interleave(episodes).unsqueeze(1)
+    before = network.departure
+    network.departure = torch.tensor(SHARES).repeat_interleave(episodes).unsqueeze(1).expand(-1, 2)
     try:
         results = route(NetworkPolicy(network), scenario, workloads * len(SHARES), seed)
     finally:
-        network.departure = torch.ones(())
+        network.departure = before
     costs = [float(np.nanmean(costs_of(each, scenario.objective))) for each in results]
     means = np.array(costs).reshape(len(SHARES), episodes).mean(axis=1)
     return means / means[0]
@@ -37,19 +38,29 @@ def costs_by_share(network: RouterNetwork, scenario: Scenario, seed: int, episod
 
 def search_departure(
     network: RouterNetwork, scenarios: Sequence[Scenario], seed: int, episodes: int, rate: float
-) -> float:
-    """The best of SHARES by the mean over scenarios, which the network then has in its weights.
+) -> tuple[float, float]:
+    """The best of SHARES where latency is the objective, and where TTFT is; the network then has them.
 
-    rate: of the episodes, as a share of each scenario's.
+    Best by the mean over the scenarios of that objective; 1 where there are none. rate: of the episodes, as a
+    share of each scenario's.
     """
     before = [scenario.traffic.training_rate for scenario in scenarios]
     try:
         for scenario in scenarios:
             scenario.traffic.training_rate = rate
-        relative = [costs_by_share(network, scenario, seed, episodes) for scenario in scenarios]
+        relative = {
+            ttft: [
+                costs_by_share(network, scenario, seed, episodes)
+                for scenario in scenarios
+                if (scenario.objective.latency_weight == 0) == ttft
+            ]
+            for ttft in (False, True)
+        }
     finally:
         for scenario, old in zip(scenarios, before, strict=True):
             scenario.traffic.training_rate = old
-    share = SHARES[int(np.mean(relative, axis=0).argmin())]
-    network.keep(share)
-    return share
+    latency, ttft = (
+        SHARES[int(np.mean(found, axis=0).argmin())] if found else 1.0 for found in relative.values()
+    )
+    network.departure.copy_(torch.tensor([latency, ttft]))
+    return latency, ttft

@@ -63,7 +63,7 @@ def marginal_costs(
     """
     num_replicas = scenario.num_replicas
     base = scenario.simulate(workload, prescribed(replicas))
-    base_costs, base_ends = costs_of(base, scenario.objective), _ends(base)
+    base_costs, settled_s = costs_of(base, scenario.objective), _settled_s(base, scenario.objective)
     mean_cost = float(np.nanmean(base_costs))
     last_s = workload.arrival_s[-1]
     found = []
@@ -81,7 +81,7 @@ def marginal_costs(
         sent[of_copies] = others
         costs = costs_of(scenario.simulate(workload.repeat(copies), prescribed(sent)), scenario.objective)
         change = costs[places] - base_costs
-        last_asked = np.searchsorted(workload.arrival_s[asked], base_ends) - 1
+        last_asked = np.searchsorted(workload.arrival_s[asked], settled_s) - 1
         counts = (last_asked >= 0) & np.isfinite(change)
         counts[asked] = False
         of_others = np.zeros((len(asked), num_replicas))
@@ -102,6 +102,14 @@ def _others(chosen: np.ndarray, num_replicas: int) -> np.ndarray:
     """int64 (M, R - 1): the replicas beside the one chosen, (M,), by number."""
     numbers = np.arange(num_replicas - 1)
     return numbers + (numbers >= chosen[:, None])
+
+
+def _settled_s(results: Results, objective: ObjectiveConfig) -> np.ndarray:
+    """When what each request costs is known: its first token where nothing else counts, its end otherwise."""
+    ends_s = _ends(results)
+    if objective.latency_weight > 0:
+        return ends_s
+    return np.where(np.isfinite(results.first_token_s), results.first_token_s, ends_s)
 
 
 def _ends(results: Results) -> np.ndarray:

@@ -41,14 +41,16 @@ def trained(kind: str) -> RouterNetwork:
 
 
 @pytest.mark.parametrize("kind", ["gnn", "attention", "mlp"])
-def test_what_is_kept_is_so_far_from_the_start(kind: str) -> None:
+def test_a_share_of_the_way_from_the_forecasts(kind: str) -> None:
     network = trained(kind)
     observation = as_tensors(plausible_observation("router", np.random.default_rng(0), 40, 3))
-    network.departure = torch.tensor(0.3)
-    partly = network.scores(observation)[0]
-    network.departure = torch.ones(())
-    network.keep(0.3)
-    torch.testing.assert_close(network.scores(observation)[0], partly, rtol=1e-4, atol=1e-4)
+    ttft_share = network.prepare(observation)[0][:, -1:]
+    whole = network.scores(observation)[0]
+    network.departure.zero_()
+    start = network.scores(observation)[0]
+    network.departure.copy_(torch.tensor([0.3, 0.6]))
+    expected = start + (0.3 + 0.3 * ttft_share) * (whole - start)
+    torch.testing.assert_close(network.scores(observation)[0], expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.compiled
@@ -58,11 +60,10 @@ def test_nothing_is_kept_of_what_is_no_good() -> None:
     with torch.no_grad():
         network.prior_weights.copy_(torch.tensor([-10.0, 0.0]))
     before = [scenario.traffic.training_rate for scenario in SCENARIOS]
-    share = search_departure(network, SCENARIOS, seed=1, episodes=2, rate=0.8)
-    assert share < 0.1
-    assert network.prior_weights[0] > 0
+    latency, ttft = search_departure(network, SCENARIOS, seed=1, episodes=2, rate=0.8)
+    assert latency < 0.1 and ttft == 1.0  # there is nothing to tell by
+    assert network.departure.tolist() == pytest.approx([latency, ttft])
     assert [scenario.traffic.training_rate for scenario in SCENARIOS] == before
-    assert float(network.departure) == 1.0
 
 
 @pytest.mark.compiled
@@ -74,7 +75,7 @@ def test_costs_are_those_of_serving_fresh_episodes_with_each_share() -> None:
     costs = []
     for share in SHARES:
         kept = trained("gnn")
-        kept.keep(share)
+        kept.departure.fill_(share)
         (results,) = route(NetworkPolicy(kept), SCENARIOS[1], [workload])
         costs.append(np.mean(results.finish_s - results.arrival_s))
     np.testing.assert_allclose(relative, np.array(costs) / costs[0], rtol=1e-3)
