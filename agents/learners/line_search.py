@@ -33,7 +33,8 @@ def costs_by_share(network: RouterNetwork, scenario: Scenario, seed: int, episod
         network.departure = before
     costs = [float(np.nanmean(costs_of(each, scenario.objective))) for each in results]
     means = np.array(costs).reshape(len(SHARES), episodes).mean(axis=1)
-    return means / means[0]
+    relative: np.ndarray = means / means[0]
+    return relative
 
 
 def search_departure(
