@@ -169,7 +169,7 @@ class CounterfactualConfig:
     gradient_steps: int = 100  # in an update
     batch_size: int = 2048  # answers in a step
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
-    start_rate: float = 1.0  # of the scenario's, the rate of the first episodes; see LoadCurriculum
+    start_rate: float = 0.6  # of the scenario's, the rate of the first episodes; see LoadCurriculum
     search_episodes: int = 1  # of each scenario, that the line search plays at the end; 0: there is none
 
     def __post_init__(self) -> None:
