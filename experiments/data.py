@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
-from tqdm import tqdm
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import Advance, progress
 from servegym.envs.workloads.catalogue import Dataset, catalogue, find_datasets
 from servegym.envs.workloads.data import fetch_folder, find_data
 from servegym.envs.workloads.download import check, fetch
@@ -100,11 +100,11 @@ def _fetch(settings: DataConfig, datasets: list[Dataset]) -> dict[str, Any]:
             if target.exists() and check(file, target) is None:
                 files[file.path] = ("here", target)
                 continue
-            with tqdm(desc=target.name, total=file.size, unit="B", unit_scale=True, leave=False) as bar:
+            with progress(target.name, unit="MB") as advance:
                 fetch(
                     file,
                     folder,
-                    progress=partial(_advance, bar),
+                    progress=partial(_advance, advance),
                     timeout_s=settings.timeout_s,
                     attempts=settings.attempts,
                 )
@@ -113,9 +113,8 @@ def _fetch(settings: DataConfig, datasets: list[Dataset]) -> dict[str, Any]:
     return answers
 
 
-def _advance(bar: Any, have: int, total: int | None) -> None:
-    bar.total = total
-    bar.update(have - bar.n)
+def _advance(advance: Advance, have: int, total: int | None) -> None:
+    advance.to(have / 1e6, None if total is None else total / 1e6)
 
 
 def _verify(settings: DataConfig, datasets: list[Dataset]) -> dict[str, Any]:

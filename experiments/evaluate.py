@@ -9,10 +9,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
-from tqdm import tqdm
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
+from servegym.costmodels.progress import progress
 from servegym.envs.scenario.compose import list_scenarios
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.suites import Suite
@@ -90,12 +90,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     contenders = [contender(name, kind, scenario) for name, kind in kinds.items()]
     workloads = [scenario.traffic.test_workload(seed) for seed in seeds]
     results = {}
-    progress = tqdm(
-        contenders, bar_format="{desc}{bar:20} {n_fmt}/{total_fmt} policies, {elapsed}", disable=None
-    )
-    for each in progress:
-        progress.set_description(each.name)
-        results[each.name] = each.serve(workloads, seeds)
+    with progress("", len(contenders), "policies") as advance:
+        for each in contenders:
+            advance.doing(each.name)
+            results[each.name] = each.serve(workloads, seeds)
+            advance()
     limits = [scenario.slo_limits(workload) for workload in workloads]
     evaluation = Evaluation(seeds, settings.baseline, results, limits)
     learned = [name for name, kind in kinds.items() if kind in ("artifact", "run")]

@@ -6,9 +6,9 @@ from typing import Any
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import tracked
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.scenario.fleet_plan import MOST_REPLICAS, fleet_plan
@@ -53,11 +53,11 @@ def place(config: DictConfig) -> dict[str, Any]:
     demand = Demand(traffic.traffic.test_workload, traffic.slo_limits)
     search = Search(seeds, settings.share, settings.scenario.workload.rate_rps)
     phases: dict[int, PhaseGoodputs] = {}
-    for degree in _progress(list(members), "degrees"):
+    for degree in tracked(list(members), "One replica", "degrees"):
         phases[degree] = phase_goodputs(members[degree], demand, search)
     candidates = [
         simulated(placement, members.__getitem__, traffic.plan, demand, search)
-        for placement in _progress(list(placements(settings.gpus, phases)), "placements")
+        for placement in tracked(list(placements(settings.gpus, phases)), "Whole fleets", "placements")
     ]
     chosen = best(candidates)
     candidates.sort(key=lambda each: -each.rps_per_gpu)
@@ -164,7 +164,3 @@ def _as_key(candidate: Candidate) -> str:
         for pool in candidate.placement.pools
     )
     return f"scenario.fleet.pools=[{pools}]"
-
-
-def _progress(work: list[Any], of: str) -> Any:
-    return tqdm(work, bar_format="{bar:20} {n_fmt}/{total_fmt} " + of + ", {elapsed}", disable=None)

@@ -32,7 +32,6 @@ class ProfileConfig:
     gpus: list[int] = field(default_factory=list)
     grid: Grid = field(default_factory=Grid)
     timing: Timing = field(default_factory=Timing)
-    progress: bool = True
 
 
 def profile(config: DictConfig) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def profile(config: DictConfig) -> dict[str, Any]:
     present = torch.cuda.device_count() if settings.device == "cuda" else max(settings.gpus, default=0)
     gpus = [count for count in settings.gpus if count <= present and "all_reduce" in settings.operators]
     measurement = Measurement(device, settings.dtype, settings.timing)
-    measurement.run(_jobs(settings), settings.grid.message_bytes, gpus, settings.progress)
+    measurement.run(_jobs(settings), settings.grid.message_bytes, gpus)
     timings, skipped = measurement.timings, measurement.skipped
     if not timings:
         raise InputError(f"nothing was measured: {len(skipped)} shapes do not fit into memory, none is left")

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable, output_folder
+from servegym.costmodels.progress import progress
 from servegym.envs.workloads import find_data
 from servegym.experiments.claims.claim import Claim, Finding, Paper, check, worst
 from servegym.experiments.claims.report import as_markdown
@@ -45,10 +44,11 @@ def run_claims(names: Sequence[str] | None, out: Path, papers: Mapping[str, Pape
             for name, paper in chosen.items()
         },
     }
-    progress = tqdm(todo, bar_format="{desc}{bar:20} {n_fmt}/{total_fmt} claims, {elapsed}", disable=None)
-    for name, claim in progress:
-        progress.set_description(f"{name}.{claim.name}")
-        answer["papers"][name]["claims"][claim.name] = _described(claim, check(claim))
+    with progress("", len(todo), "claims") as advance:
+        for name, claim in todo:
+            advance.doing(f"{name}.{claim.name}")
+            answer["papers"][name]["claims"][claim.name] = _described(claim, check(claim))
+            advance()
     with output_folder(out, FILES) as folder:
         (folder / "claims.json").write_text(to_json({**answer, **provenance()}) + "\n", encoding="utf-8")
         (folder / "claims.csv").write_text(_as_csv(answer), encoding="utf-8")

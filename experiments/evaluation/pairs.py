@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import tracked
 from servegym.envs.metrics import summarise
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.router import Router
@@ -87,7 +87,7 @@ def search_pairs(
     remaining = list(pairs)
     for which, number in rounds:
         remaining = sorted(remaining, key=lambda pair: sum(found[pair.name]))[:number]
-        for pair in tqdm(remaining, desc="pairs", leave=False, disable=None):
+        for pair in tracked(remaining, metric, "pairs"):
             found[pair.name] += [pair.figure(workloads[i], seeds[i], metric) for i in which]
     order = sorted(found, key=lambda name: (-len(found[name]), sum(found[name])))
     return {name: np.array(found[name]) for name in order}

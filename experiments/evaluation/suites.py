@@ -7,9 +7,9 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from servegym.costmodels.output_folder import check_replaceable
+from servegym.costmodels.progress import Advance, progress
 from servegym.envs.suites import Suite
 from servegym.experiments.evaluation.suite_files import FILES, write_suite
 from servegym.experiments.evaluation.suite_report import tally, with_interval
@@ -31,15 +31,10 @@ def evaluate_suite(
     check_replaceable(out, FILES)
     entrants = entrants_of(names, suite.environment)
     entries, sources = {}, {}
-    progress = tqdm(
-        total=len(suite.entries) * len(entrants),
-        bar_format="{desc}{bar:20} {n_fmt}/{total_fmt} policies, {elapsed}",
-        disable=None,
-    )
-    for name in suite.entries:
-        progress.set_description(name)
-        entries[name], sources[name] = _play_entry(suite, name, entrants, seeds, progress)
-    progress.close()
+    with progress("", len(suite.entries) * len(entrants), "policies") as advance:
+        for name in suite.entries:
+            advance.doing(name)
+            entries[name], sources[name] = _play_entry(suite, name, entrants, seeds, advance)
     scores = SuiteScores(seeds, entrants, entries)
     origin = {
         "suite": suite.name,
@@ -56,7 +51,7 @@ def evaluate_suite(
 
 
 def _play_entry(
-    suite: Suite, name: str, entrants: list[Entrant], seeds: list[int], progress: Any
+    suite: Suite, name: str, entrants: list[Entrant], seeds: list[int], advance: Advance
 ) -> tuple[PlayedEntry, str]:
     """One scenario, and where its requests come from."""
     scenario, metric = suite.build(name), suite.metric_of(name)
@@ -64,7 +59,7 @@ def _play_entry(
     played = {}
     for entrant in entrants:
         played[entrant.name] = play(entrant, scenario, workloads, seeds, metric)
-        progress.update()
+        advance()
     return PlayedEntry(metric, played, bound_of(scenario, workloads, metric)), scenario.traffic.source
 
 

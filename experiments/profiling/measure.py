@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from servegym.costmodels.kernels.schema import OPERATORS, KernelTimings
+from servegym.costmodels.progress import Advance, progress
 from servegym.experiments.profiling.all_reduce import all_reduce_seconds
 from servegym.experiments.profiling.decoder_layer import layer_kernel
 from servegym.experiments.profiling.device import timings_device
@@ -31,24 +31,24 @@ class Measurement:
         self.skipped: list[str] = []
         self._maker = Maker(device, DTYPES[dtype], torch.Generator(device).manual_seed(0))
 
-    def run(self, jobs: Sequence[Job], message_bytes: Sequence[int], gpus: Sequence[int], bar: bool) -> None:
+    def run(self, jobs: Sequence[Job], message_bytes: Sequence[int], gpus: Sequence[int]) -> None:
         """Measures all jobs, and all-reduces of these sizes on these numbers of GPUs."""
         total = sum(len(job.shapes) for job in jobs) + len(gpus) * len(message_bytes)
-        with tqdm(total=total, disable=not bar, unit="shape") as progress:
+        with progress("", total, "shapes") as advance:
             for job in jobs:
-                progress.set_description(job.operator)
-                self._run_job(job, progress)
-            progress.set_description("all_reduce")
+                advance.doing(job.operator)
+                self._run_job(job, advance)
+            advance.doing("all_reduce")
             shapes: list[Shape] = []
             seconds: list[float] = []
             for count in gpus:
                 seconds += all_reduce_seconds(self.device.type, count, message_bytes, self.timing)
                 shapes += [{"bytes": size, "gpus": count} for size in message_bytes]
-                progress.update(len(message_bytes))
+                advance(len(message_bytes))
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             self._keep("all_reduce", shapes, seconds, backend, "bf16")
 
-    def _run_job(self, job: Job, progress: tqdm) -> None:
+    def _run_job(self, job: Job, advance: Advance) -> None:
         shapes, seconds = [], []
         with _timer(self.device, self.timing) as timer:
             for shape in job.shapes:
@@ -57,7 +57,7 @@ class Measurement:
                     shapes.append(shape)
                 except torch.OutOfMemoryError:
                     self.skipped.append(f"{job.operator} {dict(shape)}")
-                progress.update()
+                advance()
         self._keep(job.operator, shapes, seconds, job.model.name if job.model else "", self.dtype)
 
     def _kernel(self, job: Job, shape: Shape) -> Kernel:

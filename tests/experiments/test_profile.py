@@ -25,7 +25,6 @@ SMALL = (
     "timing.warmups=0",
     "timing.repeats=1",
     "timing.calls=2",
-    "progress=false",
 )
 
 
