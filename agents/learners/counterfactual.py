@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import LinearSchedule, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
@@ -38,8 +39,8 @@ class Counterfactual(BaseAlgorithm):
     """Plays in all environments, asks about finished episodes, and learns from the answers it remembers.
 
     Most decisions are the best by the policy, a share is drawn from it. Episodes whose requests come to the
-    router more than once, as after failures, are played and not asked about. A checkpoint holds no answers: a
-    resumed run first plays an episode again.
+    router more than once, as after failures, are played and not asked about. Answers are the memory that goes
+    into a checkpoint.
     """
 
     policy: RouterPolicy
@@ -67,6 +68,9 @@ class Counterfactual(BaseAlgorithm):
             supported_action_spaces=(spaces.Discrete,),
         )
         self._n_updates = 0
+        self._rng = np.random.default_rng(self.seed)
+        self.answers: list[_Answers] = []  # of each scenario
+        self._played = _Played(self.n_envs)
         if _init_setup_model:
             self._setup_model()
 
@@ -78,7 +82,24 @@ class Counterfactual(BaseAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "answers", "_played"]
+        return [*super()._excluded_save_params(), "answers", "_played", "_scenarios", "_part_of"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+    def save_replay_buffer(self, path: Path) -> None:
+        """Writes what is remembered, under the name that SB3 has for it."""
+        save_to_pkl(path, self.answers)
+
+    def load_replay_buffer(self, path: Path) -> None:
+        """Remembers what was written."""
+        self.answers = load_from_pkl(path)
+
+    def relive(self, observation: Any, actions: np.ndarray, dones: np.ndarray) -> None:
+        """A step of long ago, of an episode that may still be going on."""
+        self._played.add(observation, actions)
+        for k in np.flatnonzero(dones).tolist():
+            self._played.take(k)
 
     def learn(
         self,
@@ -97,10 +118,9 @@ class Counterfactual(BaseAlgorithm):
         native = _native(self.env)
         self._scenarios: list[Scenario] = [part.scenario for part in getattr(native, "parts", [native])]
         self._part_of = getattr(native, "part_of", np.zeros(self.n_envs, np.int64))
-        self._rng = np.random.default_rng(self.seed)
-        share = max(1, self.config.memory_size // len(self._scenarios))
-        self.answers = [_Answers(share, self.observation_space) for _ in self._scenarios]
-        self._played = _Played(self.n_envs)
+        if not self.answers:
+            share = max(1, self.config.memory_size // len(self._scenarios))
+            self.answers = [_Answers(share, self.observation_space) for _ in self._scenarios]
         callbacks.on_training_start(locals(), globals())
         while self.num_timesteps < total:
             callbacks.on_rollout_start()

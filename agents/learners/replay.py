@@ -23,9 +23,8 @@ Learner = TypeVar("Learner", bound="ReplayLearner")
 class ReplayLearner(OffPolicyAlgorithm):
     """Subclasses write `update`, one step of their optimisers.
 
-    The policy acts from the first decision on (it is near uniform then, and always legal). What is learnt
-    from are decisions of this process only, at least `warm_up` of them: a checkpoint holds no decisions, and
-    a resumed run first makes as many again. Rewards are normalised as `build_ppo` says.
+    The policy acts from the first decision on (it is near uniform then, and always legal). Learning begins
+    with `warm_up` decisions. Rewards are normalised as `build_ppo` says.
     """
 
     policy: ReplayPolicy

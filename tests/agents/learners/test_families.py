@@ -9,6 +9,7 @@ import torch
 from sb3_contrib import MaskablePPO
 
 from servegym.agents.learners.centring import CentredRewards
+from servegym.agents.learners.checkpoint import checkpoints
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import FAMILIES, Family, check_fits, family_of
 from servegym.agents.learners.imitation import imitate
@@ -20,6 +21,7 @@ from servegym.agents.networks.build import NETWORKS
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario.compose import compose_scenario_of
+from tests.agents.learners.test_ppo import StopAt
 from tests.experiments.commands import SMALL_SCENARIO_OF
 
 by_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.environment)
@@ -81,7 +83,11 @@ def test_masked_learning_acts_legally_and_goes_on_after_a_kill(family: Family, t
     train(again, 64, tmp_path / "again")
     for one, other in zip(model.policy.parameters(), again.policy.parameters(), strict=True):
         assert torch.equal(one, other)
-    resumed = resume(tmp_path, vec_env(family), algorithm=ppo_for(family.networks[0]))
+    killed = build_ppo(small(family), vec_env(family), seed=0)
+    with pytest.raises(InterruptedError):
+        train(killed, 64, tmp_path / "killed", [StopAt(50)], checkpoint_steps=32)
+    assert len(checkpoints(tmp_path / "killed")) == 2
+    resumed = resume(tmp_path / "killed", vec_env(family), algorithm=ppo_for(family.networks[0]))
     assert resumed.num_timesteps == 64
     for one, other in zip(model.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -108,5 +108,6 @@ def test_goes_on_after_a_kill_and_repeats_itself(tmp_path: Path) -> None:
         train(fresh(), 1024, tmp_path / "killed", [StopAt(600)], checkpoint_steps=256)
     resumed = resume(tmp_path / "killed", CostOf("jsq"), algorithm=FastA2C)
     assert resumed.num_timesteps == 1024
-    first, again = (weights(train(fresh(), 512, tmp_path / name)) for name in ("first", "again"))
+    first, again = (weights(train(fresh(), 1024, tmp_path / name)) for name in ("first", "again"))
     assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], weights(resumed)[name]) for name in first)

@@ -12,9 +12,11 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from servegym.agents.learners.checkpoint import KEPT, checkpoints
+from servegym.agents.learners.checkpoint import checkpoints
 from servegym.agents.learners.config import PPOConfig
+from servegym.agents.learners.interrupts import deferred_interrupts, stop_asked
 from servegym.agents.learners.ppo import build_ppo
 from servegym.agents.learners.training import resume, train
 from servegym.agents.networks.network_policy import NetworkPolicy
@@ -125,7 +127,7 @@ def test_resume_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
     # The schedule ends where the whole run's does: the last of 16 updates at progress 16/16.
     assert resumed.policy.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
     assert regret(resumed) < 0.03
-    assert len(checkpoints(tmp_path)) == KEPT
+    assert [path.name for path in checkpoints(tmp_path)] == [f"step_{16 * UPDATE:012d}"]
 
 
 def test_resume_of_a_finished_run_changes_nothing(tmp_path: Path) -> None:
@@ -166,23 +168,58 @@ def test_sigkill_while_saving_leaves_the_checkpoint_before(tmp_path: Path) -> No
     assert killed.returncode == -signal.SIGKILL
     assert checkpoints(tmp_path)[-1].name == f"step_{2 * UPDATE:012d}"
     assert resume(tmp_path, QueueGame()).num_timesteps == 4 * UPDATE
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        f"step_{n * UPDATE:012d}" for n in (3, 4)
-    ]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step_{4 * UPDATE:012d}"]
 
 
-def test_a_resumed_run_repeats_no_traffic(tmp_path: Path) -> None:
-    class Recorded(QueueGame):
-        def reset(self) -> dict[str, np.ndarray]:
-            self.first = super().reset()["request"].copy()
-            return self.now
-
-    first, second = Recorded(), Recorded()
-    model, stop = build_ppo(config(), first, seed=0), [StopAt(UPDATE + 100)]
+@pytest.mark.parametrize("killed_at", [100, 3 * UPDATE + 17, 6 * UPDATE - 1])
+def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path, killed_at: int) -> None:
+    whole = train(build_ppo(config(), QueueGame(), seed=0), 6 * UPDATE, tmp_path / "whole")
+    stop = [StopAt(killed_at)]
+    model = build_ppo(config(), QueueGame(), seed=0)
     with pytest.raises(InterruptedError):
-        train(model, 2 * UPDATE, tmp_path, stop, checkpoint_steps=UPDATE)
-    resume(tmp_path, second)
-    assert not np.array_equal(first.first, second.first)
+        train(model, 6 * UPDATE, tmp_path / "run", stop, checkpoint_steps=2 * UPDATE)
+    np.random.seed(5)  # noqa: NPY002  # what goes on in the process must not matter
+    resumed = resume(tmp_path / "run", QueueGame())
+    assert all(torch.equal(weights(resumed)[name], tensor) for name, tensor in weights(whole).items())
+
+
+def test_who_is_asked_to_stop_saves_first(tmp_path: Path) -> None:
+    class Ask(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 2 * UPDATE + 64:
+                signal.raise_signal(signal.SIGINT)
+            return True
+
+    with pytest.raises(KeyboardInterrupt), deferred_interrupts("this update"):
+        train(build_ppo(config(), QueueGame(), seed=0), 5 * UPDATE, tmp_path / "run", [Ask()])
+    assert checkpoints(tmp_path / "run")[-1].name == f"step_{3 * UPDATE:012d}"
+    resumed = resume(tmp_path / "run", QueueGame())
+    whole = train(build_ppo(config(), QueueGame(), seed=0), 5 * UPDATE, tmp_path / "whole")
+    assert all(torch.equal(weights(resumed)[name], tensor) for name, tensor in weights(whole).items())
+
+
+def test_who_is_asked_twice_stops_at_once() -> None:
+    def ask_twice() -> None:
+        with deferred_interrupts("this update"):
+            signal.raise_signal(signal.SIGINT)
+            assert stop_asked()
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        ask_twice()
+    assert not stop_asked()
+
+
+def test_environments_that_play_otherwise_now_are_refused(tmp_path: Path) -> None:
+    class Changed(QueueGame):
+        def step_wait(self) -> VecEnvStepReturn:
+            self.rng.random()
+            return super().step_wait()
+
+    with pytest.raises(InterruptedError):
+        train(build_ppo(config(), QueueGame(), seed=0), 2 * UPDATE, tmp_path, [StopAt(700)], UPDATE)
+    with pytest.raises(InputError, match="take another course now"):
+        resume(tmp_path, Changed())
 
 
 def test_policy_loads_without_the_environment(tmp_path: Path) -> None:

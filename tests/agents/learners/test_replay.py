@@ -65,7 +65,7 @@ def test_same_seed_same_weights(tmp_path: Path, config: ReplayConfig) -> None:
 
 
 @each
-def test_goes_on_from_the_checkpoint_once_enough_is_remembered(tmp_path: Path, config: ReplayConfig) -> None:
+def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path, config: ReplayConfig) -> None:
     model = built(config, QueueGame())
     with pytest.raises(InterruptedError):
         train(model, 6000, tmp_path, [StopAt(3000)], checkpoint_steps=1000)
@@ -74,6 +74,8 @@ def test_goes_on_from_the_checkpoint_once_enough_is_remembered(tmp_path: Path, c
     assert resumed.num_timesteps == 6000
     assert resumed.config == config  # type: ignore[attr-defined]
     assert regret(resumed) < 0.05
+    whole = weights(train(built(config, QueueGame()), 6000, tmp_path / "whole"))
+    assert all(torch.equal(weights(resumed)[name], tensor) for name, tensor in whole.items())
 
 
 @each
