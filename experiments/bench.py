@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import tracked
 from servegym.envs.scenario import Scenario, load_scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.sim.llm.simulate import simulate
@@ -239,7 +240,8 @@ def _show_training(answer: dict[str, Any], console: Console) -> None:
 def bench_simulator(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     """Requests per second by number of replicas, at the same load for each replica."""
     round_robin = {
-        str(num): _requests_per_s(scenario, settings, "round_robin", num) for num in settings.replicas
+        str(num): _requests_per_s(scenario, settings, "round_robin", num)
+        for num in tracked(settings.replicas, "round_robin", "fleets")
     }
     looking = {
         str(num): _requests_per_s(scenario, settings, "least_outstanding_tokens", num)
@@ -276,14 +278,16 @@ def bench_env(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
     decisions = settings.steps * settings.num_envs
     answer: dict[str, Any] = {
         "decisions_per_s": {
-            name: decisions / _median_s(play, settings.passes) for name, play in plays.items()
+            name: decisions / _median_s(play, settings.passes)
+            for name, play in tracked(plays.items(), "Decisions/s", "environments")
         },
         "num_envs": settings.num_envs,
         "replicas": scenario.num_replicas,
     }
     if settings.first_call:
         answer["first_step"] = {
-            env_id: environment_first_call(env_id, name)._asdict() for env_id, name in FIRST_STEPS.items()
+            env_id: environment_first_call(env_id, name)._asdict()
+            for env_id, name in tracked(FIRST_STEPS.items(), "First step", "environments")
         }
     if settings.processes == 1:
         return answer
@@ -311,7 +315,7 @@ def bench_peers(scenario: Scenario, settings: BenchConfig) -> dict[str, Any]:
             num,
             settings.passes,
         )
-        for num in settings.peer_replicas
+        for num in tracked(settings.peer_replicas, "Dynamo mocker", "fleets")
         if mocker_version()
     }
     return {"dynamo_mocker": found, "dynamo_mocker_version": mocker_version()}

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from servegym.agents.heuristics import ROUTERS
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import tracked
 from servegym.envs.metrics import summarise
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
@@ -58,7 +59,7 @@ def bounds(config: DictConfig) -> dict[str, Any]:
         clairvoyant_bounds(
             each, scenario.engine, scenario.cost, scenario.num_replicas, scenario.slo_limits(each)
         )
-        for each in workloads
+        for each in tracked(workloads, "Bounds", "workloads")
     ]
     relaxations = {
         f"mean_{name}": {
@@ -73,7 +74,10 @@ def bounds(config: DictConfig) -> dict[str, Any]:
         "goodput_rps": _mean([each.goodput_rps for each in found]),
         "makespan_s": _mean([each.makespan_s for each in found]),
     }
-    routers = {name: _figures(name, scenario, workloads, settings.seeds) for name in settings.routers}
+    routers = {
+        name: _figures(name, scenario, workloads, settings.seeds)
+        for name in tracked(settings.routers, "Routers", "routers")
+    }
     return {
         "scenario": scenario.name,
         "workload_source": scenario.traffic.source,

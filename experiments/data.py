@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 
 from servegym.costmodels.errors import InputError
-from servegym.costmodels.progress import Advance, progress
+from servegym.costmodels.progress import Advance, progress, tracked
 from servegym.envs.workloads.catalogue import Dataset, catalogue, find_datasets
 from servegym.envs.workloads.data import fetch_folder, find_data
 from servegym.envs.workloads.download import check, fetch
@@ -122,7 +122,7 @@ def _verify(settings: DataConfig, datasets: list[Dataset]) -> dict[str, Any]:
     answers, bad = {}, []
     for dataset in datasets:
         files: dict[str, tuple[str, Path | None]] = {}
-        for file in dataset.files:
+        for file in tracked(dataset.files, dataset.name, "files"):
             path = find_data(file.path)
             if path is None:
                 continue

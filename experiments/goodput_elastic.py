@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import tracked
 from servegym.envs.elastic_scenario import ElasticScenario
 from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.workloads import Workload
@@ -56,7 +57,7 @@ def goodput_elastic(config: DictConfig) -> dict[str, Any]:
     system = build_elastic_system(settings.policy)
     limits = limits_of(scenario)
     rates: dict[str, list[float]] = {name: [] for name in limits}
-    for seed in seeds:
+    for seed in tracked(seeds, "Largest rates", "seeds"):
         workload = scenario.traffic.test_workload(seed)
         found = largest_rates(
             scenario,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_file import output_file
+from servegym.costmodels.progress import tracked
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.suites import Suite
@@ -57,7 +58,7 @@ def pairs(config: DictConfig) -> dict[str, Any]:
     settings = read_config(config, PairsConfig)
     seeds = read_seeds(settings.seeds)
     scenarios = {}
-    for scenario, metric in _scenarios(settings):
+    for scenario, metric in tracked(_scenarios(settings), "All pairs", "scenarios"):
         found = search_pairs(
             applicable_pairs(scenario, settings.routers, settings.schedulers),
             [scenario.traffic.test_workload(seed) for seed in seeds],

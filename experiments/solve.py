@@ -12,6 +12,7 @@ from rich.table import Table
 
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_file import output_file
+from servegym.costmodels.progress import tracked
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.experiments.configs import read_config
@@ -66,7 +67,7 @@ def solve(config: DictConfig) -> dict[str, Any]:
         for name, (parameter, sizes) in tables.items()
     }
     if settings.episodes > 0:
-        for name in policies:
+        for name in tracked(policies, "Simulating", "policies"):
             policy = smdp.BatchTablePolicy(name, tables[name][1], scenario)
             played = smdp.simulate_batching(policy, scenario, settings.episodes, settings.seed)
             policies[name]["simulated"] = asdict(played)

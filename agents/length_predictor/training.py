@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from servegym.agents.length_predictor.calibration import calibrate
 from servegym.agents.length_predictor.losses import LOSSES
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import tracked
 from servegym.envs.workloads.learned_predictor import FeatureScale, LearnedPredictor
 from servegym.envs.workloads.length_features import GROUPS, length_features
 from servegym.envs.workloads.workload import Workload
@@ -96,7 +97,7 @@ def _fit(
     validation = cut + _lists(len(y) - cut, rng)
     best_loss, best_epoch = np.inf, 0
     best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    for epoch in range(epochs):
+    for epoch in tracked(range(epochs), "Learning lengths", "epochs"):
         lists = _lists(cut, rng)
         for start in range(0, len(lists), LISTS_PER_STEP):
             rows = lists[start : start + LISTS_PER_STEP]

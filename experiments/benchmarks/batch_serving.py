@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from servegym.agents.batch_schedulers import BATCH_SCHEDULERS, make_batch_scheduler
+from servegym.costmodels.progress import tracked
 from servegym.envs.batch_scenario import BatchScenario, load_batch_scenario
 from servegym.envs.sim.batch.loop import run
 from servegym.envs.sim.batch.scheduler import BatchScheduler
@@ -30,7 +31,8 @@ def measure_batch(num_requests: int, passes: int) -> list[dict[str, Any]]:
     for name, rate_rps in RATES_RPS.items():
         load = (f"scenario.workload.rate_rps={rate_rps}", f"scenario.workload.requests={num_requests}")
         scenario = load_batch_scenario(name, load)
-        of_scenario = [_measured(scenario, each, passes) for each in _schedulers()]
+        schedulers = tracked(list(_schedulers()), name, "schedulers")
+        of_scenario = [_measured(scenario, each, passes) for each in schedulers]
         plain = of_scenario[0]["loop_requests_per_s"]
         found += [each | {"slower": plain / each["loop_requests_per_s"]} for each in of_scenario]
     return found

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from servegym.agents.heuristics import make_router
+from servegym.costmodels.progress import tracked
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.simulate import Results, simulate
@@ -31,7 +32,7 @@ def measure_engines(
         "sglang": (replace(plain, scheduler="sglang"), workload),
     }
     found = {}
-    for name, (engine, requests) in features.items():
+    for name, (engine, requests) in tracked(features.items(), "Engines", "engines"):
         _timed(scenario, plain, workload, num_replicas)  # compiles, and touches the memory
         _, results = _timed(scenario, engine, requests, num_replicas)
         slower, seconds = [], []

@@ -10,6 +10,7 @@ import numpy as np
 
 from servegym.agents.heuristics import ROUTERS, make_router
 from servegym.agents.schedulers import SCHEDULERS, make_scheduler
+from servegym.costmodels.progress import tracked
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.simulate import simulate
 from servegym.envs.workloads import Workload
@@ -39,8 +40,14 @@ def measure_policies(
     others: by need, those of `SCENARIO_WITH` that are at hand; who needs another has no rate (None).
     """
     return {
-        "routers": [_router(name, scenario, others, workload, passes) for name in ROUTERS],
-        "schedulers": [_scheduler(name, scenario, _asking_for_all(workload), passes) for name in SCHEDULERS],
+        "routers": [
+            _router(name, scenario, others, workload, passes)
+            for name in tracked(ROUTERS, "Routers", "routers")
+        ],
+        "schedulers": [
+            _scheduler(name, scenario, _asking_for_all(workload), passes)
+            for name in tracked(SCHEDULERS, "Schedulers", "schedulers")
+        ],
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from servegym.agents.heuristics import make_router
+from servegym.costmodels.progress import progress
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.stream import SLOT_BYTES, simulate_stream
 from servegym.envs.workloads import Workload
@@ -41,15 +42,18 @@ def measure_stream(
 
     def play(count: int) -> tuple[int, float]:
         finished, in_system_s = 0, 0.0
-        for block in simulate_stream(
+        blocks = simulate_stream(
             poisson_chunks(lengths, count, rate_rps, seed=0),
             make_router("round_robin"),
             num_replicas=num_replicas,
             engine=scenario.engine,
             cost=scenario.cost,
-        ):
-            finished += len(block.number)
-            in_system_s += float(np.sum(block.results.finish_s - block.results.arrival_s))
+        )
+        with progress("Stream", count, "requests") as advance:
+            for block in blocks:
+                finished += len(block.number)
+                in_system_s += float(np.sum(block.results.finish_s - block.results.arrival_s))
+                advance.to(finished)
         return finished, in_system_s
 
     play(1000)  # compiles

@@ -17,6 +17,7 @@ from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.ppo import build_ppo
 from servegym.agents.learners.process import set_up_learning
 from servegym.agents.learners.vec_env import SB3VecEnv
+from servegym.costmodels.progress import tracked
 from servegym.envs.routing.vector import RoutingVectorEnv
 from servegym.envs.scenario import Scenario
 
@@ -97,7 +98,7 @@ def measure_training(scenario: Scenario, num_envs: int, updates: int, passes: in
         "Stable-Baselines3, Python environments": _python(scenario),
     }
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in watched}
-    for _ in range(passes):
+    for _ in tracked(range(passes), "Learning", "passes"):
         for name, learner in watched.items():
             taken[name].append(learner.learn(updates))
     return [_summary(name, watched[name].model, updates, runs) for name, runs in taken.items()]

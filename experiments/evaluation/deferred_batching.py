@@ -12,6 +12,7 @@ from rich.table import Table
 
 from servegym.agents.batch_schedulers import make_batch_scheduler
 from servegym.agents.networks.network_policy import NetworkPolicy
+from servegym.costmodels.progress import tracked
 from servegym.envs.batch_scenario import BatchScenario
 from servegym.envs.deferred_batching.episodes import DeferredBatchingEpisodes
 from servegym.envs.sim.batch.simulate import BatchResults
@@ -64,7 +65,7 @@ def compare(
     seeds, workloads = list(test_workloads), list(test_workloads.values())
     guesses = np.full(len(seeds), guess_rps)
     goodput, estimates = {}, {}
-    for name, of in serve.items():
+    for name, of in tracked(serve.items(), "Largest rates", "policies"):
         goodput[name] = _goodput(of, workloads, guesses)
         estimates[name] = estimate_rates(goodput[name], 1 - BAD_SHARE)
         if name == "symphony":
@@ -73,7 +74,7 @@ def compare(
     rates = [float(round(factor * np.mean(symphony))) for factor in FACTORS] if (symphony > 0).all() else []
     rows: list[Row] = [("policy", "rate_rps", "seed", "bad_share")]
     policies = {}
-    for name, of in serve.items():
+    for name, of in tracked(serve.items(), "At the same rates", "policies"):
         bad = [_bad_shares(of, workloads, np.full(len(seeds), rate)) for rate in rates]
         compared = ((goodput[name] > 0) & (symphony > 0)).all()
         rows += [

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from servegym.agents import smdp
 from servegym.agents.networks.network_policy import NetworkPolicy
+from servegym.costmodels.progress import tracked
 from servegym.envs.dynamic_batching.observation import FEATURES, QUEUE
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.envs.dynamic_batching.stream import poisson_arrivals
@@ -51,7 +52,7 @@ def evaluate_dynamic_batching(run_dir: Path, seeds: Sequence[int]) -> tuple[dict
         poisson_arrivals(scenario, np.random.SeedSequence(seed, spawn_key=(_TEST,))) for seed in seeds
     ]
     costs, policies = {}, {}
-    for name, (parameter, sizes) in tables.items():
+    for name, (parameter, sizes) in tracked(tables.items(), "Playing", "policies"):
         act = network.act if name == network.name else _by_table(name, sizes, scenario)
         costs[name] = np.array([played["cost"] for played in smdp.play(act, scenario, arrivals)])
         exact = smdp.evaluate(scenario, sizes)

@@ -14,6 +14,7 @@ from rich.table import Table
 from servegym.agents.elastic_managers import make_elastic_manager
 from servegym.agents.elastic_sequence_parallel import FirstComeFirstServed, GainAndLoss, ShortestFirst
 from servegym.agents.policy import Policy
+from servegym.costmodels.progress import tracked
 from servegym.envs.elastic_metrics import Served, in_time, of_lines
 from servegym.envs.elastic_scenario import ElasticScenario
 from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
@@ -101,7 +102,7 @@ def compare(
 
     guesses = np.full(len(seeds), scenario.rate_rps)
     goodput: dict[str, Rates] = {}
-    for name, of in serve.items():
+    for name, of in tracked(serve.items(), "Largest rates", "policies"):
         keeps = functools.partial(kept, of)
         goodput[name] = largest_rates(keeps, guesses, most_steps=MOST_STEPS)
         if name == MANAGER:
@@ -110,7 +111,7 @@ def compare(
     rates = [float(factor * np.mean(managers)) for factor in FACTORS] if _is_found(managers).all() else []
     rows: list[Row] = []
     policies = {}
-    for name, of in serve.items():
+    for name, of in tracked(serve.items(), "At the same rates", "policies"):
         at_rates = [strains(of, np.full(len(seeds), rate), np.arange(len(seeds))) for rate in rates]
         rows += [
             (name, rate, seed, float(value))

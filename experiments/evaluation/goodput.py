@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import tracked
 from servegym.envs.batch_scenario import BatchScenario
 from servegym.envs.metrics import SloLimits, attains_slo
 from servegym.envs.scenario import Scenario
@@ -139,7 +140,7 @@ def find_goodput(
         raise InputError("seeds: must be at least one")
     rates: list[float] = []
     attained: list[float] = []
-    for seed in seeds:
+    for seed in tracked(seeds, "Largest rate", "seeds"):
         seen: dict[float, float] = {}
 
         def holds(rate: float, seed: int = seed, seen: dict[float, float] = seen) -> bool:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from servegym.agents.heuristics import ROUTERS, HeuristicPolicy
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.progress import tracked
 from servegym.envs.scenario import Scenario
 from servegym.experiments.evaluation.contenders import configured_router
 from servegym.experiments.explanation.decisions import Decisions
@@ -33,7 +34,7 @@ def agreements(decisions: Decisions, scenario: Scenario, seed: int) -> tuple[lis
     """
     same = same_replicas(decisions)
     found, left_out = [], {}
-    for name in ROUTERS:
+    for name in tracked(ROUTERS, "Asking routers", "routers"):
         try:
             choices = choices_of(name, decisions, scenario, seed)
         except InputError as error:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from servegym.costmodels.progress import progress, tracked
 from servegym.envs.batching.episodes import BatchingEpisodes
 from servegym.envs.batching.observation import observation_of
 from servegym.envs.routing.fleet_episodes import routing_episodes
@@ -62,10 +63,12 @@ def routing_decisions(policy: Scored, scenario: Scenario, workloads: Sequence[Wo
     for number, workload in enumerate(workloads):
         episodes = routing_episodes(scenario, 1, workload.num_requests)
         episodes.begin(0, workload)
-        while not episodes.finished[0]:
-            now_s, legal = float(episodes.episodes[0].now_s), episodes.legal_actions()[0].copy()
-            rows.append(_decide(policy, number, now_s, episodes.observation, legal))
-            episodes.step(np.array([rows[-1].action]))
+        with progress("Playing", workload.num_requests, "decisions") as advance:
+            while not episodes.finished[0]:
+                now_s, legal = float(episodes.episodes[0].now_s), episodes.legal_actions()[0].copy()
+                rows.append(_decide(policy, number, now_s, episodes.observation, legal))
+                episodes.step(np.array([rows[-1].action]))
+                advance()
     return _stack(rows)
 
 
@@ -76,7 +79,7 @@ def scheduling_decisions(policy: Scored, scenario: Scenario, workloads: Sequence
         episodes = BatchingEpisodes(scenario, 1, workload.num_requests)
         episodes.begin(0, workload)
         observation = observation_of(episodes.rows, flat=False)
-        for _ in range(MOST):
+        for _ in tracked(range(MOST), "Playing", "decisions"):
             if episodes.finished[0]:
                 break
             now_s = float(episodes.fleet.replicas[0].clock_s)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from servegym.costmodels.progress import tracked
 from servegym.experiments.explanation.decisions import Decisions, Scored
 
 IMPOSSIBLE = -1e8
@@ -48,18 +49,18 @@ def sensitivities(
     """
     due = _margins(policy, decisions, decisions.observation)
     found = []
-    for name, of in columns.items():
+    all_columns = [(name, *each) for name, of in columns.items() for each in enumerate(of)]
+    for name, column, (feature, unit) in tracked(all_columns, "Permuting", "features"):
         array = decisions.observation[name]
-        for column, (feature, unit) in enumerate(of):
-            permuted = array.copy()
-            permuted[..., column] = array[rng.permutation(len(array))][..., column]
-            margins = _margins(policy, decisions, {**decisions.observation, name: permuted})
-            possible = np.isfinite(margins)
-            lost = 1.0 - float(margins[possible].mean() / due[possible].mean())
-            values = array[..., column]
-            gradient = None if gradients is None else float(gradients[name][column] * values.std())
-            varies, changed = bool(np.ptp(values) > 0), float((margins < 0).mean())
-            found.append(Sensitivity(name, feature, unit, varies, changed, lost, gradient))
+        permuted = array.copy()
+        permuted[..., column] = array[rng.permutation(len(array))][..., column]
+        margins = _margins(policy, decisions, {**decisions.observation, name: permuted})
+        possible = np.isfinite(margins)
+        lost = 1.0 - float(margins[possible].mean() / due[possible].mean())
+        values = array[..., column]
+        gradient = None if gradients is None else float(gradients[name][column] * values.std())
+        varies, changed = bool(np.ptp(values) > 0), float((margins < 0).mean())
+        found.append(Sensitivity(name, feature, unit, varies, changed, lost, gradient))
     return sorted(found, key=lambda each: each.changed, reverse=True)
 
 

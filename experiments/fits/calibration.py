@@ -14,6 +14,7 @@ from servegym.costmodels.operators.calibrated import calibrate, to_json
 from servegym.costmodels.operators.layouts import LAYOUTS
 from servegym.costmodels.operators.validation import Errors, errors, predict_left_out
 from servegym.costmodels.operators.work import Floats
+from servegym.costmodels.progress import tracked
 from servegym.costmodels.specs import GpuSpec, gpu_spec, model_spec
 
 FOLDS = 5
@@ -45,7 +46,7 @@ def fit_roofline(tables: Sequence[KernelTimings], device: str) -> list[Fit]:
             longest[table.operator] = table
     if not longest:
         raise InputError(f"no timings that the roofline knows: must be of {', '.join(LAYOUTS)}")
-    return [_fit_operator(table, gpu) for table in longest.values()]
+    return [_fit_operator(table, gpu) for table in tracked(longest.values(), "Fitting", "operators")]
 
 
 def fit_batch(tables: Sequence[KernelTimings], device: str) -> list[Fit]:

@@ -23,6 +23,7 @@ from servegym.costmodels.iterations.composer import Parallelism, compose_iterati
 from servegym.costmodels.iterations.cost import IterationCost
 from servegym.costmodels.kernels.devices import model_of
 from servegym.costmodels.operators.kernel_model import KernelModel
+from servegym.costmodels.progress import tracked
 from servegym.costmodels.specs import ModelSpec, gpu_spec
 from servegym.envs.metrics import tpot_s, ttft_s
 from servegym.envs.sim.llm.closed_loop import simulate_closed_loop
@@ -94,7 +95,7 @@ def validate_e2e(table: str, clock: str = "measured", data: str | None = None) -
     rows: list[dict[str, Any]] = []
     fewer: list[tuple[float, float]] = []
     costs: dict[tuple[str, bool, int], IterationCost] = {}
-    for point in points:
+    for point in tracked(points, "Simulating", "points"):
         key = (point.model.name, point.fp8, point.tensor_parallel)
         if key not in costs:
             costs[key] = cost_of(point, kernels)

@@ -22,6 +22,7 @@ from servegym.costmodels.operators.roofline import RooflineModel
 from servegym.costmodels.operators.validation import Errors, errors, predict, regions, worst_groups
 from servegym.costmodels.operators.validation import folds as leave_out
 from servegym.costmodels.operators.work import UNITS, Floats
+from servegym.costmodels.progress import tracked
 from servegym.costmodels.specs import GpuSpec, gpu_spec
 from servegym.envs.workloads import find_data
 from servegym.experiments.validation.aiconfigurator_estimator import aiconfigurator_estimator
@@ -73,7 +74,7 @@ def validate_kernels(
     }
     predictions = {}
     more = None if unseen is None else _of_device(unseen, device, software)
-    for label, table in tables.items():
+    for label, table in tracked(tables.items(), "Left out", "tables"):
         timings = table if more is None else _unseen_groups(table, more)
         if timings is None:
             continue

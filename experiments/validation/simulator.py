@@ -11,6 +11,7 @@ from rich.table import Table
 from servegym.agents.heuristics import make_router
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.lookup import read_lookup_tables
+from servegym.costmodels.progress import tracked
 from servegym.envs.sim.llm.engine import Engine
 from servegym.envs.sim.llm.log import IterationLog
 from servegym.envs.sim.llm.simulate import Results, simulate
@@ -30,7 +31,8 @@ def validate_simulator(reference: str) -> dict[str, Any]:
 
     Differences of times are relative to the larger of the two. InputError for what cannot be replayed.
     """
-    runs = [_compare_with_replay(read_reference_run(folder)) for folder in find_runs(Path(reference))]
+    folders = find_runs(Path(reference))
+    runs = [_compare_with_replay(read_reference_run(each)) for each in tracked(folders, "Replaying", "runs")]
     return {
         "target": "simulator",
         "reference": reference,
