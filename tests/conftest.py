@@ -5,9 +5,15 @@ import os
 import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tests.browser import Chromium
 
 # Before anything imports torch or matplotlib; commands that tests start inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -73,3 +79,23 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return path_of
+
+
+@pytest.fixture(scope="session")
+def chromium() -> "Generator[Chromium, None, None]":
+    """The system's browser, started once a process; without it the test is skipped."""
+    from tests.browser import Chromium
+
+    executable = Chromium.installed()
+    if executable is None:
+        pytest.skip("no chromium is installed")
+    browser = Chromium(executable)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser_page(chromium: "Chromium") -> "Generator[Page, None, None]":
+    """An empty page (Playwright); the test fails if the page wants a network, or reports an error."""
+    with chromium.page() as page:
+        yield page
