@@ -31,3 +31,9 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(partial)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, as `output_file` makes it."""
+    with output_file(path) as file:
+        file.write(text.encode())

@@ -31,7 +31,7 @@ from servegym.experiments.explanation.orders import order_agreements
 from servegym.experiments.explanation.page import write_page
 from servegym.experiments.explanation.picture import busiest_decisions, busiest_minute, draw
 from servegym.experiments.explanation.sensitivity import Sensitivity, margin_gradients, sensitivities
-from servegym.experiments.hydra_app import to_json
+from servegym.experiments.json_answer import to_json
 
 ANSWER_FILE, PAGE_FILE, PICTURE_FILE = "explanation.json", "explanation.md", "decisions.png"
 SENSITIVITY_FILE, AGREEMENT_FILE = "sensitivity.csv", "agreement.csv"

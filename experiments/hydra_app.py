@@ -7,15 +7,11 @@ file, as OF_KIND says.
 """
 
 import contextlib
-import importlib
-import json
-import math
 import os
 import sys
 from typing import Any
 
 import hydra
-import numpy as np
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -27,6 +23,10 @@ from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.scenario.compose import CONFIG_MODULE, list_group, register_scenario_schema, scenario_kind
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.experiments.config_errors import explain
+from servegym.experiments.json_answer import to_json
+from servegym.experiments.studies.command import Command
+from servegym.experiments.studies.sweep import is_sweep, run_sweep
+from servegym.experiments.studies.sweep import show as show_sweep
 
 SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "validate": "what"}
 """Commands that name what they are about in a word of its own, and its key."""
@@ -52,45 +52,56 @@ def run_hydra_command(name: str, words: list[str], as_json: bool) -> int:
 
     Bad input is said in one line on standard error. Any other exception of the command passes through.
     """
-    if as_json and {"-m", "--multirun"} & set(words):
-        return _refuse("--json is for one job, -m for many; their results are in their folders")
     name = OF_KIND.get((name, _kind(words)), name)
     words = _as_overrides(name, words)
-    module = importlib.import_module(f"servegym.experiments.{name}")
+    command = Command(name)
     register_scenario_schema()
-    ConfigStore.instance().store(name=f"{name}_schema", node=getattr(module, _schema_name(name)))
+    ConfigStore.instance().store(name=f"{name}_schema", node=command.schema)
+    try:
+        if is_sweep(words):
+            return _sweep(command, words, as_json)
+        return _run_once(command, words, as_json)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(explain(error))
+    except InputError as error:
+        return _refuse(str(error))
+    except SystemExit as stop:  # Hydra's flags end so, with 0 unless they are misspelt
+        return stop.code if isinstance(stop.code, int) else 2
+
+
+def _run_once(command: Command, words: list[str], as_json: bool) -> int:
     failure: list[Exception] = []
 
     # Hydra prints what a job raises in its own way, so the job raises nothing.
     def job(config: DictConfig) -> None:
-        if failure:  # of an earlier job of this multirun
-            return
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                answer = getattr(module, name)(config)
+                answer = command.run(config)
         except Exception as error:
             failure.append(error)
             return
         if as_json:
             print(to_json(answer))
         else:
-            module.show(answer)
+            command.module.show(answer)
 
-    try:
-        _call_hydra(name, words, job)
-    except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(explain(error))
-    except SystemExit as stop:  # Hydra's flags end so, with 0 unless they are misspelt
-        return stop.code if isinstance(stop.code, int) else 2
+    _call_hydra(command.name, words, job)
     if failure:
-        if not isinstance(failure[0], InputError):
-            raise failure[0]
-        return _refuse(str(failure[0]))
+        raise failure[0]
     return 0
 
 
-def _schema_name(name: str) -> str:
-    return "".join(word.capitalize() for word in name.split("_")) + "Config"
+def _sweep(command: Command, words: list[str], as_json: bool) -> int:
+    """0 if all runs finished, else 1; what was refused was refused before any of them began."""
+    if other := next((word for word in words if word in ("--cfg", "-c", "--info", "--resolve")), None):
+        raise InputError(f"{other}: is for one run; leave out -m")
+    with contextlib.redirect_stdout(sys.stderr):
+        answer = run_sweep(command, words, _call_hydra)
+    if as_json:
+        print(to_json(answer))
+    else:
+        show_sweep(command, answer)
+    return 0 if answer["finished"] == len(answer["runs"]) else 1
 
 
 def _kind(words: list[str]) -> type:
@@ -124,23 +135,6 @@ def _as_choice(word: str, group: str, always: bool) -> str:
     known = list_group(group)
     is_one = always or all(name in known for name in choice.split(","))
     return f"{group}@{word}" if key == "policy" and is_one else word
-
-
-def to_json(answer: Any) -> str:
-    """One line of strict JSON: NumPy's numbers as plain ones, null for what is not finite."""
-    return json.dumps(_plain(answer), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _call_hydra(name: str, words: list[str], job: Any) -> None:

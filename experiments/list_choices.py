@@ -17,7 +17,7 @@ from servegym.agents.zoo import PREFIX, zoo_policies
 from servegym.costmodels.specs import GPUS, MODELS
 from servegym.envs.scenario.compose import SCENARIO_SCHEMAS, list_group, list_scenarios
 from servegym.experiments.configs import FROM_BATCH_SCENARIO, FROM_SCENARIO
-from servegym.experiments.hydra_app import to_json
+from servegym.experiments.json_answer import to_json
 
 USE = {
     **{f"scenarios {of}": "scenario=NAME" for _, of in SCENARIO_SCHEMAS.values()},

@@ -68,6 +68,13 @@ def simulate(config: DictConfig) -> dict[str, Any]:
     return {**answer, "out": str(out)}
 
 
+def check(config: DictConfig) -> str:
+    """The folder that a configuration writes. InputError for what cannot be built."""
+    settings = read_config(config, SimulateConfig)
+    build_router(settings.router, build_scenario(settings.scenario, settings.rebalancer, settings.scheduler))
+    return settings.out
+
+
 def run(settings: SimulateConfig, *, log: bool = False) -> tuple[Scenario, Workload, Results]:
     """Does what the settings say but writing; `log` records the iterations as well."""
     scenario = build_scenario(settings.scenario, settings.rebalancer, settings.scheduler)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from servegym.experiments.hydra_app import to_json
+from servegym.experiments.json_answer import to_json
 
 METRICS_FILE, CONFIG_FILE = "metrics.json", "config.yaml"
 

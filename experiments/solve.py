@@ -16,7 +16,7 @@ from servegym.costmodels.progress import tracked
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.dynamic_batching.scenario import DynamicBatchingScenario
 from servegym.experiments.configs import read_config
-from servegym.experiments.hydra_app import to_json
+from servegym.experiments.json_answer import to_json
 from servegym.experiments.provenance import versions
 
 

@@ -13,7 +13,7 @@ from servegym.costmodels.progress import progress
 from servegym.envs.workloads import find_data
 from servegym.experiments.claims.claim import Claim, Finding, Paper, check, worst
 from servegym.experiments.claims.report import as_markdown
-from servegym.experiments.hydra_app import to_json
+from servegym.experiments.json_answer import to_json
 from servegym.experiments.provenance import provenance
 
 FILES = ("claims.json", "claims.csv", "claims.md")

@@ -22,7 +22,7 @@ from servegym.experiments.evaluation.elastic_sequence_parallel import (
     evaluate_elastic_sequence_parallel,
     show_elastic_sequence_parallel,
 )
-from servegym.experiments.hydra_app import to_json
+from servegym.experiments.json_answer import to_json
 from servegym.experiments.run_directory import CONFIG_FILE, load_run_config, load_run_policy
 
 FILES = ("results.csv", "evaluation.json")

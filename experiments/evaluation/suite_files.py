@@ -16,7 +16,7 @@ from servegym.experiments.evaluation.statistics import performance_profile
 from servegym.experiments.evaluation.suite_report import suite_page, tally
 from servegym.experiments.evaluation.suite_runs import CLASS_METRICS, METRICS, NotPlayed, Played
 from servegym.experiments.evaluation.suite_scores import SuiteScores
-from servegym.experiments.hydra_app import to_json
+from servegym.experiments.json_answer import to_json
 
 PLOT = "profile.png"
 FILES = (

@@ -14,7 +14,7 @@ from servegym.agents.heuristics import ROUTERS
 from servegym.envs.scenario import Scenario, load_scenario
 from servegym.experiments import simulate
 from servegym.experiments.cli import COMMANDS, main
-from servegym.experiments.hydra_app import to_json
+from servegym.experiments.json_answer import to_json
 from tests.experiments.commands import SHORT_BENCH, SMALL_SCENARIO, answer_of, error_of
 
 
