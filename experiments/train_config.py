@@ -1,6 +1,6 @@
 """The configuration of a training run: what `conf/train.yaml` holds and what its run directory keeps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,6 +11,7 @@ from servegym.agents.learners.families import check_fits, check_plays
 from servegym.costmodels.errors import InputError
 from servegym.envs.suites import Suite
 from servegym.experiments.config_errors import no_value
+from servegym.experiments.tracking.config import TrackingConfig
 
 
 @dataclass
@@ -24,6 +25,7 @@ class TrainConfig:
     total_steps: int = MISSING
     num_envs: int = MISSING
     checkpoint_steps: int = MISSING
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run_dir: str = MISSING
     resume: bool = False
 

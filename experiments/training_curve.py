@@ -45,6 +45,7 @@ class TrainingCurve(BaseCallback):
         means = np.mean(self._episodes, axis=0)
         for name, value in zip((COLUMNS[3], *self.metrics), means, strict=True):
             self.logger.record(f"episodes/{name}", float(value))
+        self.logger.dump(self.num_timesteps)  # some learners would do so at a later step only
         elapsed_s = time.monotonic() - self._started
         row = [
             self.num_timesteps,
