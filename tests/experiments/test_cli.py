@@ -1,6 +1,8 @@
 """The command itself: usage, names, `--json`, Hydra's flags, how it ends."""
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from servegym.experiments import simulate
 from servegym.experiments.cli import COMMANDS, main
 from servegym.experiments.json_answer import to_json
 from tests.experiments.commands import SHORT_BENCH, SMALL_SCENARIO, answer_of, error_of
+from tests.terminal import run as run_on_terminal
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -103,14 +106,6 @@ def test_completion(
     assert set(capsys.readouterr().out.split()) == expected
 
 
-def test_multirun_runs_every_combination(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    assert main(["simulate", *SMALL_SCENARIO, "router=jsq,random", "seed=0,1", "-m"]) == 0
-    assert {path.name for path in (folder / "runs/simulate").iterdir()} == {
-        f"generated_8xh100-{router}-seed{seed}" for router in ("jsq", "random") for seed in (0, 1)
-    }
-    assert "--json" in error_of(capsys, "simulate", *SMALL_SCENARIO, "seed=0,1", "-m", "--json")
-
-
 def test_hydra_writes_nothing_of_its_own(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     answer_of(capsys, "simulate", *SMALL_SCENARIO, "out=here")
     assert {path.name for path in folder.iterdir()} == {"here"}
@@ -154,6 +149,32 @@ def test_notes_of_a_command_go_to_standard_error(
 
     monkeypatch.setattr(simulate, "summarise", talkative)
     answer_of(capsys, "simulate", *SMALL_SCENARIO)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "list"])
+def test_every_command_answers_in_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, name: str
+) -> None:
+    def answer(config: object) -> dict[str, Any]:
+        print("chatter")
+        return {"command": name, "rate_rps": float("inf")}
+
+    monkeypatch.setattr(importlib.import_module(f"servegym.experiments.{name}"), name, answer)
+    assert answer_of(capsys, name) == {"command": name, "rate_rps": None}
+
+
+@pytest.mark.compiled
+def test_progress_is_seen_on_a_terminal_and_json_alone_on_standard_output(folder: Path) -> None:
+    words = ["pairs", *SMALL_SCENARIO, "routers=[jsq,random]", "seeds=2", "--json"]
+    out, seen = run_on_terminal(
+        "from servegym.costmodels import progress\n"
+        "from servegym.experiments.cli import main\n"
+        "progress.APPEARS_AFTER_S = 0.0\n"
+        f"raise SystemExit(main({words!r}))"
+    )
+    assert out.count("\n") == 1
+    assert list(json.loads(out)["scenarios"]) == ["generated_8xh100"]
+    assert re.search(r"All pairs .* 1/1 scenarios, [\d.]+ scenarios/\w+, 0:00:\d\d, ETA 0:00:00", seen)
 
 
 @pytest.mark.compiled
