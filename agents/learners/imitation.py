@@ -9,6 +9,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from servegym.agents.learners.process import set_up_learning
 from servegym.agents.policy import Policy
+from servegym.costmodels.progress import tracked
 
 Imitated = Literal["waits", "all"]
 """What is learnt of a rule."""
@@ -30,7 +31,8 @@ def imitate(model: MaskablePPO, teacher: Policy, num_decisions: int, imitated: I
     observation: Any = env.reset()
     teacher.reset(env.num_envs, model.seed or 0)
     starts = np.ones(env.num_envs, np.bool_)
-    for _ in range(-(-num_decisions // (buffer.buffer_size * env.num_envs))):
+    rollouts = -(-num_decisions // (buffer.buffer_size * env.num_envs))
+    for _ in tracked(range(rollouts), "Imitating", "rollouts"):
         buffer.reset()
         policy.set_training_mode(False)
         while not buffer.full:
