@@ -24,6 +24,10 @@ COMMANDS = {
         "run one router on one workload, write every request's times",
         "simulate scenario=azure_conv_8xh100 router=jsq",
     ),
+    "study": Command(
+        "very many episodes, over processes or a Ray cluster, into Parquet",
+        "study scenario=azure_conv_8xh100 router=jsq episodes=100",
+    ),
     "replay": Command(
         "simulate again with every iteration recorded, for ui.perfetto.dev",
         "replay runs/simulate/azure_conv_8xh100-jsq-seed0 --perfetto runs/trace.json.gz",

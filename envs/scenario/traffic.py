@@ -22,6 +22,7 @@ from servegym.envs.workloads import (
     read_trace,
     split,
 )
+from servegym.envs.workloads.laps import in_laps
 from servegym.envs.workloads.learned_predictor import LearnedPredictor
 from servegym.envs.workloads.rate_profile import load_profile
 from servegym.envs.workloads.stretches import Stretches
@@ -119,9 +120,7 @@ class Traffic:
             workload = self._generate(self.episode.requests, rate_factor, traffic_seed, begin_s)
         else:
             workload = self._stretch_of_training_part(rate_factor, rng)
-        workload = with_clients(workload, self.config.clients, client_seed)
-        workload = with_sessions(workload, self.config.clients, self._fits, session_seed)
-        return self._with_predictions(workload, prediction_seed)
+        return self._with_what_clients_ask(workload, client_seed, session_seed, prediction_seed)
 
     def test_workload(self, seed: int) -> Workload:
         """The test part, thinned (or generated) with this seed. InputError where thinning leaves nothing."""
@@ -130,6 +129,24 @@ class Traffic:
     def training_part(self, seed: int) -> Workload:
         """The whole training part, thinned as `test_workload` is (or as many requests generated)."""
         return self._whole_part(self._train, np.random.SeedSequence(seed, spawn_key=(_TRAIN,)))
+
+    def long_workload(self, split: str, num_requests: int, seed: np.random.SeedSequence) -> Workload:
+        """So many requests at the scenario's rate, the first at 0, even where the trace has fewer.
+
+        Of a trace, its part for `split`, "train" or "test", begins anywhere and is played in laps (laps.py).
+        Generated ones are new with every seed, whatever the split, and begin anywhere in their profile.
+        InputError where the trace cannot be played in laps.
+        """
+        traffic_seed, prediction_seed, client_seed, session_seed = seed.spawn(4)
+        rng = np.random.default_rng(traffic_seed)
+        part = self._test if split == "test" else self._train
+        if part is None:
+            begin_s = 0.0 if self.config.period_s is None else rng.uniform(0, self.config.period_s)
+            workload = self._generate(num_requests, 1.0, traffic_seed, begin_s)
+        else:
+            laps = in_laps(part, num_requests, self.config.keep, rng)
+            workload = laps.from_first_arrival(self._compression)
+        return self._with_what_clients_ask(workload, client_seed, session_seed, prediction_seed)
 
     def _whole_part(self, part: Workload | None, seeds: np.random.SeedSequence) -> Workload:
         traffic_seed, prediction_seed, client_seed, session_seed = seeds.spawn(4)
@@ -145,9 +162,7 @@ class Traffic:
                     f"{part.num_requests} {which} requests with seed {seeds.entropy}, must leave at least "
                     f"one (a larger keep{' or test_s' if part is self._test else ''} does)"
                 )
-        workload = with_clients(workload, self.config.clients, client_seed)
-        workload = with_sessions(workload, self.config.clients, self._fits, session_seed)
-        return self._with_predictions(workload, prediction_seed)
+        return self._with_what_clients_ask(workload, client_seed, session_seed, prediction_seed)
 
     @property
     def parts(self) -> list[Workload]:
@@ -223,6 +238,17 @@ class Traffic:
                 f"{seen['test_s']:g} s of {own['trace']}, must not have seen the last {own['test_s']:g} s"
             )
         return predictor
+
+    def _with_what_clients_ask(
+        self,
+        workload: Workload,
+        client_seed: np.random.SeedSequence,
+        session_seed: np.random.SeedSequence,
+        prediction_seed: np.random.SeedSequence,
+    ) -> Workload:
+        workload = with_clients(workload, self.config.clients, client_seed)
+        workload = with_sessions(workload, self.config.clients, self._fits, session_seed)
+        return self._with_predictions(workload, prediction_seed)
 
     def _with_predictions(self, workload: Workload, seed: np.random.SeedSequence) -> Workload:
         if self._predictor is not None:

@@ -119,6 +119,15 @@ class Workload:
             raise InputError(f"workload {self.name!r}: requests that follow others cannot be repeated")
         return self._rows(np.repeat(np.arange(self.num_requests), np.asarray(copies)))
 
+    def replay(self, indices: npt.ArrayLike, arrival_s: Floats) -> "Workload":
+        """The requests at these indices (M,), in any order and as often as wanted, with these arrivals (M,).
+
+        InputError where requests follow others, or the arrivals are not ascending.
+        """
+        if self.parent is not None:
+            raise InputError(f"workload {self.name!r}: requests that follow others cannot be replayed")
+        return replace(self._rows(np.asarray(indices)), arrival_s=arrival_s)
+
     def _rows(self, indices: npt.NDArray[np.int64]) -> "Workload":
         columns: dict[str, Any] = {
             name: getattr(self, name)[indices] for name in _COLUMNS if getattr(self, name) is not None

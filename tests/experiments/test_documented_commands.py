@@ -32,6 +32,7 @@ SMALL_PROFILE = (
 REDUCTIONS: dict[str | tuple[str, type], tuple[str, ...]] = {
     "train": SHORT_TRAINING,
     "bench": (*SHORT_BENCH, *FEW_REQUESTS),
+    "study": ("episodes=2", "episode_requests=100"),
     "evaluate": ("seeds=3",),
     "goodput": ("seeds=1", "requests=300", "scenario.workload.test_s=400"),
     ("goodput", ElasticScenarioConfig): ("seeds=1", "requests=40"),
