@@ -41,7 +41,8 @@ from servegym.experiments.studies.task_words import TaskWords
 MULTIRUN = ("-m", "--multirun")
 SWEEP_FILE, JOBS_FOLDER, LOGS_FOLDER = "sweep.json", "jobs", "logs"
 
-HOW = ("launcher=", "sweeper=", "hydra/", "hydra.")
+GROUPS = ("launcher=", "sweeper=")
+HOW = (*GROUPS, "hydra/", "hydra.")
 """Beginnings of words that say how a sweep is carried out, not what is run."""
 
 CallHydra = Callable[[str, list[str], Any], None]
@@ -104,7 +105,9 @@ def run_sweep(command: Command, words: list[str], call_hydra: CallHydra) -> dict
         raise InputError(
             f"sweeper = optuna: {command.name} has no score to minimise; train and tune have one"
         )
-    _check(command, of_runs)
+    _check(command, of_runs, how)
+    if searching:
+        _quieten_optuna()
     folder = _sweep_folder(command.name, of_runs, how)
     _begin(folder, command.name, of_runs)
     job = SweepJob(command, str(folder), os.getcwd())
@@ -115,11 +118,19 @@ def run_sweep(command: Command, words: list[str], call_hydra: CallHydra) -> dict
 
 
 def _multirun(command: Command, words: list[str], how: list[str], job: Any, call_hydra: CallHydra) -> None:
-    TaskWords.words = words
+    TaskWords.words = [*(word for word in how if word.startswith(GROUPS)), *words]
     call_hydra(command.name, ["-m", TaskWords.OVERRIDE, *how], job)
 
 
-def _check(command: Command, words: list[str]) -> None:
+def _quieten_optuna() -> None:
+    """Its trials are in our table, and it needs the SQLAlchemy that it has."""
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _check(command: Command, words: list[str], how: list[str]) -> None:
     """Composes and reads runs of the sweep, each value of each key in one of them at least.
 
     InputError for what a run would refuse, and where runs would write the same folder. Of ranges the ends
@@ -128,7 +139,7 @@ def _check(command: Command, words: list[str]) -> None:
     folders: dict[str, list[str]] = {}
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         for variant in _variants(words):
-            config = compose(command.name, variant, return_hydra_config=True)
+            config = compose(command.name, [*how, *variant], return_hydra_config=True)
             HydraConfig.instance().set_config(config)
             with open_dict(config):
                 del config["hydra"]
@@ -254,7 +265,8 @@ def _answer(name: str, folder: Path, searching: bool) -> dict[str, Any]:
 
 
 def _words_of_job() -> list[str]:
-    return [str(word) for word in OmegaConf.to_container(HydraConfig.get().overrides.task)]  # type: ignore[union-attr]
+    words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
+    return [word for word in words if not word.startswith(GROUPS)]
 
 
 def show(command: Command, answer: dict[str, Any]) -> None:
