@@ -49,6 +49,10 @@ COMMANDS = {
         "what no policy can beat, and how near routers come", "bounds scenario=azure_conv_8xh100"
     ),
     "pairs": Command("the best router and scheduler together", "pairs scenario=azure_conv_4xh100"),
+    "tune": Command(
+        "look for the parameters of a heuristic that serve training traffic best",
+        "tune -m sweeper=optuna scenario=azure_conv_8xh100 router=llm_d 'router.kv_weight=interval(0,5)'",
+    ),
     "solve": Command(
         "the optimal batching of one server, beside simple policies", "solve scenario=inoue_v100"
     ),
