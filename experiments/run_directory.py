@@ -1,15 +1,22 @@
 """The run directory: what a training run leaves behind, and reading it again.
 
 config.yaml      the configuration, complete            provenance.json  code, versions, machine, workload
-command.txt      the command as typed                   training.csv     the training curve
-checkpoints/     to go on from after a kill             tensorboard/     the same for TensorBoard
-policy.pt        weights of the trained network         finished.json    written last: the run is complete
+code.diff        what was not committed of the code     packages.txt     all that was installed
+command.txt      the command as typed                   log.txt          when it began, stopped and ended
+checkpoints/     to go on from after a kill             training.csv     the training curve
+policy.pt        weights of the trained network         tensorboard/     the same for TensorBoard
+finished.json    written last: the run is complete      run.lock         held while it is worked on
+tracking.json    which run it is in which tracker
 """
 
 import contextlib
+import fcntl
 import json
 import os
+import platform
+from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +31,26 @@ from servegym.agents.networks.action_network import ActionNetwork
 from servegym.agents.networks.build import NETWORKS, build_network
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.costmodels.errors import InputError
+from servegym.experiments import config_differences
 from servegym.experiments.configs import load_config
 from servegym.experiments.train_config import TrainConfig
 
 CONFIG_FILE, COMMAND_FILE, PROVENANCE_FILE = "config.yaml", "command.txt", "provenance.json"
 CURVE_FILE, POLICY_FILE, FINISHED_FILE = "training.csv", "policy.pt", "finished.json"
 TENSORBOARD_FOLDER = "tensorboard"
+CODE_FILE, PACKAGES_FILE, LOG_FILE, LOCK_FILE = "code.diff", "packages.txt", "log.txt", "run.lock"
 
 NEEDED = (CONFIG_FILE, PROVENANCE_FILE, POLICY_FILE, FINISHED_FILE)
 """What a finished run must hold for others to use it."""
 
-FIRST = (TENSORBOARD_FOLDER, COMMAND_FILE, PROVENANCE_FILE)
+FIRST = (TENSORBOARD_FOLDER, COMMAND_FILE, PROVENANCE_FILE, CODE_FILE, PACKAGES_FILE, LOCK_FILE)
 """What a run writes before its configuration, which makes the folder its own."""
 
-WHEREABOUTS = ("run_dir", "resume")
-"""Keys that may differ between a run and its continuation."""
+WRITTEN_WHOLE = (PROVENANCE_FILE, CODE_FILE, PACKAGES_FILE, CONFIG_FILE)
+"""Of what a run writes first, the files that are renamed when complete."""
+
+WHEREABOUTS = ("run_dir", "resume", "tracking")
+"""Keys that may differ between a run and its continuation, with all below them."""
 
 
 def missing_files(run_dir: Path) -> list[str]:
@@ -48,7 +60,7 @@ def missing_files(run_dir: Path) -> list[str]:
 
 def may_begin_in(run_dir: Path) -> bool:
     """Whether a new run may have this folder: it holds nothing, or what a run killed at its start left."""
-    left = {*FIRST, *(_partial(Path(name)).name for name in (PROVENANCE_FILE, CONFIG_FILE))}
+    left = {*FIRST, *(_partial(Path(name)).name for name in WRITTEN_WHOLE)}
     return not run_dir.exists() or (run_dir.is_dir() and {path.name for path in run_dir.iterdir()} <= left)
 
 
@@ -96,9 +108,28 @@ def save_config(config: TrainConfig, run_dir: Path) -> None:
 
 def differing_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Dotted names of what differs between two runs, apart from where they are."""
-    before, after = _flat(asdict(old)), _flat(asdict(new))
-    keys = [key for key in before if key not in WHEREABOUTS]
-    return [key for key in keys if key not in after or before[key] != after[key]]
+    before, after = (
+        {key: value for key, value in asdict(each).items() if key not in WHEREABOUTS} for each in (old, new)
+    )
+    return config_differences.differing_keys(before, after, ())
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Holds the folder for this process. InputError where another one holds it."""
+    with (run_dir / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"run_dir = {run_dir}: another process is at work in it") from None
+        yield
+
+
+def note(run_dir: Path, text: str) -> None:
+    """Adds a line to the log: when, which process on which machine, what."""
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    with (run_dir / LOG_FILE).open("a") as file:
+        file.write(f"{when} process {os.getpid()} on {platform.node()}: {text}\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -139,10 +170,3 @@ def _algorithm_in(path: Path) -> Algorithm:
         if name in ALGORITHMS:
             return ALGORITHMS[name]
     return ALGORITHMS["ppo"]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat

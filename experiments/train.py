@@ -6,12 +6,13 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -23,6 +24,7 @@ from servegym.agents.learners.checkpoint import checkpoints
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import Family, family_of, vector_of
 from servegym.agents.learners.imitation import imitate
+from servegym.agents.learners.interrupts import deferred_interrupts
 from servegym.agents.learners.training import resume as resume_learning
 from servegym.agents.learners.training import train as learn
 from servegym.agents.learners.vec_env import SB3VecEnv
@@ -30,51 +32,88 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.scenario.traffic import Traffic
 from servegym.experiments import run_directory as files
 from servegym.experiments.configs import read_config
-from servegym.experiments.provenance import provenance
+from servegym.experiments.provenance import code_diff, installed_packages, provenance
+from servegym.experiments.tracking.config import TrackingConfig
+from servegym.experiments.tracking.tracker import Subject, flat
+from servegym.experiments.tracking.writer import tracked_run
 from servegym.experiments.train_config import TrainConfig
 from servegym.experiments.training_curve import TrainingCurve
 
-__all__ = ["TrainConfig", "show", "train"]
+__all__ = ["TrainConfig", "check", "score", "show", "train"]
 
 
 def train(config: DictConfig) -> dict[str, Any]:
     """Trains what the configuration says, or what is left of it in its run directory.
 
-    InputError where the run directory holds another run, naming the keys that differ. A finished run is
-    reported and not repeated.
+    InputError where the run directory holds another run, naming the keys that differ, or where another
+    process is at work in it. A finished run is reported and not repeated. Ctrl-C, or SIGTERM, ends it after
+    the update that is being made, with a checkpoint.
     """
     settings = _settings(config)
     run_dir = Path(settings.run_dir)
     if not files.missing_files(run_dir):
         return _answer(settings, "finished before")
-    algorithm = algorithm_of(settings.agent)
-    family = family_of(settings.agent.network)
-    scenarios = [family.scenario(config) for config in settings.scenarios]
-    vec_env = SB3VecEnv(vector_of(family, settings.num_envs, scenarios))
+    with deferred_interrupts("this update"):
+        return _train(settings, run_dir)
+
+
+def check(config: DictConfig) -> str:
+    """The run directory that a configuration is trained in. InputError as `train`, with nothing done."""
+    settings = _settings(config)
+    if files.missing_files(Path(settings.run_dir)):
+        _environments(settings)
+    return settings.run_dir
+
+
+def score(answer: dict[str, Any]) -> float:
+    """What a search minimises: minus the mean return of the last training episodes."""
+    return -answer["training"]["mean_return"] if answer["training"] else float("nan")
+
+
+def _train(settings: TrainConfig, run_dir: Path) -> dict[str, Any]:
+    family, algorithm = family_of(settings.agent.network), algorithm_of(settings.agent)
+    scenarios, vec_env = _environments(settings)
     vec_env.reset()  # refuses traffic that cannot be had or cannot be served
     curriculum = _curriculum(settings, scenarios)
     origin = {"scenario": settings.trained_on, **_sources(family, scenarios)}
     resumed = bool(checkpoints(run_dir))
-    tensorboard = run_dir / files.TENSORBOARD_FOLDER
+    tensorboard = run_dir / files.TENSORBOARD_FOLDER if settings.tracking.tensorboard else None
     try:
         if not resumed:  # refuses bad values before it writes anything
             fresh = algorithm.build(settings.agent, vec_env, settings.seed, tensorboard)
-        _prepare(run_dir, settings, origin)
+        run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run_dir = {run_dir}: cannot be written ({error.strerror})") from error
-    _say(origin, settings, resumed)
-    started, processor_started = time.monotonic(), time.process_time()
-    curve = [TrainingCurve(run_dir / files.CURVE_FILE, family.metrics), *curriculum]
-    model: BaseAlgorithm
-    if resumed:
-        model = resume_learning(run_dir, vec_env, curve, tensorboard, algorithm.model(settings.agent))
-    else:
-        if isinstance(settings.agent, PPOConfig) and settings.agent.imitate_steps > 0:
-            assert family.teacher is not None and isinstance(fresh, MaskablePPO)  # checked by PPOConfig
-            imitate(fresh, family.teacher(), settings.agent.imitate_steps, family.imitated)
-        model = learn(fresh, settings.total_steps, run_dir, curve, settings.checkpoint_steps)
-    _finish(run_dir, model, time.monotonic() - started, time.process_time() - processor_started)
+    with files.locked(run_dir):
+        _prepare(run_dir, settings, origin)
+        _say(origin, settings, resumed)
+        files.note(run_dir, "going on" if resumed else "started")
+        started, processor_started = time.monotonic(), time.process_time()
+        curve = [TrainingCurve(run_dir / files.CURVE_FILE, family.metrics), *curriculum]
+        model: BaseAlgorithm
+        try:
+            with tracked_run(settings.tracking, run_dir, _subject(settings, run_dir)) as trackers:
+                watching = [*curve, *trackers]
+                if resumed:
+                    kind = algorithm.model(settings.agent)
+                    model = resume_learning(run_dir, vec_env, watching, tensorboard, kind)
+                else:
+                    if isinstance(settings.agent, PPOConfig) and settings.agent.imitate_steps > 0:
+                        assert family.teacher is not None and isinstance(fresh, MaskablePPO)  # by PPOConfig
+                        imitate(fresh, family.teacher(), settings.agent.imitate_steps, family.imitated)
+                    model = learn(fresh, settings.total_steps, run_dir, watching, settings.checkpoint_steps)
+        except KeyboardInterrupt:
+            _stopped(run_dir)
+            raise
+        _finish(run_dir, model, time.monotonic() - started, time.process_time() - processor_started)
     return _answer(settings, "resumed" if resumed else "trained")
+
+
+def _environments(settings: TrainConfig) -> tuple[list[Any], SB3VecEnv]:
+    """The scenarios that are trained on, and their environments side by side."""
+    family = family_of(settings.agent.network)
+    scenarios = [family.scenario(config) for config in settings.scenarios]
+    return scenarios, SB3VecEnv(vector_of(family, settings.num_envs, scenarios))
 
 
 def show(answer: dict[str, Any]) -> None:
@@ -96,6 +135,7 @@ def _settings(config: DictConfig) -> TrainConfig:
     if config.resume:
         return _settings_to_resume(config)
     settings = read_config(config, TrainConfig)
+    settings.tracking.check_installed()
     run_dir = Path(settings.run_dir)
     if (run_dir / files.CONFIG_FILE).is_file():
         differing = files.differing_keys(files.load_run_config(run_dir), settings)
@@ -114,13 +154,18 @@ def _settings(config: DictConfig) -> TrainConfig:
 def _settings_to_resume(config: DictConfig) -> TrainConfig:
     """The run directory's own configuration; nothing else may be given beside it."""
     given = [word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
-    others = [key for key in given if key not in files.WHEREABOUTS]
+    others = [key for key in given if key.partition(".")[0] not in files.WHEREABOUTS]
     if others:
         raise InputError(f"resume=true takes everything from run_dir: leave out {', '.join(others)}")
     if "run_dir" not in given:
         raise InputError("resume=true: no value for run_dir, the folder of the run to go on with")
     settings = files.load_run_config(Path(config.run_dir))
     settings.run_dir = config.run_dir  # it may have been moved
+    if any(key.partition(".")[0] == "tracking" for key in given):
+        tracking = OmegaConf.to_object(config.tracking)
+        assert isinstance(tracking, TrackingConfig)  # by the schema
+        settings.tracking = tracking
+    settings.tracking.check_installed()
     return settings
 
 
@@ -156,9 +201,18 @@ def _prepare(run_dir: Path, settings: TrainConfig, origin: dict[str, Any]) -> No
     begun = (run_dir / files.CONFIG_FILE).is_file()
     if not begun or not (run_dir / files.PROVENANCE_FILE).is_file():
         origin = {**origin, "network": settings.agent.network, "seed": settings.seed, **provenance()}
+        files.write_text(run_dir / files.CODE_FILE, code_diff())
+        files.write_text(run_dir / files.PACKAGES_FILE, installed_packages())
         files.write_text(run_dir / files.PROVENANCE_FILE, json.dumps(origin, indent=2) + "\n")
     if not begun:
         files.save_config(settings, run_dir)
+
+
+def _subject(settings: TrainConfig, run_dir: Path) -> Subject:
+    """The run as trackers describe it."""
+    parameters = {key: value for key, value in asdict(settings).items() if key not in files.WHEREABOUTS}
+    origin = json.loads((run_dir / files.PROVENANCE_FILE).read_text())
+    return Subject(run_dir.resolve().name, flat(parameters), flat(origin))
 
 
 def _say(origin: dict[str, Any], settings: TrainConfig, resumed: bool) -> None:
@@ -171,6 +225,18 @@ def _say(origin: dict[str, Any], settings: TrainConfig, resumed: bool) -> None:
     )
 
 
+def _stopped(run_dir: Path) -> None:
+    """Says where a run that was asked to stop goes on."""
+    saved = checkpoints(run_dir)
+    reached = int(saved[-1].name.removeprefix("step_")) if saved else 0
+    files.note(run_dir, f"stopped; goes on from decision {reached}")
+    print(
+        f"servegym: stopped with a checkpoint after {reached:,} decisions; the same command goes on there, "
+        f"or servegym train run_dir={run_dir} resume=true",
+        file=sys.stderr,
+    )
+
+
 def _finish(run_dir: Path, model: BaseAlgorithm, elapsed_s: float, processor_s: float) -> None:
     """Writes the trained network, and then that the run is complete, with seconds since its start."""
     partial = run_dir / f".{files.POLICY_FILE}.partial"
@@ -179,6 +245,7 @@ def _finish(run_dir: Path, model: BaseAlgorithm, elapsed_s: float, processor_s: 
     seconds = {"elapsed_s": round(elapsed_s, 3), "processor_s": round(processor_s, 3)}
     finished = {"steps": model.num_timesteps, **seconds}
     files.write_text(run_dir / files.FINISHED_FILE, json.dumps(finished) + "\n")
+    files.note(run_dir, "finished")
 
 
 def _answer(settings: TrainConfig, status: str) -> dict[str, Any]:
