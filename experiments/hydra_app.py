@@ -28,8 +28,11 @@ from servegym.experiments.studies.command import Command
 from servegym.experiments.studies.sweep import is_sweep, run_sweep
 from servegym.experiments.studies.sweep import show as show_sweep
 
-SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "validate": "what"}
+SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "runs": "what", "validate": "what"}
 """Commands that name what they are about in a word of its own, and its key."""
+
+LISTS = {"report": "runs", "runs": "runs"}
+"""Commands whose further words of their own are folders, and the key of these."""
 
 OF_KIND: dict[tuple[str, type], str] = {
     ("simulate", BatchScenarioConfig): "simulate_batches",
@@ -112,15 +115,23 @@ def _kind(words: list[str]) -> type:
 
 
 def _as_overrides(name: str, words: list[str]) -> list[str]:
-    """Words in Hydra's form: `bench env` is `what=env`, `replay RUN --perfetto FILE` has `perfetto=FILE`."""
-    if name in SUBJECTS and words and "=" not in words[0] and words[0][:1] not in ("-", "+", "~"):
+    """Words in Hydra's form: `bench env` is `what=env`, `report A B` has `runs=[A,B]`."""
+    if name in SUBJECTS and words and _is_bare(words[0]):
         words = [f"{SUBJECTS[name]}={words[0]}", *words[1:]]
+    if name in LISTS and any(map(_is_bare, words)):
+        folders = ",".join("'" + word.replace("'", "\\'") + "'" for word in words if _is_bare(word))
+        words = [*(word for word in words if not _is_bare(word)), f"{LISTS[name]}=[{folders}]"]
     if name == "replay" and "--perfetto" in words[:-1]:
         at = words.index("--perfetto")
         words = [*words[:at], f"perfetto={words[at + 1]}", *words[at + 2 :]]
     if name in POLICY_GROUPS:
         words = [_as_choice(word, *POLICY_GROUPS[name]) for word in words]
     return words
+
+
+def _is_bare(word: str) -> bool:
+    """Whether it is neither a key with a value nor a flag."""
+    return "=" not in word and word[:1] not in ("-", "+", "~")
 
 
 def policies_for(name: str, words: list[str]) -> list[str]:
