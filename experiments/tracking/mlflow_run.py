@@ -1,5 +1,6 @@
 """A run in MLflow, by its client alone: without the global run that its tutorials use."""
 
+import fcntl
 import os
 import time
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ class MlflowRun:
     def __init__(self, config: MlflowConfig, subject: Subject, run_id: str | None) -> None:
         """Goes on with the run `run_id`, or begins one. InputError where the store cannot be used."""
         try:
-            self._client = MlflowClient(tracking_uri=_reachable(config.tracking_uri))
+            self._client = _client(config.tracking_uri)
             if run_id is None:
                 experiment = self._experiment(config.experiment)
                 run_id = self._client.create_run(experiment, run_name=subject.name).info.run_id
@@ -75,10 +76,12 @@ class MlflowRun:
         self._client.log_batch(run_id, tags=tags)
 
 
-def _reachable(tracking_uri: str) -> str:
-    """With a place for the file of SQLite, absolute: MLflow remembers stores by their name alone."""
+def _client(tracking_uri: str) -> MlflowClient:
+    """A client of the store. A file of SQLite gets its folder, and its tables by one process at a time."""
     if not tracking_uri.startswith(SQLITE):
-        return tracking_uri
-    path = Path(tracking_uri.removeprefix(SQLITE)).absolute()
+        return MlflowClient(tracking_uri=tracking_uri)
+    path = Path(tracking_uri.removeprefix(SQLITE)).absolute()  # MLflow remembers stores by their name alone
     path.parent.mkdir(parents=True, exist_ok=True)
-    return f"{SQLITE}{path}"
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return MlflowClient(tracking_uri=f"{SQLITE}{path}")
