@@ -18,7 +18,7 @@ from servegym.experiments.cli import main
 from servegym.experiments.tracking import config as tracking_config
 from servegym.experiments.tracking.mlflow_run import MlflowRun
 from servegym.experiments.training_curve import TrainingCurve
-from tests.experiments.commands import SMALL_TRAINING, answer_of, error_of
+from tests.experiments.commands import SHORT_TRAINING_OF, SMALL_SCENARIO, SMALL_TRAINING, answer_of, error_of
 from tests.experiments.tracking.wandb_file import configuration, history
 
 TRAIN = ("train", *SMALL_TRAINING)
@@ -100,6 +100,20 @@ def test_every_tracker_has_the_training_curve_and_none_changes_the_run(
     losses = mlflow_metric(run, "train/loss")
     assert losses["steps"] == [128, 192, 256]  # of the update before
     assert [row["train/loss"] for row in history(file) if "train/loss" in row] == losses["values"]
+
+
+@pytest.mark.parametrize("algorithm", ["double_dqn", "counterfactual", "improper"])
+def test_every_learner_logs_its_curve_at_its_own_steps(
+    capsys: pytest.CaptureFixture[str], algorithm: str
+) -> None:
+    words = (*SMALL_SCENARIO, f"agent={algorithm}", *SHORT_TRAINING_OF[algorithm])
+    answer_of(capsys, "train", *words, "run_dir=run")
+    rows = curve(Path("run"))
+    events = EventAccumulator("run/tensorboard").Reload()  # type: ignore[no-untyped-call]
+    scalars = events.Scalars("episodes/mean_return")
+    assert len(rows["steps"]) >= 2
+    assert [scalar.step for scalar in scalars] == rows["steps"]
+    assert [scalar.value for scalar in scalars] == pytest.approx(rows["mean_return"], rel=1e-5)
 
 
 def test_trackers_know_the_configuration_and_where_the_run_comes_from(
