@@ -12,13 +12,15 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any], apart_from: Coll
     >>> differing_keys({"a": {"b": 1}, "out": "x"}, {"a": {"b": 2}, "out": "y"}, ["out"])
     ['a.b']
     """
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     keys = [key for key in {**old, **new} if key.partition(".")[0] not in apart_from]
     return [key for key in keys if key not in old or key not in new or old[key] != new[key]]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their dotted names."""
+    values: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
+        name = f"{prefix}{key}"
+        values |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return values

@@ -14,12 +14,14 @@ from servegym.costmodels.errors import InputError
 
 KINDS = {
     "sweep": ("sweep.json",),
+    "study": ("config.yaml", "study.lock"),
     "train": ("config.yaml", "training.csv|checkpoints|policy.pt|finished.json|run.lock"),
-    "study": ("config.yaml", "episodes.parquet|episodes|shards|requests", "provenance.json"),
     "simulate": ("config.yaml", "metrics.json", "requests.parquet|batches.parquet"),
     "evaluate": ("results.csv", "summary.csv"),
 }
 """Kinds of folders, by the command that writes them, and the files that tell them; `|`: one of these."""
+
+SUBJECT_KEYS = ("scenario", "suite", "router", "scheduler", "policy")
 
 FINISHED = {
     "train": ("policy.pt", "finished.json", "provenance.json"),
@@ -63,7 +65,9 @@ class RunRecord:
 
     @property
     def subject(self) -> str:
-        """What it is about, in a few words: the scenario or suite, and who serves or learns."""
+        """What it is about: the scenario or suite, and who serves or learns; of a sweep its words."""
+        if self.kind == "sweep":
+            return self.commands[0].removeprefix("servegym ")
         parts = [
             _name(self.config.get(key)) for key in ("scenario", "suite", "router", "scheduler", "policy")
         ]
