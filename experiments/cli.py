@@ -36,6 +36,7 @@ COMMANDS = {
         "train a router, or go on where a killed run stopped",
         "train scenario=azure_conv_8xh100 agent=ppo_gnn run_dir=runs/demo",
     ),
+    "runs": Command("list, show, compare or prune folders of results", "runs list"),
     "evaluate": Command("compare policies on requests they never saw", "evaluate run_dir=runs/demo"),
     "goodput": Command(
         "the largest rate at which a policy keeps what requests were promised",
