@@ -14,7 +14,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from servegym.envs.scenario.compose import list_group
 from servegym.experiments.cli import main
+from servegym.experiments.run_directory import load_run_config
 from servegym.experiments.tracking import config as tracking_config
 from servegym.experiments.tracking.mlflow_run import MlflowRun
 from servegym.experiments.training_curve import TrainingCurve
@@ -201,6 +203,23 @@ def test_a_tracker_that_is_not_installed_is_refused_before_any_work(
     assert error_of(capsys, *TRAIN, "run_dir=run", f"tracking={tracker}") == (
         f"tracking={tracker}: the package {package} is missing: pip install 'servegym[{tracker}]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [("none", set()), ("tensorboard", {"tensorboard"}), ("mlflow", {"mlflow"}), ("wandb", {"wandb"})],
+)
+def test_one_word_chooses_a_tracker(capsys: pytest.CaptureFixture[str], name: str, chosen: set[str]) -> None:
+    answer_of(capsys, *TRAIN, "run_dir=run", "total_steps=64", f"tracking={name}")
+    tracking = load_run_config(Path("run")).tracking
+    assert {key for key, value in vars(tracking).items() if value} == chosen
+    known = Path("run/tracking.json")
+    found = set(json.loads(known.read_text())) if known.exists() else set()
+    assert found | ({"tensorboard"} if Path("run/tensorboard").exists() else set()) == chosen
+
+
+def test_every_file_of_the_group_is_tried() -> None:
+    assert list_group("tracking") == ["mlflow", "none", "tensorboard", "wandb"]
 
 
 def test_bad_settings_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
