@@ -24,7 +24,7 @@ PACKAGES := agents conf costmodels envs experiments
 VLLM = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/servegym/vllm-$(shell \
     { grep '^torch==' constraints.txt; cat tests/witness/requirements.txt; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help install demo test test-slow test-witness lint format bench coverage clean
+.PHONY: help install demo test test-slow test-witness lint format docs bench coverage clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make test-witness  our schedulers against vLLM's own (installs it: 2.3 GB, no GPU)"
 	@echo "make lint       style, types and the layer rule"
 	@echo "make format     rewrite the sources in the project's style"
+	@echo "make docs       the documentation site, build/site/index.html"
 	@echo "make bench      measure the simulator, the environments and learning"
 	@echo "make coverage   share of lines that the tests run; fails under 85 %"
 	@echo "make install    only make .venv and install into it"
@@ -88,6 +89,11 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+# mkdocs-material would otherwise advertise its successor at every build.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 bench: $(INSTALLED)
 	$(BIN)/servegym bench simulator
