@@ -42,7 +42,8 @@ def run_dir(capsys: pytest.CaptureFixture[str], folder: Path) -> Path:
 
 def test_run_directory_says_what_the_run_is(capsys: pytest.CaptureFixture[str], run_dir: Path) -> None:
     names = (
-        "config.yaml command.txt provenance.json checkpoints tensorboard training.csv policy.pt finished.json"
+        "config.yaml command.txt provenance.json code.diff packages.txt log.txt run.lock checkpoints "
+        "tensorboard training.csv policy.pt finished.json"
     )
     assert {path.name for path in run_dir.iterdir()} == set(names.split())
     config = load_run_config(run_dir)
@@ -52,6 +53,11 @@ def test_run_directory_says_what_the_run_is(capsys: pytest.CaptureFixture[str], 
     assert origin["seed"] == 0
     assert origin["workload_source"] == "generator fitted to azure_conv_2023"
     assert origin["versions"]["torch"] == torch.__version__
+    assert {"cpu", "cpu_cores", "memory_gib", "gpus", "git_commit"} <= origin.keys()
+    assert f"torch=={torch.__version__}" in (run_dir / "packages.txt").read_text()
+    assert [line.split(": ")[-1] for line in (run_dir / "log.txt").read_text().splitlines()] == [
+        *("started", "finished")
+    ]
     assert any(path.stat().st_size > 0 for path in (run_dir / "tensorboard").iterdir())
     rows = curve(run_dir)
     assert [row["steps"] for row in rows] == [128, 256]  # 4 environments, episodes of 32 requests
@@ -131,6 +137,38 @@ def test_a_killed_run_goes_on(capsys: pytest.CaptureFixture[str], folder: Path) 
     commands = (folder / "run/command.txt").read_text().splitlines()
     assert commands[1:] == ["servegym train run_dir=run resume=true"]
     assert answer_of(capsys, *words)["status"] == "finished before"
+    answer_of(capsys, *words, "run_dir=whole")
+    killed, whole = weights(folder / "run"), weights(folder / "whole")
+    assert all(torch.equal(value, killed[key]) for key, value in whole.items())
+    for row, due in zip(rows, curve(folder / "whole"), strict=True):
+        assert {**row, "elapsed_s": 0} == {**due, "elapsed_s": 0}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_who_stops_a_run_finds_a_checkpoint(
+    capsys: pytest.CaptureFixture[str], folder: Path, number: signal.Signals
+) -> None:
+    words = [*TRAIN, "total_steps=4000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "servegym.experiments.cli", *words], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while not (folder / "run/training.csv").is_file() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.002)
+    assert main(words) == 2
+    assert "run_dir = run: another process is at work in it" in capsys.readouterr().err
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    reached = int(checkpoints(folder / "run")[-1].name.removeprefix("step_"))
+    assert 0 < reached < 4000
+    assert f"stopped with a checkpoint after {reached:,} decisions" in said
+    assert answer_of(capsys, *words)["status"] == "resumed"
+    answer_of(capsys, *words, "run_dir=whole")
+    stopped, whole = weights(folder / "run"), weights(folder / "whole")
+    assert all(torch.equal(value, stopped[key]) for key, value in whole.items())
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(
@@ -217,5 +255,9 @@ def test_default_run_directory_is_named_after_what_is_trained(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     answer = answer_of(capsys, "train", *SMALL_SCENARIO, "agent=ppo_mlp", *SHORT_TRAINING)
-    assert answer["run_dir"] == "runs/train/generated_8xh100-ppo_mlp-seed0"
+    name, digest = answer["run_dir"].rsplit("-", 1)
+    assert name == "runs/train/generated_8xh100-ppo_mlp-seed0"
+    assert len(digest) == 8
+    other = answer_of(capsys, "train", *SMALL_SCENARIO, "agent=ppo_mlp", *SHORT_TRAINING, "agent.gamma=0.5")
+    assert other["run_dir"].startswith(name) and other["run_dir"] != answer["run_dir"]
     assert answer["network"] == "mlp"
