@@ -91,7 +91,7 @@ def play(*overrides: str, scenario: str = "generated_8xh100") -> RoutingEnv:
 def test_no_file_is_left_out() -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir() and path.name != "__pycache__"}
     policies = {"router", "scheduler", "rebalancer", "batch_scheduler", "autoscaler", "elastic_system"}
-    elsewhere = {"tracking"}  # tests/experiments/tracking
+    elsewhere = {"tracking", "launcher", "sweeper"}  # tests/experiments/tracking, and studies/test_sweep.py
     assert groups == {"scenario", "suite", "agent", *policies, *PARTS, *elsewhere}
     assert list_group("rebalancer") == list(REBALANCERS)  # run by tests/experiments/test_rebalancer.py
     # The commands' own files are run by the tests of the commands.

@@ -1,5 +1,7 @@
 """Sweeps: every combination once, checked beforehand, the same by every launcher and after any kill."""
 
+import importlib
+import inspect
 import json
 import os
 import signal
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from servegym.experiments.cli import main
 from tests.experiments.commands import SMALL_SCENARIO, SMALL_TRAINING, answer_of, error_of
@@ -144,6 +147,40 @@ def test_every_launcher_gives_the_same_results(
     assert main([*SIMULATE, f"launcher={launcher}", *processes[launcher], "--json"]) == 0
     there = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert metrics(there) == here
+
+
+@pytest.mark.parametrize(
+    ("word", "part", "target"),
+    [
+        ("launcher=slurm", "launcher", "SlurmLauncher"),
+        ("launcher=submitit", "launcher", "LocalLauncher"),
+        ("launcher=ray", "launcher", "RayLauncher"),
+        ("launcher=joblib", "launcher", "JoblibLauncher"),
+        ("launcher=local", "launcher", "BasicLauncher"),
+        ("sweeper=optuna", "sweeper", "OptunaSweeper"),
+        ("sweeper=grid", "sweeper", "BasicSweeper"),
+    ],
+)
+def test_every_choice_is_one_of_hydras_plugins(
+    capsys: pytest.CaptureFixture[str], folder: Path, word: str, part: str, target: str
+) -> None:
+    words = [
+        "simulate",
+        *SMALL_SCENARIO,
+        word,
+        "hydra.sweep.dir=here",
+        "--cfg",
+        "hydra",
+        "-p",
+        f"hydra.{part}",
+    ]
+    assert main(words) == 0
+    settings = OmegaConf.create(capsys.readouterr().out)
+    module, _, name = settings._target_.rpartition(".")
+    plugin = getattr(importlib.import_module(module), name)
+    assert name == target
+    known = {"_target_", *inspect.signature(plugin).parameters}
+    assert set(settings) <= known or "params" in known
 
 
 @pytest.mark.compiled
