@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-APART_FROM = ("run_dir", "out", "resume", "tracking", "checkpoint_steps")
+APART_FROM = ("run_dir", "out", "resume", "tracking")
 """Keys that change nothing in what comes out."""
 
 DIGITS = 8
