@@ -22,7 +22,7 @@ COMMANDS = {
     "list": Command("what there is to choose from", "list"),
     "simulate": Command(
         "run one router on one workload, write every request's times",
-        "simulate scenario=azure_conv_8xh100 router=jsq",
+        "simulate scenario=azure_conv_8xh100 router=jsq out=runs/jsq",
     ),
     "study": Command(
         "very many episodes, over processes or a Ray cluster, into Parquet",
@@ -30,7 +30,7 @@ COMMANDS = {
     ),
     "replay": Command(
         "simulate again with every iteration recorded, for ui.perfetto.dev",
-        "replay runs/simulate/azure_conv_8xh100-jsq-seed0 --perfetto runs/trace.json.gz",
+        "replay runs/jsq --perfetto runs/trace.json.gz",
     ),
     "train": Command(
         "train a router, or go on where a killed run stopped",
@@ -56,6 +56,10 @@ COMMANDS = {
     ),
     "solve": Command(
         "the optimal batching of one server, beside simple policies", "solve scenario=inoue_v100"
+    ),
+    "report": Command(
+        "one page of tables and figures about any runs",
+        "report runs/demo runs/simulate out=runs/report",
     ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
     "explain": Command(

@@ -19,10 +19,13 @@ from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.workloads import Workload
 from servegym.experiments.configs import build_router, build_scenario, read_config
 from servegym.experiments.provenance import versions
-from servegym.experiments.simulation_output import CONFIG_FILE, METRICS_FILE, show_metrics, write_answer
+from servegym.experiments.simulation_output import ANSWER_FILES, show_metrics, write_answer
 
 REQUESTS_FILE = "requests.parquet"
-FILES = (REQUESTS_FILE, METRICS_FILE, CONFIG_FILE)
+PAGE_FILE = "replay.html"
+"""What `servegym replay` adds; it is out of date with the simulation, and goes with it."""
+
+FILES = (REQUESTS_FILE, PAGE_FILE, *ANSWER_FILES)
 
 
 @dataclass

@@ -19,10 +19,10 @@ from servegym.envs.sim.batch.simulate import BatchResults
 from servegym.envs.sim.batch.state import OUTCOMES
 from servegym.experiments.configs import build_autoscaler, build_batch_scheduler, read_config
 from servegym.experiments.provenance import versions
-from servegym.experiments.simulation_output import CONFIG_FILE, METRICS_FILE, show_metrics, write_answer
+from servegym.experiments.simulation_output import ANSWER_FILES, show_metrics, write_answer
 
 REQUESTS_FILE, BATCHES_FILE = "requests.parquet", "batches.parquet"
-FILES = (REQUESTS_FILE, BATCHES_FILE, METRICS_FILE, CONFIG_FILE)
+FILES = (REQUESTS_FILE, BATCHES_FILE, *ANSWER_FILES)
 
 
 @dataclass

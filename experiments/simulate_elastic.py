@@ -17,10 +17,10 @@ from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.elastic_scenario.stream import ElasticEpisodeStream
 from servegym.experiments.configs import build_elastic_system, read_config
 from servegym.experiments.provenance import versions
-from servegym.experiments.simulation_output import CONFIG_FILE, METRICS_FILE, show_metrics, write_answer
+from servegym.experiments.simulation_output import ANSWER_FILES, show_metrics, write_answer
 
 REQUESTS_FILE = "requests.parquet"
-FILES = (REQUESTS_FILE, METRICS_FILE, CONFIG_FILE)
+FILES = (REQUESTS_FILE, *ANSWER_FILES)
 
 
 @dataclass

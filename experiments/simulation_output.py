@@ -1,21 +1,31 @@
 """What `servegym simulate` writes and prints of any kind of scenario, beside its tables of requests."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from servegym.experiments.json_answer import to_json
+from servegym.experiments.provenance import provenance
 
 METRICS_FILE, CONFIG_FILE = "metrics.json", "config.yaml"
+COMMAND_FILE, PROVENANCE_FILE = "command.txt", "provenance.json"
+
+ANSWER_FILES = (METRICS_FILE, CONFIG_FILE, COMMAND_FILE, PROVENANCE_FILE)
+"""What `write_answer` writes."""
 
 
 def write_answer(folder: Path, settings: Any, answer: dict[str, Any]) -> None:
-    """The configuration (a dataclass) and the answer, as files of `folder`."""
+    """ANSWER_FILES into `folder`; the settings are a dataclass."""
+    words = HydraConfig.get().overrides.task
+    (folder / COMMAND_FILE).write_text(f"servegym simulate {' '.join(map(shlex.quote, words))}\n")
+    (folder / PROVENANCE_FILE).write_text(json.dumps(provenance(), indent=2) + "\n")
     (folder / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(settings))))
     metrics = json.dumps(json.loads(to_json(answer)), indent=2)
     (folder / METRICS_FILE).write_text(metrics + "\n")
