@@ -1,6 +1,7 @@
-"""`servegym replay`: a simulation once more, with every iteration recorded."""
+"""`servegym replay`: a simulation once more, with every iteration recorded, as a page to look at."""
 
 import math
+import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.simulate import OUTCOMES, Results
 from servegym.envs.trace_events import trace_events, write_trace
 from servegym.experiments.configs import load_config, read_config
+from servegym.experiments.replay_page.episode import episode_of
+from servegym.experiments.replay_page.page import write_page
 from servegym.experiments.simulate import REQUESTS_FILE, SimulateConfig
 from servegym.experiments.simulate import run as run_simulation
 from servegym.experiments.simulate_batches import BATCHES_FILE
@@ -31,19 +34,23 @@ class ReplayConfig:
     """Schema of `conf/replay.yaml`."""
 
     run: str = MISSING
+    page: str | None = None
+    open: bool = False
     perfetto: str | None = None
     log: str | None = None
 
 
 def replay(config: DictConfig) -> dict[str, Any]:
-    """Repeats the simulation in folder `run` and writes what is asked for.
+    """Repeats the simulation in folder `run` and writes what is asked for: its page, a trace, its log.
 
     InputError where the folder holds no simulation, or one that this version of servegym does not repeat.
     """
     settings = read_config(config, ReplayConfig)
+    if settings.open and settings.page is None:
+        raise InputError("open = true: needs a page, page is null")
     folder = Path(settings.run)
     simulated = _settings_of(folder)
-    scenario, _, results = run_simulation(simulated, log=True)
+    scenario, workload, results = run_simulation(simulated, log=True)
     difference = _difference(folder, results)
     if not difference <= SAME:
         raise InputError(
@@ -61,6 +68,7 @@ def replay(config: DictConfig) -> dict[str, Any]:
         "entries": len(log.entries),
         "preemptions": len(log.preemptions),
         "max_rel_diff": difference,
+        "page": settings.page,
         "perfetto": settings.perfetto,
         "log": settings.log,
     }
@@ -70,6 +78,11 @@ def replay(config: DictConfig) -> dict[str, Any]:
         answer["events"] = write_trace(Path(settings.perfetto), events)
     if settings.log is not None:
         log.save(Path(settings.log))
+    if settings.page is not None:
+        page = Path(settings.page)
+        write_page(page, episode_of(scenario, workload, results, simulated))
+        if settings.open:
+            webbrowser.open(page.resolve().as_uri())
     return answer
 
 
@@ -81,6 +94,8 @@ def show(answer: dict[str, Any]) -> None:
         f"{answer['requests']:,} requests in {answer['iterations']:,} iterations of {mean_batch:.1f} "
         f"requests on average; {answer['preemptions']:,} preemptions"
     )
+    if answer["page"] is not None:
+        console.print(f"Page to open in a browser: {answer['page']}")
     if answer["perfetto"] is not None:
         console.print(f"{answer['events']:,} events for ui.perfetto.dev: {answer['perfetto']}")
     if answer["log"] is not None:
@@ -91,8 +106,9 @@ def _settings_of(folder: Path) -> SimulateConfig:
     path = folder / CONFIG_FILE
     if not path.is_file() or not (folder / REQUESTS_FILE).is_file():
         raise InputError(f"run = {folder}: must be a folder that servegym simulate has written")
-    if (folder / BATCHES_FILE).is_file():
-        raise InputError(f"run = {folder}: is of batch serving; must be of LLM fleets, which have iterations")
+    if not any(line.startswith("router:") for line in path.read_text(errors="replace").splitlines()):
+        kind = "batch serving" if (folder / BATCHES_FILE).is_file() else "elastic sequence parallelism"
+        raise InputError(f"run = {folder}: is of {kind}; must be of LLM fleets, which have iterations")
     return load_config(path, SimulateConfig)
 
 

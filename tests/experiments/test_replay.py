@@ -12,7 +12,7 @@ import pytest
 
 from servegym.envs.sim.llm.log import IterationLog
 from servegym.experiments.cli import main
-from tests.experiments.commands import SMALL_SCENARIO, answer_of, error_of
+from tests.experiments.commands import SMALL_SCENARIO, SMALL_SCENARIO_OF, answer_of, error_of
 
 
 @pytest.fixture
@@ -69,6 +69,53 @@ def test_the_person_is_told(folder: Path, capsys: pytest.CaptureFixture[str], ru
     assert main(["replay", run, "perfetto=trace.json"]) == 0
     printed = capsys.readouterr().out
     assert "iterations of" in printed and "for ui.perfetto.dev: trace.json" in printed
+    assert "Page to open in a browser: a/b/replay.html" in printed
+
+
+def test_the_page_is_written_to_the_run_or_elsewhere_or_not_at_all(
+    folder: Path, capsys: pytest.CaptureFixture[str], run: str
+) -> None:
+    assert answer_of(capsys, "replay", run, "page=null")["page"] is None
+    assert not list(folder.rglob("*.html"))
+    assert answer_of(capsys, "replay", run, "page=pages/b.html")["page"] == "pages/b.html"
+    assert [path.name for path in folder.rglob("*.html")] == ["b.html"]
+    assert answer_of(capsys, "replay", run)["page"] == "a/b/replay.html"
+    page = (folder / "a/b/replay.html").read_text()
+    assert page == (folder / "pages/b.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")  # nothing is fetched
+    assert "<!--" not in page  # everything is filled in
+
+    answer_of(capsys, "simulate", *SMALL_SCENARIO, "router=jsq", "out=a/b")
+    assert not (folder / "a/b/replay.html").exists()  # it was of the simulation that is no longer there
+
+
+def test_the_page_is_opened_on_demand(
+    folder: Path, capsys: pytest.CaptureFixture[str], run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    answer_of(capsys, "replay", run)
+    assert opened == []
+    answer_of(capsys, "replay", run, "open=true")
+    assert opened == [(folder / "a/b/replay.html").as_uri()]
+    error = error_of(capsys, "replay", run, "open=true", "page=null")
+    assert error == "open = true: needs a page, page is null"
+
+
+@pytest.mark.parametrize(
+    "environment, policy, kind",
+    [
+        ("servegym/DeferredBatching-v0", "symphony", "batch serving"),
+        ("servegym/ElasticSequenceParallel-v0", "loongserve", "elastic sequence parallelism"),
+    ],
+)
+def test_other_kinds_of_serving_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], environment: str, policy: str, kind: str
+) -> None:
+    answer_of(capsys, "simulate", *SMALL_SCENARIO_OF[environment], f"policy={policy}", "out=run")
+    assert error_of(capsys, "replay", "run") == (
+        f"run = run: is of {kind}; must be of LLM fleets, which have iterations"
+    )
 
 
 def test_results_of_another_version_are_not_explained_by_this_one(
