@@ -92,8 +92,7 @@ format: $(INSTALLED)
 
 # mkdocs-material would otherwise advertise its successor at every build.
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "build/site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(INSTALLED)
 	$(BIN)/servegym bench simulator
