@@ -5,7 +5,8 @@ import multiprocessing
 import signal
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,7 +38,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, its_end = context.Pipe()
         self.process: BaseProcess = context.Process(target=_work, args=(its_end, settings, source, out))
-        self.process.start()
+        with _interrupts_blocked():
+            self.process.start()
         its_end.close()  # so that the pipe ends with the process
         self.shard = shard
         self.give(shard)
@@ -118,9 +120,19 @@ def _refuse_after(attempts: int, worker: _Worker) -> None:
         raise gave_up(worker.shard, how)
 
 
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """For good in processes started meanwhile: Ctrl-C reaches all, and who started them ends them."""
+    resource_tracker.ensure_running()  # which would unblock them when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(pipe: Connection, settings: StudyConfig, source: str, out: Path) -> None:
     """A worker: writes the shards that come through the pipe, tells of each episode, and None at the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; who started us ends us
     try:
         episodes = Episodes(settings)
         episodes.require_source(source)

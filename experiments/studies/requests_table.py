@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
 
 WRITING: dict[str, Any] = {
     "compression": "zstd",
-    "compression_level": 1,  # higher ones find nothing more in times
+    "compression_level": 1,  # higher ones find next to nothing more
     "use_dictionary": ["episode", *_COUNTS, "outcome"],
     "column_encoding": dict.fromkeys(_TIMES, "BYTE_STREAM_SPLIT"),  # a quarter less than plain ones
 }

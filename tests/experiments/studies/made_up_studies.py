@@ -71,7 +71,7 @@ def killing_a_worker(out: Path, after: int) -> Iterator[list[int]]:
         thread.join()
 
 
-def wait_until(condition: object, seconds: float = 60.0) -> None:
+def wait_until(condition: object, seconds: float = 300.0) -> None:
     """Until the function returns something true; fails after some time."""
     assert callable(condition)
     end_s = time.monotonic() + seconds

@@ -41,13 +41,13 @@ def test_a_study_that_is_stopped_goes_on(
     out = tmp_path / "study"
     words = [sys.executable, "-m", "servegym.experiments.cli", "study", *LONGER_STUDY, f"out={out}"]
     with subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: num_complete(out) >= 2)
+        wait_until(lambda: num_complete(out) >= 2 or process.poll() is not None)
         if how == signal.SIGINT:
             os.killpg(process.pid, how)
         else:
             process.send_signal(how)
-        assert process.wait(30) == code
-        wait_until(lambda: not workers_of(out), 10)
+        assert process.wait(60) == code
+        wait_until(lambda: not workers_of(out), 60)
         stopped_at = num_complete(out)
         assert stopped_at < 10
         assert process.stderr is not None
