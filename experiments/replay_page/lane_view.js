@@ -106,7 +106,7 @@ class LaneView {
   drawBars(lane, [top, height], rowHeight) {
     const { from, to } = this.axis, { episode, ink } = this;
     const row = lane.rows(), first = this.boxes.length;
-    const thick = rowHeight - (rowHeight >= 4 ? 1 : 0);
+    const thick = rowHeight - (rowHeight >= 3 ? 1 : 0);
     lane.each(from, to, (stay) => {
       const x0 = Math.max(this.x(lane.start[stay]), GUTTER - 2), x1 = Math.min(this.x(lane.end[stay]), this.width + 2);
       const y = top + height - (row[stay] + 1) * rowHeight;

@@ -181,11 +181,13 @@ class Page {
     const { scroller, axis, view } = this;
     scroller.addEventListener("scroll", () => this.redraw());
     scroller.addEventListener("wheel", (event) => {
-      if (event.shiftKey) return; // scrolls the lanes
       event.preventDefault();
       const [x] = this.place(event);
-      if (Math.abs(event.deltaX) > Math.abs(event.deltaY)) axis.pan((event.deltaX / view.width) * axis.span);
-      else axis.zoom(1.0015 ** Math.max(-400, Math.min(400, event.deltaY)), view.time(Math.max(x, GUTTER)));
+      const unit = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 30 : 1; // pixels
+      const across = unit * event.deltaX, along = unit * event.deltaY;
+      if (event.shiftKey) scroller.scrollTop += along || across; // browsers may turn the wheel by 90 degrees
+      else if (Math.abs(across) > Math.abs(along)) axis.pan((across / view.width) * axis.span);
+      else axis.zoom(1.0015 ** Math.max(-400, Math.min(400, along)), view.time(Math.max(x, GUTTER)));
     }, { passive: false });
     scroller.addEventListener("pointerdown", (event) => {
       if (event.button !== 0 || event.offsetX > scroller.clientWidth) return;

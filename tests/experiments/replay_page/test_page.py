@@ -153,6 +153,27 @@ def test_wheel_drag_keys_and_double_click_change_the_visible_range(preempting: R
     assert preempting.range[0] == pytest.approx(all_of_it[1] / 3)
 
 
+def test_lanes_can_be_higher_than_there_is_room_and_scroll(preempting: Replay):
+    page, count = preempting.page, len(preempting.table["replica"])
+    assert preempting["bars"] == count
+    page.focus("#lane-height")
+    page.keyboard.press("End")
+    preempting.settle()
+    second = int(np.argmax(preempting.numbers("replica") == 1))
+    assert preempting[f"place({second})"]["y"] > 600  # its lane begins below the first, 600 pixels high
+    page.mouse.move(500, 400)
+    page.keyboard.down("Shift")
+    page.mouse.wheel(0, 2000)
+    page.keyboard.up("Shift")
+    preempting.settle()
+    assert preempting.range[0] == 0  # not zoomed
+    lanes = page.locator("#scroller").bounding_box()
+    assert lanes is not None
+    assert lanes["y"] < preempting[f"place({second})"]["y"] < lanes["y"] + lanes["height"]
+    preempting.hover(second)
+    assert preempting.text("#tip").startswith(f"Request {second}\n")
+
+
 def test_a_request_tells_its_life_under_the_pointer_and_stays_when_clicked(preempting: Replay):
     page, table = preempting.page, preempting.table
     request = int(np.argmax(preempting.numbers("preemptions")))
