@@ -112,8 +112,13 @@ def run_sweep(command: Command, words: list[str], call_hydra: CallHydra) -> dict
     _begin(folder, command.name, of_runs)
     job = SweepJob(command, str(folder), os.getcwd())
     where = [word for word in how if not word.startswith("hydra.sweep.dir=")] + [f"hydra.sweep.dir={folder}"]
-    with _watched(folder, None if searching else _number_of_runs(of_runs)):
-        _call_patiently(lambda: _multirun(command, of_runs, where, job, call_hydra))
+    try:
+        with _watched(folder, None if searching else _number_of_runs(of_runs)):
+            _call_patiently(lambda: _multirun(command, of_runs, where, job, call_hydra))
+    except KeyboardInterrupt:
+        ended = len(list((folder / JOBS_FOLDER).glob("*.json")))
+        print(f"servegym: sweep stopped after {ended} runs; the same words go on with it", file=sys.stderr)
+        raise
     return _answer(command.name, folder, searching)
 
 
