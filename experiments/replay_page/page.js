@@ -45,7 +45,7 @@ class Page {
     document.getElementById("facts").textContent = facts.filter(Boolean).join(" · ");
     const legend = document.getElementById("legend");
     const used = new Set(this.episode.phaseKind);
-    NAMES.forEach((name, kind) => {
+    about.phases.forEach((name, kind) => {
       if (!used.has(kind)) return;
       const item = element("li", name);
       item.title = MEANINGS[kind];
@@ -150,7 +150,7 @@ class Page {
   instantTip({ lane, time }) {
     const { about, kv } = this.episode;
     const blocks = about.replicas[lane.replica].num_kv_blocks, used = kv[lane.replica].at(time);
-    const present = NAMES.map((name, kind) => [name, lane.kinds[kind].at(time)]);
+    const present = about.phases.map((name, kind) => [name, lane.kinds[kind].at(time)]);
     const rows = present.filter(([, count], kind) => count > 0 || kind <= DECODE).map(([name, count]) => [name, whole(count)]);
     if (blocks) rows.push(["KV blocks", `${whole(used)} of ${whole(blocks)} (${((100 * used) / blocks).toFixed(1)} %)`]);
     rows.push(["queue", whole(lane.queue.at(time))]);

@@ -29,6 +29,7 @@ class Steps {
     const { time, values } = this;
     let i = after(time, edges[0]) - 1; // the step in force
     for (let column = 0; column < low.length; column++) {
+      if (time[i + 1] === edges[column]) i++;
       let least = i < 0 ? 0 : values[i], most = least;
       while (i + 1 < time.length && time[i + 1] < edges[column + 1]) {
         i++;

@@ -1,7 +1,6 @@
 // Colours, numbers and what is said of requests.
 
 const COLOURS = ["#f2a93b", "#2f6fb3", "#8fcbae", "#d1495b", "#9b72c7"]; // by kind of phase
-const NAMES = ["waiting", "prefill", "decode", "waiting again", "moving"];
 const MEANINGS = [
   "from its arrival until it is first in an iteration",
   "its prompt is computed",
@@ -70,7 +69,7 @@ function course(episode, i) {
   for (let p = episode.firstPhase[i]; p < episode.firstPhase[i + 1]; p++) {
     const kind = episode.phaseKind[p];
     const took = duration(episode.phaseEnd[p] - episode.phaseStart[p]);
-    phases.push({ kind, text: `${NAMES[kind]} ${took}, ${replicaName(episode, episode.phaseReplica[p])}` });
+    phases.push({ kind, text: `${episode.about.phases[kind]} ${took}, ${replicaName(episode, episode.phaseReplica[p])}` });
   }
   return phases;
 }

@@ -263,6 +263,10 @@ def test_the_slowest_and_the_one_searched_for(preempting: Replay):
     assert preempting["pinned"] == 7
     assert preempting.text("#pinned h3") == "Request 7"
     assert preempting.range[1] > finish[7]
+    page.fill("#find", str(len(finish)))
+    page.keyboard.press("Enter")
+    assert page.locator("#find:invalid").count() == 1  # there is no such request
+    assert preempting["pinned"] == 7
 
 
 def test_queues_and_kv_use_are_those_of_the_simulation(preempting_run: Path, preempting: Replay):
