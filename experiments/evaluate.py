@@ -1,12 +1,10 @@
 """`servegym evaluate`: policies compared pairwise on the same requests over several seeds."""
 
 import csv
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 
@@ -16,6 +14,7 @@ from servegym.costmodels.progress import progress
 from servegym.envs.scenario.compose import list_scenarios
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.suites import Suite
+from servegym.experiments.answer_folder import ORIGIN_FILES, typed_command, write_json, write_origin
 from servegym.experiments.claims.papers import PAPERS
 from servegym.experiments.claims.report import show as show_claims
 from servegym.experiments.claims.suite import OUT, run_claims
@@ -45,7 +44,16 @@ DEFAULT_POLICIES = (
 )
 """Policies compared on a scenario unless told otherwise."""
 
-FILES = ("results.csv", "summary.csv", "comparisons.csv", "report.html", *PLOTS)
+ANSWER_FILE = "evaluation.json"
+FILES = (
+    "results.csv",
+    "summary.csv",
+    "comparisons.csv",
+    "report.html",
+    ANSWER_FILE,
+    *ORIGIN_FILES,
+    *PLOTS,
+)
 """What an evaluation writes."""
 
 
@@ -103,11 +111,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         evaluation,
         {each.name: each.description for each in contenders},
         learned,
-        _command(),
+        typed_command("evaluate"),
         versions(),
     )
-    _write(out, report)
-    return {
+    answer = {
         "scenario": scenario.name,
         "workload_source": scenario.traffic.source,
         "scheduler": {each.name: each.scheduler for each in contenders},
@@ -115,6 +122,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "report": str(out / "report.html"),
         "out": str(out),
     }
+    _write(out, report, answer)
+    return answer
 
 
 def show(answer: dict[str, Any]) -> None:
@@ -165,7 +174,9 @@ def _run_suite(settings: EvaluateConfig) -> dict[str, Any]:
     if settings.run_dir is not None:
         policies.append(settings.run_dir)
     out = Path(settings.out or f"runs/evaluate/suite_{name}")
-    return evaluate_suite(settings.suite, policies, read_seeds(settings.seeds, FEWEST_SEEDS), out, _command())
+    return evaluate_suite(
+        settings.suite, policies, read_seeds(settings.seeds, FEWEST_SEEDS), out, typed_command("evaluate")
+    )
 
 
 def _kinds(settings: EvaluateConfig) -> dict[str, str]:
@@ -209,13 +220,7 @@ def _out(settings: EvaluateConfig, runs: list[str], scenario_name: str) -> Path:
     return out
 
 
-def _command() -> str:
-    """What was typed, if Hydra has read it."""
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ["..."]
-    return shlex.join(["servegym", "evaluate", *words])
-
-
-def _write(out: Path, report: Report) -> None:
+def _write(out: Path, report: Report, answer: dict[str, Any]) -> None:
     evaluation = report.evaluation
     with output_folder(out, FILES) as folder:
         _write_csv(folder / "results.csv", evaluation.result_rows())
@@ -223,6 +228,8 @@ def _write(out: Path, report: Report) -> None:
         _write_csv(folder / "comparisons.csv", evaluation.comparison_rows())
         captions = draw_plots(evaluation, report.learned, report.scenario.num_replicas, folder)
         write_report(report, captions, folder)
+        write_json(folder / ANSWER_FILE, answer)
+        write_origin(folder, "evaluate")
 
 
 def _write_csv(path: Path, rows: Rows) -> None:

@@ -14,6 +14,7 @@ from servegym.envs.metrics import attains_slo
 from servegym.envs.scenario import Scenario
 from servegym.envs.scenario.config import ScenarioConfig
 from servegym.envs.workloads import Workload
+from servegym.experiments.answer_folder import check_answer_folder, write_answer_folder
 from servegym.experiments.configs import build_batch_scheduler, read_config, read_seeds
 from servegym.experiments.evaluation.contenders import contender, kind_of
 from servegym.experiments.evaluation.goodput import (
@@ -22,6 +23,8 @@ from servegym.experiments.evaluation.goodput import (
     batch_attainment,
     find_goodput,
 )
+
+ANSWER_FILE = "goodput.json"
 
 MOST_HALVINGS = 10
 """Of the scenario's rate, until a policy is given up."""
@@ -37,6 +40,7 @@ class GoodputConfig:
     requests: int | None = None
     seeds: Any = MISSING  # a number of seeds, or a list of them
     tolerance: float = MISSING
+    out: str | None = None
 
     def __post_init__(self) -> None:
         if self.bad_share != MISSING and not 0 <= self.bad_share < 1:
@@ -61,10 +65,12 @@ def goodput(config: DictConfig) -> dict[str, Any]:
 
     Returns scenario, policy as configured, limit (`bad_share` as configured), seeds, requests of a run;
     goodput_rps, the interquartile mean over the seeds, and interval, its 95 % bootstrap interval; rates_rps
-    by seed; bad_share, the mean of the seeds at their rates; reason: why a seed has no rate, else null.
+    by seed; bad_share, the mean of the seeds at their rates; reason: why a seed has no rate, else null. With
+    `out` the same is written there.
     InputError for what is not known, does not fit the scenario, or has no limit.
     """
     settings = read_config(config, GoodputConfig)
+    check_answer_folder(settings.out, ANSWER_FILE)
     seeds = read_seeds(settings.seeds)
     served = _served(settings)
     found = find_goodput(
@@ -84,7 +90,7 @@ def goodput(config: DictConfig) -> dict[str, Any]:
             f"{served.first_rps / 2**MOST_HALVINGS:.3g} requests/s, with {len(seeds) - len(kept)} of "
             f"{len(seeds)} seeds"
         )
-    return {
+    answer = {
         "scenario": served.scenario,
         "policy": settings.policy,
         "limit": settings.bad_share,
@@ -96,6 +102,8 @@ def goodput(config: DictConfig) -> dict[str, Any]:
         "bad_share": round(1 - float(kept.mean()), 12) if len(kept) else None,
         "reason": reason,
     }
+    write_answer_folder(settings, ANSWER_FILE, "goodput", answer)
+    return answer
 
 
 def show(answer: dict[str, Any]) -> None:

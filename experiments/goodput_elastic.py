@@ -16,9 +16,12 @@ from servegym.costmodels.progress import tracked
 from servegym.envs.elastic_scenario import ElasticScenario
 from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
 from servegym.envs.workloads import Workload
+from servegym.experiments.answer_folder import check_answer_folder, write_answer_folder
 from servegym.experiments.configs import build_elastic_system, read_config, read_seeds
 from servegym.experiments.evaluation.elastic_lines import ATTAINMENT, largest_rates, limits_of
 from servegym.experiments.evaluation.statistics import estimate
+
+ANSWER_FILE = "goodput.json"
 
 MOST_STEPS = 10
 """Doublings or halvings of the scenario's rate, until a line is given up."""
@@ -33,6 +36,7 @@ class GoodputElasticConfig:
     requests: int | None = None
     seeds: Any = MISSING  # a number of seeds, or a list of them
     tolerance: float = MISSING
+    out: str | None = None
 
     def __post_init__(self) -> None:
         if self.requests is not None and self.requests < 2:
@@ -46,9 +50,10 @@ def goodput_elastic(config: DictConfig) -> dict[str, Any]:
 
     Returns scenario, policy as configured, seeds, requests of a run, and lines: of each by its name limit,
     goodput_rps (the interquartile mean over the seeds), interval (its 95 % bootstrap interval), rates_rps by
-    seed, and reason: why there is none, else null.
+    seed, and reason: why there is none, else null. With `out` the same is written there.
     """
     settings = read_config(config, GoodputElasticConfig)
+    check_answer_folder(settings.out, ANSWER_FILE)
     seeds = read_seeds(settings.seeds)
     given = settings.scenario
     if settings.requests is not None:
@@ -70,7 +75,7 @@ def goodput_elastic(config: DictConfig) -> dict[str, Any]:
         )
         for name, rate in found.items():
             rates[name].append(rate)
-    return {
+    answer = {
         "scenario": scenario.name,
         "policy": settings.policy,
         "seeds": seeds,
@@ -80,6 +85,8 @@ def goodput_elastic(config: DictConfig) -> dict[str, Any]:
             for name in limits
         },
     }
+    write_answer_folder(settings, ANSWER_FILE, "goodput", answer)
+    return answer
 
 
 def show(answer: dict[str, Any]) -> None:

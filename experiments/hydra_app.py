@@ -34,6 +34,9 @@ SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "runs": "what", "v
 LISTS = {"report": "runs", "runs": "runs"}
 """Commands whose further words of their own are folders, and the key of these."""
 
+FLAGS_WITH_A_WORD = ("--cfg", "-c", "--info", "-i", "--package", "-p")
+"""Of Hydra: the word behind them is theirs."""
+
 OF_KIND: dict[tuple[str, type], str] = {
     ("simulate", BatchScenarioConfig): "simulate_batches",
     ("simulate", ElasticScenarioConfig): "simulate_elastic",
@@ -118,9 +121,9 @@ def _as_overrides(name: str, words: list[str]) -> list[str]:
     """Words in Hydra's form: `bench env` is `what=env`, `report A B` has `runs=[A,B]`."""
     if name in SUBJECTS and words and _is_bare(words[0]):
         words = [f"{SUBJECTS[name]}={words[0]}", *words[1:]]
-    if name in LISTS and any(map(_is_bare, words)):
-        folders = ",".join("'" + word.replace("'", "\\'") + "'" for word in words if _is_bare(word))
-        words = [*(word for word in words if not _is_bare(word)), f"{LISTS[name]}=[{folders}]"]
+    if name in LISTS and (bare := _bare_words(words)):
+        folders = ",".join("'" + word.replace("'", "\\'") + "'" for word in bare)
+        words = [*(word for word in words if word not in bare), f"{LISTS[name]}=[{folders}]"]
     if name == "replay" and "--perfetto" in words[:-1]:
         at = words.index("--perfetto")
         words = [*words[:at], f"perfetto={words[at + 1]}", *words[at + 2 :]]
@@ -132,6 +135,12 @@ def _as_overrides(name: str, words: list[str]) -> list[str]:
 def _is_bare(word: str) -> bool:
     """Whether it is neither a key with a value nor a flag."""
     return "=" not in word and word[:1] not in ("-", "+", "~")
+
+
+def _bare_words(words: list[str]) -> list[str]:
+    """Those that are bare, and no word of a flag, as in `--cfg job`."""
+    pairs = zip(["", *words], words, strict=False)
+    return [word for before, word in pairs if _is_bare(word) and before not in FLAGS_WITH_A_WORD]
 
 
 def policies_for(name: str, words: list[str]) -> list[str]:

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import MISSING, DictConfig
 
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.output_file import output_file
 from servegym.envs.workloads import find_data
+from servegym.experiments.answer_folder import write_origin
 from servegym.experiments.configs import read_config
+from servegym.experiments.json_answer import to_json
 from servegym.experiments.provenance import provenance
 from servegym.experiments.validation import end_to_end, engine, kernels, peers, simulator
 
@@ -40,6 +44,9 @@ REFERENCE = "../reference/vidur"
 TABLE = "kernels/e2e_silicon/silicon_sample.csv.gz"
 
 
+ANSWER_FILE = "validation.json"
+
+
 class Target(NamedTuple):
     """Something to validate."""
 
@@ -48,11 +55,19 @@ class Target(NamedTuple):
 
 
 def validate(config: DictConfig) -> dict[str, Any]:
-    """Validates what `what` names."""
+    """Validates what `what` names; writes the answer to `out`, if given, beside what else goes there."""
     settings = read_config(config, ValidateConfig)
     if settings.what not in TARGETS:
         raise InputError(f"validate {settings.what}: must be one of {', '.join(TARGETS)}")
-    return {"what": settings.what, **TARGETS[settings.what].run(settings), **provenance()}
+    out = None if settings.out is None else Path(settings.out)
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"out = {out}: must be a folder")
+    answer = {"what": settings.what, **TARGETS[settings.what].run(settings), **provenance()}
+    if out is not None:
+        with output_file(out / ANSWER_FILE) as file:
+            file.write(f"{to_json(answer)}\n".encode())
+        write_origin(out, "validate")
+    return answer
 
 
 def show(answer: dict[str, Any]) -> None:

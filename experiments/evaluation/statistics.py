@@ -128,6 +128,15 @@ def performance_profile(scores: Values, levels: Values) -> Values:
     return np.asarray((scores.reshape(-1, 1) <= levels).mean(axis=0))
 
 
+def performance_profile_band(scores: Values, levels: Values) -> tuple[Values, Values]:
+    """Ends (L,) of the pointwise interval of the profile of scores (C, T, S): the stratified bootstrap."""
+    at_most = (scores.reshape(len(scores), -1, 1) <= levels).astype(np.float64)
+    drawn = np.tensordot(_weights(*scores.shape, 0), at_most, axes=2) / len(scores)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    return low, high
+
+
 def _percentiles(resampled: Values) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])

@@ -99,7 +99,8 @@ def validate_e2e(table: str, clock: str = "measured", data: str | None = None) -
         key = (point.model.name, point.fp8, point.tensor_parallel)
         if key not in costs:
             costs[key] = cost_of(point, kernels)
-        errors = _errors(point, simulate_point(point, costs[key]))
+        ttft, tpot = simulate_point(point, costs[key])
+        errors = _errors(point, (ttft, tpot))
         for name in (
             point.group,
             f"{point.group} TP {point.tensor_parallel}",
@@ -115,6 +116,10 @@ def validate_e2e(table: str, clock: str = "measured", data: str | None = None) -
                 "prompt_tokens": point.prompt_tokens,
                 "output_tokens": point.output_tokens,
                 "concurrency": point.concurrency,
+                "measured_tpot_s": point.tpot_s,
+                "simulated_tpot_s": tpot,
+                "measured_ttft_s": point.ttft_s,
+                "simulated_ttft_s": ttft,
                 "tpot_error": errors[0],
                 "ttft_error": errors[1],
             }

@@ -27,6 +27,7 @@ from servegym.costmodels.specs import GpuSpec, gpu_spec
 from servegym.envs.workloads import find_data
 from servegym.experiments.validation.aiconfigurator_estimator import aiconfigurator_estimator
 from servegym.experiments.validation.kernel_figures import write_figures
+from servegym.experiments.validation.predictions import write_predictions
 from servegym.experiments.validation.random_forest import random_forest
 
 DATA = "kernels/aiconfigurator"
@@ -61,7 +62,8 @@ def validate_kernels(
 
     `mape` is by table ("gemm", "gemm fp8"), region ("all", "m up to 16") and model; `errors` has, for
     "all", the other figures; `outside` counts the rows left out that lie outside what was left, where the
-    measured table extrapolates by the roofline. `out`: folder for the figures.
+    measured table extrapolates by the roofline. `out`: folder for the figures and the
+    predictions.
     """
     tables = _tables(data, device, software)
     gpu = gpu_spec(device)
@@ -102,6 +104,7 @@ def validate_kernels(
         raise InputError(f"unseen = {unseen}: has no shape group of {device} that the data lack")
     if out is not None:
         answer["figures"] = write_figures(Path(out), predictions)
+        write_predictions(Path(out), predictions)
     return answer
 
 
