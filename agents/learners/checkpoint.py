@@ -97,7 +97,8 @@ def load_checkpoint(
     except (ValueError, AssertionError) as error:
         raise InputError(f"{newest}: does not fit this environment: {error}") from error
     if (newest / "memory.pkl").is_file():
-        model.load_replay_buffer(newest / "memory.pkl")
+        remembering: Any = model
+        remembering.load_replay_buffer(newest / "memory.pkl")
     assert isinstance(env, NormalisedRewards)
     if model._last_obs is not None:  # otherwise nothing has been played yet
         _play_again(model, env, course["actions"], seed_at_start(model), before_step)

@@ -10,6 +10,7 @@ The same words again go on where a sweep was stopped: runs that are finished ans
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -80,8 +81,8 @@ class SweepJob:
             try:
                 with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                     answer = self.command.run(config)
-                job |= {"status": "finished", "answer": plain(answer)}
                 score = self.command.score(answer)
+                job |= {"status": "finished", "answer": plain(answer), "score": plain(score)}
             except InputError as error:
                 job |= {"status": "refused", "error": str(error)}
             except Exception as error:
@@ -130,9 +131,9 @@ def _multirun(command: Command, words: list[str], how: list[str], job: Any, call
 def _quieten_optuna() -> None:
     """Its trials are in our table, and it needs the SQLAlchemy that it has."""
     os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")
-    import optuna
+    from optuna.logging import set_verbosity
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    set_verbosity(logging.WARNING)
 
 
 def _check(command: Command, words: list[str], how: list[str]) -> None:
@@ -259,13 +260,13 @@ def _is_breakdown(error: Exception) -> bool:
 
 def _answer(name: str, folder: Path, searching: bool) -> dict[str, Any]:
     jobs = [json.loads(path.read_text()) for path in sorted((folder / JOBS_FOLDER).glob("*.json"))]
-    answer = {"command": name, "sweep": str(folder), "runs": jobs}
+    answer: dict[str, Any] = {"command": name, "sweep": str(folder), "runs": jobs}
     answer |= {
         status: sum(job["status"] == status for job in jobs) for status in ("finished", "refused", "failed")
     }
     if searching:
-        scored = [job for job in jobs if job["status"] == "finished"]
-        answer["best"] = min(scored, key=lambda job: job["answer"]["score"], default=None)
+        scored = [job for job in jobs if job.get("score") is not None]
+        answer["best"] = min(scored, key=lambda job: float(job["score"])) if scored else None
     return answer
 
 
@@ -297,7 +298,7 @@ def show(command: Command, answer: dict[str, Any]) -> None:
             console.print(f"Run {job['number']} {job['status']}: {job['error']}", markup=False)
     if answer.get("best"):
         best = answer["best"]
-        console.print(f"Best: run {best['number']}, score {best['answer']['score']:,.6g}")
+        console.print(f"Best: run {best['number']}, score {best['score']:,.6g}")
     console.print(f"Sweep: {answer['sweep']}")
 
 

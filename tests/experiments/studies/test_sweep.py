@@ -274,7 +274,7 @@ def test_a_search_finds_better_parameters_and_takes_the_same_course_again(
     answer = answer_of(capsys, *TUNE)
     scores = [run["answer"]["score"] for run in answer["runs"]]
     assert len(scores) == 12
-    assert answer["best"]["answer"]["score"] == min(scores) < max(scores)
+    assert answer["best"]["score"] == min(scores) < max(scores)
     alone = answer_of(capsys, "tune", *answer["best"]["words"])
     assert alone["score"] == min(scores)
     (Path(answer["sweep"]) / "jobs/000007.json").unlink()  # as if it had been killed on the way
@@ -289,3 +289,12 @@ def test_a_search_beyond_the_limits_of_a_key_is_refused(
     message = error_of(capsys, *TUNE[:-2], "router.d=range(0,3)")
     assert message.startswith("router.d = 0: must be")
     assert "no metric" not in error_of(capsys, "tune", *SMALL_SCENARIO, "metric=mean_laten")
+
+
+def test_agents_are_searched_by_their_returns(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    search = ("sweeper=optuna", "hydra.sweeper.n_trials=3", "agent.gamma=choice(0.5,0.9,0.99)")
+    answer = answer_of(capsys, "train", "-m", *SMALL_TRAINING, *search)
+    returns = [run["answer"]["training"]["mean_return"] for run in answer["runs"]]
+    assert answer["best"]["score"] == -max(returns)
+    again = answer_of(capsys, "train", "-m", *SMALL_TRAINING, *search)
+    assert {run["answer"]["status"] for run in again["runs"]} == {"finished before"}
