@@ -12,7 +12,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from servegym.experiments.reporting.figure import Figure, file_name
+from servegym.experiments.reporting.figure import Figure
 from servegym.experiments.reporting.figure_csv import as_csv
 from servegym.experiments.reporting.figure_plotly import as_plotly
 from servegym.experiments.reporting.figure_svg import as_svg
@@ -39,7 +39,7 @@ def write_report(folder: Path, title: str, introduction: Sequence[str], sections
         "<!--style-->": f"<style>\n{_text('page.css')}</style>",
         "<!--introduction-->": "\n".join(f"<p>{escape(each)}</p>" for each in introduction),
         "<!--contents-->": _contents(sections),
-        "<!--sections-->": "\n".join(map(_section, sections)),
+        "<!--sections-->": "\n".join(_section(number, each) for number, each in enumerate(sections, 1)),
         "<!--plotly-->": f"<script>{get_plotlyjs()}</script>" if figures else "",
         "<!--figures-->": _block("figures", {each.name: as_plotly(each) for each in figures}),
         "<!--files-->": _block("files", {name: _packed(text) for name, text in files.items()}),
@@ -73,11 +73,12 @@ def _with_distinct_names(sections: Sequence[Section]) -> list[Section]:
 
 def _contents(sections: Sequence[Section]) -> str:
     items = []
-    for section in sections:
-        titles = [title for part in section.parts if (title := _title(part))]
-        inner = "".join(f'<li><a href="#{_anchor(title)}">{escape(title)}</a></li>' for title in titles)
-        nested = f"<ul>{inner}</ul>" if inner else ""
-        items.append(f'<li><a href="#{_anchor(section.title)}">{escape(section.title)}</a>{nested}</li>')
+    for number, section in enumerate(sections, 1):
+        inner = "".join(
+            f'<li><a href="#{number}.{place}">{escape(_title(part))}</a></li>'
+            for place, part in enumerate(section.parts, 1)
+        )
+        items.append(f'<li><a href="#{number}">{escape(section.title)}</a><ul>{inner}</ul></li>')
     return f"<ul>{''.join(items)}</ul>"
 
 
@@ -89,13 +90,13 @@ def _title(part: Part) -> str:
     return part.title
 
 
-def _section(section: Section) -> str:
+def _section(number: int, section: Section) -> str:
     words = "\n".join(f"<p>{escape(each)}</p>" for each in section.words)
     parts = "\n".join(
-        f'<div id="{_anchor(_title(part))}">{"".join(_part(part))}</div>' for part in section.parts
+        f'<div id="{number}.{place}">{"".join(_part(part))}</div>'
+        for place, part in enumerate(section.parts, 1)
     )
-    title = escape(section.title)
-    return f'<section>\n<h2 id="{_anchor(section.title)}">{title}</h2>\n{words}\n{parts}\n</section>'
+    return f'<section>\n<h2 id="{number}">{escape(section.title)}</h2>\n{words}\n{parts}\n</section>'
 
 
 def _part(part: Part) -> Iterator[str]:
@@ -134,10 +135,6 @@ def _figure(figure: Figure, hidden: bool = False) -> str:
         f'<figcaption>{escape(figure.caption)} <span class="downloads">Download: {links}</span></figcaption>'
         "</figure>"
     )
-
-
-def _anchor(title: str) -> str:
-    return file_name(title)
 
 
 def _block(name: str, content: object) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -168,6 +169,7 @@ def _summed_up(setting: str, policy: str, runs: list[Run], tables: list[Times]) 
 
 def read_times(run: Run) -> Times:
     """Times of the requests that finished, and the mean rate at which requests came, of a simulation."""
+    _ = _scenario_name(run), _policy_name(run)  # without names it is damaged
     path = run.path / "requests.parquet"
     wanted = ("arrival_s", "ttft_s", "tpot_s", "latency_s", "first_token_s", "finish_s", "output_tokens")
     there = pq.read_schema(path).names
@@ -192,12 +194,23 @@ def read_times(run: Run) -> Times:
 
 
 def _setting_labels(runs: Sequence[Run]) -> list[str]:
-    names = [str(run.config["scenario"]["name"]) for run in runs]
-    return distinct_labels(names, [run.settings("seed", *POLICY_KEYS) for run in runs])
+    return distinct_labels(
+        list(map(_scenario_name, runs)), [run.settings("seed", *POLICY_KEYS) for run in runs]
+    )
 
 
 def _policy_labels(runs: Sequence[Run]) -> list[str]:
-    """Router and scheduler, or whichever policies the command has, by name."""
-    policies = [{key: run.config[key] for key in POLICY_KEYS if run.config.get(key)} for run in runs]
-    names = ["+".join(str(policy["name"]) for policy in each.values()) for each in policies]
-    return distinct_labels(names, [flat(each) for each in policies])
+    return distinct_labels(list(map(_policy_name, runs)), [flat(_policies(run)) for run in runs])
+
+
+def _scenario_name(run: Run) -> str:
+    return str(run.config["scenario"]["name"])
+
+
+def _policy_name(run: Run) -> str:
+    """Router and scheduler, or whichever policies the command has."""
+    return "+".join(str(policy["name"]) for policy in _policies(run).values())
+
+
+def _policies(run: Run) -> dict[str, Any]:
+    return {key: run.config[key] for key in POLICY_KEYS if run.config.get(key)}
