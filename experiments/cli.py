@@ -29,7 +29,7 @@ COMMANDS = {
         "study scenario=azure_conv_8xh100 router=jsq episodes=100",
     ),
     "replay": Command(
-        "simulate again with every iteration recorded, for ui.perfetto.dev",
+        "simulate again with every iteration recorded: a page of the episode, to zoom and ask",
         "replay runs/jsq --perfetto runs/trace.json.gz",
     ),
     "train": Command(
@@ -52,14 +52,14 @@ COMMANDS = {
     "pairs": Command("the best router and scheduler together", "pairs scenario=azure_conv_4xh100"),
     "tune": Command(
         "look for the parameters of a heuristic that serve training traffic best",
-        "tune -m sweeper=optuna scenario=azure_conv_8xh100 router=llm_d 'router.kv_weight=interval(0,5)'",
+        "tune -m sweeper=optuna scenario=azure_conv_8xh100 scheduler=larry 'scheduler.w_wait=interval(0,5)'",
     ),
     "solve": Command(
         "the optimal batching of one server, beside simple policies", "solve scenario=inoue_v100"
     ),
     "report": Command(
         "one page of tables and figures about any runs",
-        "report runs/demo runs/simulate out=runs/report",
+        "report runs/demo runs/jsq out=runs/report",
     ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
     "explain": Command(

@@ -42,6 +42,7 @@ REDUCTIONS: dict[str | tuple[str, type], tuple[str, ...]] = {
         "tensor_parallel=[1]",
         "scenario.workload.test_s=400",
     ),  # fewer are no load
+    "tune": ("episodes=1",),
     "solve": ("episodes=2", "requests=500"),
     "predictor": ("scenario.workload.test_s=200", "epochs=1"),  # 20 s of generated requests are too few
     "profile": SMALL_PROFILE,
@@ -86,7 +87,8 @@ def reduced(words: list[str]) -> list[str]:
     scenario = next((word.partition("=")[2] for word in words if word.startswith("scenario=")), None)
     schema = None if scenario is None else scenario_kind(scenario)[0]
     smaller = REDUCTIONS.get((words[0], schema or ScenarioConfig), REDUCTIONS.get(words[0], ()))
-    return [*words, *FEWER_REQUESTS.get(schema, ()), *smaller]
+    trials = ("hydra.sweeper.n_trials=2",) if "sweeper=optuna" in words else ()
+    return [*words, *FEWER_REQUESTS.get(schema, ()), *smaller, *trials]
 
 
 def documented(path: Path) -> list[list[str]]:
@@ -122,7 +124,7 @@ def test_documented(folder: Path, document: Path) -> None:
 
 @pytest.mark.compiled
 def test_examples_of_the_usage(folder: Path) -> None:
-    run_all([command.example.split() for command in COMMANDS.values()])
+    run_all([shlex.split(command.example) for command in COMMANDS.values()])
     assert (folder / "runs/demo/evaluation/report.html").is_file()
     assert (folder / "runs/demo/export/policy.onnx").is_file()
 
