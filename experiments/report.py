@@ -23,6 +23,7 @@ from servegym.experiments.reporting.run_tables import run_table_section, unreada
 from servegym.experiments.reporting.runs import FINISHED, Run, find_runs
 from servegym.experiments.reporting.section import Section
 from servegym.experiments.reporting.simulations import simulated, simulation_section
+from servegym.experiments.reporting.studies import study_section
 from servegym.experiments.reporting.suites import suite_section
 from servegym.experiments.reporting.training import training_section
 
@@ -74,6 +75,7 @@ def sections_of(runs: Sequence[Run]) -> tuple[list[Run], list[Section]]:
         suite_section(found["evaluate suite"]),
         simulation_section(groups),
         load_section(groups),
+        study_section(found["study"]),
         goodput_section([each for several in goodputs for each in several]),
         training_section(found["train"]),
         cost_model_section(found["validate"]),

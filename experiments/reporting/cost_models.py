@@ -193,7 +193,7 @@ def _against_diagonal(name: str, title: str, what: str, unit: str, series: list[
     values = np.concatenate([np.concatenate([each.places, each.y]) for each in series])
     ends = np.array([values.min(), values.max()]) if len(values) else np.ones(2)
     caption = "Measured against predicted; on the line both are equal."
-    diagonal = Series("equal", ends, ends)
+    diagonal = Series("measured = predicted", ends, ends, drawn="rule")
     axes = (Axis(f"measured {what}", unit, log=True), Axis(f"predicted {what}", unit, log=True))
     return Figure(name, title, caption, *axes, [*series, diagonal])
 

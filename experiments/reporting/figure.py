@@ -16,13 +16,16 @@ Values = npt.NDArray[np.float64]
 DASHES = ("solid", "dash", "dashdot", "dot")
 """Ways to draw a line, so that more series than colours can be told apart, and without colours too."""
 
+RULE = ("#000000", "dot")
+"""Colour and dash of a line that only guides the eye."""
+
 MOST_MARKED = 40
 """Values of a line that are marked one by one; more would be a thick line."""
 
 LOG_FROM = 4.0
 """Times that the largest value is the smallest, from which on an axis has logarithms if it asks for them."""
 
-Drawn = Literal["line", "steps", "points", "bars", "marks"]
+Drawn = Literal["line", "steps", "points", "bars", "marks", "rule"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Values of one thing: a line, steps, points, bars, or marks on top of another series.
+    """Values of one thing: a line, steps, points, bars, marks on top of another series, or a rule.
 
     x: (n,) float64, or names of bars. y, low and high: float64 (n,); the latter are the ends of an interval,
     None where there is none. words: of each value what is said beside it. like: the name of the series whose
@@ -88,7 +91,8 @@ class Figure:
         for each in self.series:
             number.setdefault(each.like or each.name, len(number))
         found = [number[each.like or each.name] for each in self.series]
-        return [(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i in found]
+        looks = [(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i in found]
+        return [RULE if each.drawn == "rule" else own for each, own in zip(self.series, looks, strict=True)]
 
     @property
     def band_opacity(self) -> float:

@@ -54,7 +54,7 @@ def _trace(figure: Figure, series: Series, colour: str, dash: str) -> Json:
         line = {
             "color": colour,
             "dash": dash,
-            "width": 2,
+            "width": 1.2 if series.drawn == "rule" else 2,
             "shape": "hv" if series.drawn == "steps" else "linear",
         }
         trace |= {"type": "scatter", "mode": "lines+markers" if few else "lines", "line": line}

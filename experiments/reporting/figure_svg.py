@@ -74,13 +74,16 @@ def _draw(axes: Axes, figure: Figure, series: Series, looks: tuple[str, str], nu
             label=series.name,
         )
     else:
-        style: Any = (
-            {"drawstyle": "steps-post"} if is_steps else {"marker": "." if len(x) <= MOST_MARKED else ""}
-        )
+        style: Any = {"drawstyle": "steps-post"} if is_steps else {"marker": _marker(series)}
         axes.plot(x, series.y, LINES[dash], color=colour, label=series.name, **style)
     if series.drawn in ("line", "steps") and series.low is not None and series.high is not None:
         band: Any = {"step": "post" if is_steps else None, "alpha": figure.band_opacity, "linewidth": 0}
         axes.fill_between(x, series.low, series.high, color=colour, **band)
+
+
+def _marker(series: Series) -> str:
+    """What each value of a line is marked by, if it has few."""
+    return "." if series.drawn == "line" and len(series.y) <= MOST_MARKED else ""
 
 
 def _draw_bars(axes: Axes, figure: Figure, series: Series, colour: str, number: int) -> None:

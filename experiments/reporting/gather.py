@@ -9,11 +9,13 @@ from servegym.experiments.reporting.evaluations import read_evaluation
 from servegym.experiments.reporting.goodput import read_goodputs
 from servegym.experiments.reporting.runs import DAMAGED, FINISHED, Run
 from servegym.experiments.reporting.simulations import read_times
+from servegym.experiments.reporting.studies import read_study
 from servegym.experiments.reporting.suites import read_suite
 from servegym.experiments.reporting.training import read_curve
 
 READERS: dict[str, Callable[[Run], Any]] = {
     "simulate": read_times,
+    "study": read_study,
     "train": read_curve,
     "evaluate": read_evaluation,
     "evaluate suite": read_suite,

@@ -25,7 +25,7 @@ function draw(figure) {
   const { data, layout } = figures[figure.dataset.figure];
   const canvas = figure.querySelector(".canvas");
   const below = canvas.clientWidth < NARROW;
-  const legend = below ? { orientation: "h", y: -0.25 } : { x: 1.02, y: 1 };
+  const legend = { itemsizing: "constant", ...(below ? { orientation: "h", y: -0.25 } : { x: 1.02, y: 1 }) };
   Plotly.newPlot(canvas, data, {
     ...LAYOUT, legend, xaxis: { ...AXIS, ...layout.xaxis }, yaxis: { ...AXIS, ...layout.yaxis },
     barmode: layout.barmode,

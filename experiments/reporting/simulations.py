@@ -169,7 +169,7 @@ def _summed_up(setting: str, policy: str, runs: list[Run], tables: list[Times]) 
 
 def read_times(run: Run) -> Times:
     """Times of the requests that finished, and the mean rate at which requests came, of a simulation."""
-    _ = _scenario_name(run), _policy_name(run)  # without names it is damaged
+    _ = scenario_name(run), policy_name(run)  # without names it is damaged
     path = run.path / "requests.parquet"
     wanted = ("arrival_s", "ttft_s", "tpot_s", "latency_s", "first_token_s", "finish_s", "output_tokens")
     there = pq.read_schema(path).names
@@ -195,20 +195,21 @@ def read_times(run: Run) -> Times:
 
 def _setting_labels(runs: Sequence[Run]) -> list[str]:
     return distinct_labels(
-        list(map(_scenario_name, runs)), [run.settings("seed", *POLICY_KEYS) for run in runs]
+        list(map(scenario_name, runs)), [run.settings("seed", *POLICY_KEYS) for run in runs]
     )
 
 
 def _policy_labels(runs: Sequence[Run]) -> list[str]:
-    return distinct_labels(list(map(_policy_name, runs)), [flat(_policies(run)) for run in runs])
+    return distinct_labels(list(map(policy_name, runs)), [flat(_policies(run)) for run in runs])
 
 
-def _scenario_name(run: Run) -> str:
+def scenario_name(run: Run) -> str:
+    """Of a simulation or a study. KeyError or TypeError where its configuration does not say."""
     return str(run.config["scenario"]["name"])
 
 
-def _policy_name(run: Run) -> str:
-    """Router and scheduler, or whichever policies the command has."""
+def policy_name(run: Run) -> str:
+    """Router and scheduler, or whichever policies the command has; errors as `scenario_name`."""
     return "+".join(str(policy["name"]) for policy in _policies(run).values())
 
 

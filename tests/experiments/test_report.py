@@ -24,13 +24,16 @@ def test_real_runs_of_several_commands_make_one_page(
         "tolerance=0.1",
     )
     answer_of(capsys, "goodput", *small, "policy=symphony", "out=runs/goodput")
+    words = ("router=jsq", "episodes=2", "episode_requests=50", "workers=1", "out=runs/study")
+    answer_of(capsys, "study", *SMALL_SCENARIO, *words)
     write_training(folder / "runs/trained")
     answer = answer_of(capsys, "report", "runs", "out=page")
-    assert answer["runs"] == {"evaluate": 1, "goodput": 1, "simulate": 2, "train": 1}
+    assert answer["runs"] == {"evaluate": 1, "goodput": 1, "simulate": 2, "study": 1, "train": 1}
     assert answer["left_out"] == []
     assert answer["sections"] == [
         "Policies compared",
         "Simulations",
+        "Studies",
         "Goodput",
         "Learning curves",
         "Runs side by side",
