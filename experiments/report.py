@@ -110,8 +110,8 @@ def _introduction(runs: Sequence[Run]) -> list[str]:
         "first "
         "output token. TPOT, time per output token: the mean gap between the tokens after the first. "
         "Latency: "
-        "from arrival to the last token. Where a number has an interval, it would fall into it in 95 % of "
-        "repetitions with other seeds; with fewer than five seeds intervals are too narrow.",
+        "from arrival to the last token. Intervals are of 95 %: made anew from other seeds, 95 in 100 "
+        "of them would hold the true mean. With fewer than five seeds they are too narrow.",
         "Move over a figure to read values, click a name in its legend to hide or show it, double-click to "
         "see "
         "it alone, drag to look closer. Every figure is there for download as SVG and as a table (CSV), in "
