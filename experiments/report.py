@@ -107,16 +107,12 @@ def _introduction(runs: Sequence[Run]) -> list[str]:
         f"This page shows {_count(shown)}, made with servegym, which simulates fleets of GPU servers and the "
         f"policies that decide where requests go and what runs when.{about}{lost}",
         "Times are of simulated requests. TTFT, time to first token: from the arrival of a request to its "
-        "first "
-        "output token. TPOT, time per output token: the mean gap between the tokens after the first. "
-        "Latency: "
-        "from arrival to the last token. Intervals are of 95 %: made anew from other seeds, 95 in 100 "
-        "of them would hold the true mean. With fewer than five seeds they are too narrow.",
-        "Move over a figure to read values, click a name in its legend to hide or show it, double-click to "
-        "see "
-        "it alone, drag to look closer. Every figure is there for download as SVG and as a table (CSV), in "
-        "the "
-        "page itself and in the folder figures beside it. The page needs no network.",
+        "first output token. TPOT, time per output token: the mean gap between the tokens after the "
+        "first. Latency: from arrival to the last token. Intervals are of 95 %: made anew from other "
+        "seeds, 95 in 100 of them would hold the true mean. With fewer than five seeds they are too narrow.",
+        "Move over a figure to read values, click a name in its legend to hide or show it, double-click "
+        "to see it alone, drag to look closer. Every figure is there for download as SVG and as a table "
+        "(CSV), in the page itself and in the folder figures beside it. The page needs no network.",
     ]
 
 

@@ -85,12 +85,9 @@ def evaluation_section(read: Sequence[tuple[Run, Evaluated]], runs: Sequence[Run
         "Policies compared",
         [
             "All policies of an evaluation serve the very same requests. A cell is the interquartile mean "
-            "over "
-            "seeds: the mean of the middle half. Below it is its 95 % bootstrap interval. Training runs of "
-            "one "
-            "configuration but for the seed are one policy: its interval is a stratified bootstrap that "
-            "draws "
-            "training runs and test seeds anew (Agarwal et al., NeurIPS 2021).",
+            "over seeds: the mean of the middle half. Below it is its 95 % bootstrap interval. Training "
+            "runs of one configuration but for the seed are one policy: its interval is a stratified "
+            "bootstrap that draws training runs and test seeds anew (Agarwal et al., NeurIPS 2021).",
             "Green is better and red is worse than the baseline: the interval of the change, paired by seed, "
             "excludes 0.",
         ],

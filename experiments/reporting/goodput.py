@@ -56,9 +56,9 @@ def goodput_section(read: Sequence[tuple[Run, list[Found]]]) -> Section | None:
         "Goodput",
         [
             "Goodput is the largest arrival rate at which enough requests get what they were promised "
-            "(Zhong et al., "
-            "OSDI 2024). Each seed gives the same requests at every rate, only closer together. Bars are "
-            "interquartile means over seeds, with 95 % bootstrap intervals; more is better.",
+            "(Zhong et al., OSDI 2024). Each seed gives the same requests at every rate, only closer "
+            "together. Bars are interquartile means over seeds, with 95 % bootstrap intervals; more is "
+            "better.",
         ],
         [
             *figures,

@@ -62,17 +62,13 @@ def load_section(groups: Sequence[Simulated]) -> Section | None:
         "Latency against load",
         [
             "The same setting at several arrival rates. Lines join interquartile means over seeds; bands "
-            "are their "
-            "95 % bootstrap intervals (none with one seed). The rate is the mean rate of the requests that "
-            "were "
-            "simulated.",
+            "are their 95 % bootstrap intervals (none with one seed). The rate is the mean rate of the "
+            "requests that were simulated.",
             "Diamonds mark knees: with both axes scaled to [0, 1], the measured point furthest below the "
-            "straight "
-            "line from the first point to the last (Kneedle, Satopaa et al., ICDCSW 2011, without "
-            "smoothing). It "
-            "depends on the range of rates: a knee says where this curve turns, not what a fleet can carry. "
-            "Curves "
-            f"of fewer than {FEWEST_FOR_A_KNEE} rates, or as good as straight, have none.",
+            "straight line from the first point to the last (Kneedle, Satopaa et al., ICDCSW 2011, "
+            "without smoothing). It depends on the range of rates: a knee says where this curve turns, "
+            f"not what a fleet can carry. Curves of fewer than {FEWEST_FOR_A_KNEE} rates, or as good as "
+            "straight, have none.",
         ],
         [*choices, Table("Knees", caption, columns, rows, ("setting", "metric", "policy"))],
     )

@@ -27,10 +27,8 @@ def profile_figure(
         file_name(*words),
         title,
         "Share of all runs (scenario, training seed, test seed) whose score is at most this. The curve "
-        "further "
-        "left and higher is better; bands are pointwise 95 % stratified bootstrap intervals over training "
-        "runs and "
-        "test seeds (Agarwal et al., NeurIPS 2021).",
+        "further left and higher is better; bands are pointwise 95 % stratified bootstrap intervals over "
+        "training runs and test seeds (Agarwal et al., NeurIPS 2021).",
         Axis(f"score: {score}"),
         Axis("share of runs", share=True, span=(0, 1)),
         series,

@@ -36,10 +36,8 @@ def reproduction_section(runs: Sequence[Run]) -> Section:
         "Reproduction",
         [
             "The same command, code and packages give the same numbers: the same bits on the same kind of "
-            "machine. "
-            "Folders of training runs also hold what of the code was not committed (code.diff) and every "
-            "installed "
-            "package (packages.txt).",
+            "machine. Folders of training runs also hold what of the code was not committed (code.diff) "
+            "and every installed package (packages.txt).",
         ],
         parts,
     )

@@ -48,10 +48,9 @@ def run_table_section(runs: Sequence[Run]) -> Section | None:
     if not tables:
         return None
     words = (
-        "Every run by itself, with the keys of the configuration in which runs of its table differ. Click a "
-        "heading "
-        "to sort by it; type words to keep the rows that hold them all, or choose values. Training runs "
-        "show the last row of their training curve."
+        "Every run by itself, with the keys of the configuration in which runs of its table differ. Click "
+        "a heading to sort by it; type words to keep the rows that hold them all, or choose values. "
+        "Training runs show the last row of their training curve."
     )
     return Section("Runs side by side", [words], tables)
 

@@ -89,10 +89,9 @@ def simulation_section(groups: Sequence[Simulated]) -> Section | None:
     return Section(
         "Simulations",
         [
-            "Each simulation serves one workload by one policy. Simulations that differ in their seeds alone "
-            "share a row: the interquartile mean over seeds, below it its 95 % bootstrap interval. Policies "
-            "are "
-            "given the very same requests where setting and seed are the same.",
+            "Each simulation serves one workload by one policy. Simulations that differ in their seeds "
+            "alone share a row: the interquartile mean over seeds, below it its 95 % bootstrap interval. "
+            "Policies are given the very same requests where setting and seed are the same.",
             *_few_seeds(min(len(each.runs) for each in groups)),
         ],
         [_table(groups), *_distributions(groups)],
@@ -140,9 +139,8 @@ def _distributions(groups: Sequence[Simulated]) -> list[Choice]:
                 file_name("cdf", measure.removesuffix("_s"), setting),
                 f"{title}: {setting}",
                 f"Share of requests whose {axis} was at most this, all requests that finished, of all "
-                "seeds. A curve "
-                "further left is better; where curves cross, one policy is better for most and worse for "
-                "some.",
+                "seeds. A curve further left is better; where curves cross, one policy is better for most "
+                "and worse for some.",
                 Axis(axis, unit, log=True),
                 Axis("share of requests", share=True, span=(0, 1)),
                 series,

@@ -24,11 +24,10 @@ def suite_section(read: Sequence[tuple[Run, list[Part]]]) -> Section | None:
         "Suites",
         [
             "A suite is a fixed list of scenarios. The score of a run is its metric over the mean of the "
-            "best "
-            "heuristic on that scenario: 1 is as good as that heuristic, which is another one from scenario "
-            "to "
-            "scenario; less is better. Scores are interquartile means over all scenarios, training runs and "
-            "test seeds with 95 % stratified bootstrap intervals (Agarwal et al., NeurIPS 2021).",
+            "best heuristic on that scenario: 1 is as good as that heuristic, which is another one from "
+            "scenario to scenario; less is better. Scores are interquartile means over all scenarios, "
+            "training runs and test seeds with 95 % stratified bootstrap intervals (Agarwal et al., "
+            "NeurIPS 2021).",
         ],
         [part for _, parts in read for part in parts],
     )
@@ -85,8 +84,8 @@ def _summary_table(name: str, summary: Sequence[dict[str, str]], run: Run) -> Ta
     seeds = len(run.record.provenance.get("seeds", ()))
     caption = (
         f"From {run.name}; {seeds} test seeds. Better, level, worse: scenarios on which the policy is so "
-        "against the best "
-        "heuristic there. Worst scenario: where its change against that heuristic is largest."
+        "against the best heuristic there. Worst scenario: where its change against that heuristic is "
+        "largest."
     )
     return Table(f"Suite {name}", caption, [(heading, "") for heading in headings], rows)
 
@@ -135,8 +134,7 @@ def _comparisons_table(name: str, run: Run) -> Table:
     return Table(
         f"Suite {name}, in pairs",
         "Probability of improvement: how likely a run of the policy has a lower score than a run of the "
-        "other, mean "
-        "over the scenarios that both played.",
+        "other, mean over the scenarios that both played.",
         [(heading, "") for heading in headings],
         rows,
         ("policy", "against"),

@@ -55,12 +55,10 @@ def training_section(read: Sequence[tuple[Run, Curve]]) -> Section | None:
     return Section(
         "Learning curves",
         [
-            "What training episodes came to as agents learnt, by the number of decisions made. Runs of the "
-            "same "
-            "configuration but for the seed are one curve: the mean over training seeds between the first "
-            "and "
-            "the last decision that all have, and its 95 % bootstrap interval over seeds as a band. A single "
-            f"training seed has no band.{few}",
+            "What training episodes came to as agents learnt, by the number of decisions made. Runs of "
+            "the same configuration but for the seed are one curve: the mean over training seeds between "
+            "the first and the last decision that all have, and its 95 % bootstrap interval over seeds as "
+            f"a band. A single training seed has no band.{few}",
             "Training episodes are not the requests that policies are tested on, and agents explore in them: "
             "what a policy is worth is in the tables of results.",
         ],
