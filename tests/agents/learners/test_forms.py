@@ -98,7 +98,7 @@ def test_episodes_come_faster_as_training_goes_on(tmp_path: Path) -> None:
     traffic, rates = scenario.traffic, []
 
     class Look(BaseCallback):
-        def _on_rollout_end(self) -> None:
+        def _on_rollout_start(self) -> None:
             rates.append(traffic.training_rate)
 
         def _on_step(self) -> bool:
