@@ -25,6 +25,7 @@ from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import Family, family_of, vector_of
 from servegym.agents.learners.imitation import imitate
 from servegym.agents.learners.interrupts import deferred_interrupts
+from servegym.agents.learners.process import set_up_learning
 from servegym.agents.learners.training import resume as resume_learning
 from servegym.agents.learners.training import train as learn
 from servegym.agents.learners.vec_env import SB3VecEnv
@@ -71,6 +72,7 @@ def score(answer: dict[str, Any]) -> float:
 
 
 def _train(settings: TrainConfig, run_dir: Path) -> dict[str, Any]:
+    set_up_learning()  # before the first weight is drawn, which several threads do in another order of sums
     family, algorithm = family_of(settings.agent.network), algorithm_of(settings.agent)
     scenarios, vec_env = _environments(settings)
     vec_env.reset()  # refuses traffic that cannot be had or cannot be served

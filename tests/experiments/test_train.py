@@ -85,6 +85,18 @@ def test_the_same_seed_gives_the_same_policy(capsys: pytest.CaptureFixture[str],
     assert any(not torch.equal(value, other[key]) for key, value in weights(run_dir).items())
 
 
+@pytest.mark.compiled
+def test_the_number_of_threads_found_changes_nothing(folder: Path) -> None:
+    for threads in ("1", "4"):
+        words = [*TRAIN[:-1], f"run_dir={threads}", "total_steps=64", "agent.hidden=64"]
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        subprocess.run(
+            [sys.executable, "-m", "servegym.experiments.cli", *words], env=environment, check=True
+        )
+    one, four = weights(folder / "1"), weights(folder / "4")
+    assert all(torch.equal(value, four[key]) for key, value in one.items())
+
+
 def test_a_finished_run_is_reported_and_not_repeated(
     capsys: pytest.CaptureFixture[str], run_dir: Path
 ) -> None:
