@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from servegym.agents.serving.onnx_network import OnnxNetwork
 from servegym.agents.serving.schema import (
     DESCRIPTION_FILE,
     FILES,
@@ -32,7 +33,7 @@ class ExportedPolicy:
         self.description = description
         self.level = LEVELS[description["level"]]
         self.num_replicas: int | None = description["num_replicas"]
-        self._session = _session(graph)
+        self._network = OnnxNetwork(graph.read_bytes(), self.level, str(graph))
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Nothing to do: the policy has no memory and draws nothing."""
@@ -48,8 +49,15 @@ class ExportedPolicy:
             if name in observation
         }
         self._check_shapes({name: array.shape for name, array in arrays.items()})
-        scores: np.ndarray = self._session.run(["logits"], arrays)[0]
-        return scores
+        return self._network.scores(arrays)
+
+    def score_one(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Scores (actions,) float32 of one decision: raw arrays by name without the leading axis of `scores`.
+
+        The answer is a view that the next call overwrites. Shapes are the caller's business here: other than
+        the due ones raise ValueError or KeyError.
+        """
+        return self._network.score_one(observation)
 
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """The action with the highest score for each of K observations, int64 (K,)."""
@@ -142,19 +150,3 @@ def _check_description(description: Any, path: Path) -> None:
             raise TypeError("num_replicas and sha256")
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: incomplete or malformed at {error}; export again") from error
-
-
-def _session(graph: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError("onnxruntime is not installed: pip install 'servegym[serving]'") from error
-    options = onnxruntime.SessionOptions()
-    # One request at a time on a busy host: threads that spin for work would only take it from others.
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises its own types, one for each way a graph can be bad
-        raise InputError(f"{graph}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
