@@ -5,6 +5,7 @@
 #   make test TORCH_INDEX=...        another build of torch (default: for the CPU)
 #   make test ARGS="tests/envs -x"   more arguments for pytest
 #   make test JOBS=4                 more processes that run tests (0: none beside pytest, for a debugger)
+#   make test-serving GROUPS="envoy routers"   some groups of the tests against real serving systems
 
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -19,18 +20,22 @@ PIP := $(BIN)/pip --quiet --no-input --disable-pip-version-check
 PYTEST := -m pytest -n $(JOBS) --dist worksteal --durations=20 --durations-min=5
 PACKAGES := agents conf costmodels envs experiments
 
-# An environment of its own for vLLM, whose wheel asks for another torch and for CUDA packages that are never
-# loaded: nothing is resolved. Kept outside the clone, and made anew when what it holds changes.
-VLLM = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/servegym/vllm-$(shell \
-    { grep '^torch==' constraints.txt; cat tests/witness/requirements.txt; } | cksum | cut -d ' ' -f 1)
+# Tests against real serving systems, one environment a group (tests/serving/environment.py). They find the
+# package in SITE, installed as anybody would but without its dependencies, and all of .venv by SERVEGYM_PYTHON.
+GROUPS ?= $(patsubst tests/serving/%/requirements.txt,%,$(wildcard tests/serving/*/requirements.txt))
+SITE := build/serving/site
+ENVIRONMENT := TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python tests/serving/environment.py
 
-.PHONY: help install demo test test-slow test-witness lint format docs bench coverage clean
+.PHONY: help install demo test test-slow test-serving test-serving-slow test-witness lint format docs bench \
+    coverage clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       train a router on a production trace, compare it with published ones, export it"
 	@echo "make test       the tests, without the slow ones"
 	@echo "make test-slow  the slow tests"
+	@echo "make test-serving  our plugins in the real serving systems (installs them: 10 GB, no GPU)"
+	@echo "make test-serving-slow  those of them that take minutes"
 	@echo "make test-witness  our schedulers against vLLM's own (installs it: 2.3 GB, no GPU)"
 	@echo "make lint       style, types and the layer rule"
 	@echo "make format     rewrite the sources in the project's style"
@@ -67,16 +72,30 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/python $(PYTEST) -m slow $(ARGS)
 
-test-witness: $(INSTALLED) $(VLLM)/installed
-	SERVEGYM_VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/witness $(ARGS)
+# All groups are run, whatever fails. pytest ends with 5 where it found no test: all of the group's are slow.
+define test_serving
+@rm -rf $(SITE) build/lib build/bdist.*
+@$(PIP) install --no-deps --no-build-isolation --target $(SITE) .
+@failed=; for group in $(GROUPS); do \
+    echo "Tests in the environment of $$group"; \
+    python=$$($(ENVIRONMENT) $$group) && PYTHONPATH=$(abspath $(SITE)) \
+    SERVEGYM_PYTHON=$(abspath $(BIN)/python) OMP_NUM_THREADS=1 \
+    "$$python" -m pytest -c tests/serving/pytest.ini --durations=5 --durations-min=5 -m $(1) $(ARGS) \
+    tests/serving/$$group; \
+    case $$? in 0 | 5) ;; *) failed="$$failed $$group" ;; esac; \
+done; \
+test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
+endef
 
-$(VLLM)/installed:
-	$(PYTHON) -m venv --clear $(VLLM)
-	@echo "Installing vLLM into $(VLLM) (a few minutes)"
-	@$(VLLM)/bin/pip --quiet --no-input install --no-deps --constraint constraints.txt \
-	    --extra-index-url $(TORCH_INDEX) --retries 1 --timeout 30 torch
-	@$(VLLM)/bin/pip --quiet --no-input install --no-deps --requirement tests/witness/requirements.txt
-	@touch $@
+test-serving: $(INSTALLED)
+	$(call test_serving,"not slow")
+
+test-serving-slow: $(INSTALLED)
+	$(call test_serving,"slow")
+
+test-witness: $(INSTALLED)
+	python=$$($(ENVIRONMENT) vllm) && \
+	SERVEGYM_VLLM_PYTHON="$$python" $(BIN)/python -m pytest tests/witness $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -114,5 +133,5 @@ coverage: $(INSTALLED)
 
 clean:
 	rm -rf build dist servegym.egg-info .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache \
-	    .pytest_cache .ruff_cache
+	    .pytest_cache tests/serving/.pytest_cache .ruff_cache
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

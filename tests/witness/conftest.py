@@ -12,7 +12,7 @@ NUM_CASES = 200
 
 @pytest.fixture(scope="session")
 def witnessed(tmp_path_factory: pytest.TempPathFactory) -> list[Witnessed]:
-    """All cases, stepped by the Python in SERVEGYM_VLLM_PYTHON (requirements.txt); skipped without it."""
+    """All cases, stepped by the Python in SERVEGYM_VLLM_PYTHON; skipped without it."""
     python = os.environ.get("SERVEGYM_VLLM_PYTHON")
     if not python:
         pytest.skip("SERVEGYM_VLLM_PYTHON names no Python that has vLLM (make test-witness)")

@@ -1,7 +1,7 @@
 """What vLLM did with the random cases: recorded and committed, or stepped now by a Python that has vLLM.
 
 `recorded.json.gz` holds what `vllm_scheduler.py` wrote for `make_cases(40, 0)` under the vLLM that it names,
-in the environment of `requirements.txt`. Made by
+in the environment of `tests/serving/vllm`. Made by
 
     python -m tests.witness.recording PYTHON_WITH_VLLM 40
 """

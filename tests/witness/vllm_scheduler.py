@@ -1,6 +1,6 @@
 """Steps vLLM's own V1 scheduler through given workloads and writes what it did, iteration by iteration.
 
-Runs in an environment of its own (requirements.txt) and imports nothing of servegym:
+Runs in an environment of its own (tests/serving/vllm/requirements.txt) and imports nothing of servegym:
 
     VLLM_TARGET_DEVICE=cpu python vllm_scheduler.py cases.json log.json
 

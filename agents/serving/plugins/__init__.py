@@ -1,0 +1,1 @@
+"""Plugins: what each real serving system loads to be scheduled by an exported policy."""
