@@ -1,8 +1,8 @@
 """The two contracts between a policy and a serving system.
 
-A **router policy** scores replicas for a request. An **engine policy** says what an engine's next iteration is
-made of. Learned policies, heuristics and anybody's own code are the same to an adapter, which knows nothing but
-these two and the state they are asked about.
+A **router policy** scores replicas for a request. An **engine policy** says what an engine's next
+iteration is made of. Learned policies, heuristics and anybody's own code are the same to an adapter, which
+knows nothing but these two and the state they are asked about.
 """
 
 from typing import NamedTuple, Protocol
@@ -69,8 +69,8 @@ class EngineLimits(NamedTuple):
 class EngineState(NamedTuple):
     """An engine between two iterations.
 
-    waiting: float64 (W, 7) of REQUEST_COLUMNS, in the order of the queue. running: float64 (N, 7), in order of
-    admission. free_blocks: KV blocks that nobody holds.
+    waiting: float64 (W, 7) of REQUEST_COLUMNS, in the order of the queue. running: float64 (N, 7), in
+    order of admission. free_blocks: KV blocks that nobody holds.
     """
 
     limits: EngineLimits
@@ -82,10 +82,11 @@ class EngineState(NamedTuple):
 class EnginePlan(NamedTuple):
     """What the next iteration is to be made of, in numbers of the rows of an `EngineState`.
 
-    preempt: running requests that give their memory back and wait again. waiting: who is admitted first; those
-    not named stay behind in their order. running: who is served first, and given up last where memory is
-    lacking; None: as they are. max_running: how many may run, those admitted included. token_budget: tokens of
-    the iteration. prefill_chunk: most tokens of one prefill; 0: as many as there are.
+    preempt: running requests that give their memory back and wait again. waiting: who is admitted first;
+    those not named stay behind in their order. running: who is served first, and given up last where
+    memory is lacking; None: as they are. max_running: how many may run, those admitted included.
+    token_budget: tokens of the iteration. prefill_chunk: most tokens of one prefill; 0: as many as there
+    are.
     """
 
     preempt: tuple[int, ...]

@@ -1,7 +1,7 @@
 """Which replica probably has which prompt prefixes in its KV cache: a router's own guess.
 
-A replica that served a prompt has its blocks until it needs the memory. The router remembers the blocks of the
-prompts that it sent to each, the most recently used ones, as routers of SGLang and llm-d do.
+A replica that served a prompt has its blocks until it needs the memory. The router remembers the blocks of
+the prompts that it sent to each, the most recently used ones, as routers of SGLang and llm-d do.
 """
 
 from collections import OrderedDict

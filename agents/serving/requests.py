@@ -9,8 +9,8 @@ class RoutedRequest(NamedTuple):
     """What is known of a request when it is to be routed.
 
     request_id: unique among those under way. predicted_output_tokens: 0 where nobody predicts. session: a
-    number that the requests of a session share. prefix_hashes: of the blocks that the prompt begins with, each
-    hash taken over all blocks up to it (`prefix_index.py`).
+    number that the requests of a session share. prefix_hashes: of the blocks that the prompt begins with,
+    each hash taken over all blocks up to it (`prefix_index.py`).
     """
 
     request_id: str

@@ -1,7 +1,8 @@
-"""`Router`: what every adapter calls. A policy that may fail, over a fleet that may change, never a lost request.
+"""`Router`: what every router adapter calls. Policies may fail and fleets change; no request is lost.
 
-The adapter says what comes, what a replica reports and what comes back; it is told where to send a request. The
-policy decides if it is in time and what it says can be done; otherwise the fallback does, and it is counted why.
+The adapter says what comes, what a replica reports and what comes back; it is told where to send a
+request. The policy decides if it is in time and what it says can be done; otherwise the fallback does, and
+it is counted why.
 """
 
 import logging
@@ -23,8 +24,9 @@ LATE, RAISED, NOT_A_NUMBER, ILLEGAL_CHOICE, STALE = "late", "raised", "not_a_num
 _LOG = logging.getLogger("servegym.router")
 
 REASONS = (LATE, RAISED, NOT_A_NUMBER, ILLEGAL_CHOICE, STALE)
-"""Why a fallback decides: the policy took too long, raised, gave scores that are no numbers or of another shape,
-liked best what must not be chosen, or would have had no fresh report to go by."""
+"""Why a fallback decides: the policy took
+too long, raised, gave scores that are no numbers or of another shape, liked best what must not be chosen,
+or would have had no fresh report to go by."""
 
 
 class NoReplicaError(Exception):
@@ -53,7 +55,7 @@ class Observer(Protocol):
     def decided(
         self, decision: Decision, request: RoutedRequest, features: np.ndarray, replicas: np.ndarray
     ) -> None:
-        """A request was routed; features float32 (4,) and replicas (R, 15) are valid during this call only."""
+        """A request was routed; features float32 (4,), replicas (R, 15): valid during this call only."""
 
     def refused(self, request: RoutedRequest) -> None:
         """No replica was available."""
@@ -73,8 +75,8 @@ class Router:
     """Routes requests over `fleet` by `policy`; thread-safe.
 
     fallback: decides where the policy does not; also where `share` leaves a request to it, and always with
-    `shadow`, where the policy is asked but does not act. share: of sessions (of requests without one) that the
-    policy decides about, 0 to 1. deadline_s: how long it may think; None: as long as it likes.
+    `shadow`, where the policy is asked but does not act. share: of sessions (of requests without one) that
+    the policy decides about, 0 to 1. deadline_s: how long it may think; None: as long as it likes.
     needs_reports: whether a fleet without one fresh report is left to the fallback. clock: seconds.
     """
 
@@ -105,8 +107,8 @@ class Router:
     ) -> Decision:
         """Where to send a request; with `send` it counts as sent there, else `sent` must say so.
 
-        candidates: names it may go to, others are not there for it; None: all. NoReplicaError where none of them
-        is available.
+        candidates: names it may go to, others are not there for it; None: all. NoReplicaError where none
+        of them is available.
         """
         with self._lock:
             began_s = time.perf_counter()
