@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from servegym.agents.serving.prefix_hashes import BLOCK_TOKENS
 from servegym.agents.serving.prefix_index import PrefixIndex
 from servegym.agents.serving.requests import RoutedRequest
 from servegym.agents.serving.schema import REPLICA_FEATURES
@@ -54,8 +55,9 @@ class FleetView:
     """Rows float32 (R, 15) of REPLICA_FEATURES; a replica keeps its row as long as it is there.
 
     replicas: their names (addresses). kv_blocks, speed: what is true of a replica until it reports otherwise.
-    block_size: tokens of a KV block. report_max_age_s: reports older than this are not used; a report that is
-    `None` seconds old was never made. Times are of whatever clock the caller has, in seconds.
+    block_size: tokens of a KV block; prefix_block_tokens: of a block that prefixes are hashed by.
+    report_max_age_s: reports older than this are not used. Times are of whatever clock the caller has, in
+    seconds.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class FleetView:
         kv_blocks: int = 30_000,
         speed: float = 1.0,
         report_max_age_s: float = 1.0,
-        prefix_block_tokens: int = 16,
+        prefix_block_tokens: int = BLOCK_TOKENS,
     ) -> None:
         self.names = list(replicas)
         if len(set(self.names)) != len(self.names) or not self.names:
@@ -84,7 +86,8 @@ class FleetView:
         self._rows = np.zeros(size, np.float32)
         self._unseen: list[deque[tuple[float, float]]] = [deque() for _ in self.names]
         self._under_way: dict[str, _UnderWay] = {}
-        self._prefixes = PrefixIndex(len(self.names), prefix_block_tokens)
+        max_blocks = max(1, kv_blocks * block_size // prefix_block_tokens)
+        self._prefixes = PrefixIndex(len(self.names), prefix_block_tokens, max_blocks)
         self._last_arrival_s = -np.inf
         self._defaults = self._own[0].copy()
 

@@ -16,7 +16,7 @@ class PrefixIndex:
     block_tokens: of a block. A hash stands for a block and all blocks before it.
     """
 
-    def __init__(self, num_replicas: int, block_tokens: int = 16, max_blocks: int = 30_000) -> None:
+    def __init__(self, num_replicas: int, block_tokens: int, max_blocks: int) -> None:
         self.block_tokens, self.max_blocks = block_tokens, max_blocks
         self._holders: dict[int, int] = {}  # by hash, one bit a replica
         self._blocks: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(num_replicas)]
