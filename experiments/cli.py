@@ -61,7 +61,15 @@ COMMANDS = {
         "one page of tables and figures about any runs",
         "report runs/demo runs/jsq out=runs/report",
     ),
+    "emulate": Command(
+        "emulated GPU workers that answer as vLLM does, on the clock of a cost model",
+        "emulate scenario=azure_conv_8xh100 port=9100 time_scale=4",
+    ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
+    "deploy": Command(
+        "the file that tells a serving system which policy decides",
+        "deploy scenario=azure_conv_8xh100 policy=zoo:router out=serving.json",
+    ),
     "explain": Command(
         "what a trained policy looks at, and whom it agrees with",
         "explain policy=runs/demo scenario=azure_conv_8xh100 out=runs/explanation",

@@ -109,13 +109,13 @@ def build_router(parameters: dict[str, object], scenario: Scenario) -> Router:
 
     What a router must know of the scenario, `FROM_SCENARIO`, is added.
     """
-    name, rest = _completed("router", ROUTERS, parameters, scenario)
+    name, rest = completed("router", ROUTERS, parameters, scenario)
     return make_router(name, **rest)
 
 
 def build_scheduler(parameters: dict[str, object], scenario: Scenario) -> Ranking:
     """The scheduler from its YAML, as a router."""
-    name, rest = _completed("scheduler", SCHEDULERS, parameters, scenario)
+    name, rest = completed("scheduler", SCHEDULERS, parameters, scenario)
     return make_scheduler(name, **rest)
 
 
@@ -190,7 +190,7 @@ def build_autoscaler(parameters: dict[str, object] | None, scenario: BatchScenar
     return make_autoscaler(name, **rest, **of_scenario)
 
 
-def _completed(
+def completed(
     family: str,
     makers: Mapping[str, Callable[..., Any]],
     parameters: dict[str, object],

@@ -17,7 +17,11 @@ UNKNOWN = -1.0
 
 
 class RouterPolicy(Protocol):
-    """Scores the replicas of a fleet for one request."""
+    """Scores the replicas of a fleet for one request.
+
+    One whose class says `bounded = True` cannot hang, since all it does is arithmetic of a known size; any
+    other is asked in a thread that can be left behind.
+    """
 
     name: str
 
@@ -98,7 +102,10 @@ class EnginePlan(NamedTuple):
 
 
 class EnginePolicy(Protocol):
-    """Plans the next iteration of one engine. One that needs to remember is one object an engine."""
+    """Plans the next iteration of one engine. One that needs to remember is one object an engine.
+
+    `bounded` as of a router policy.
+    """
 
     name: str
 

@@ -43,7 +43,9 @@ class Engine:
         self.policy, self.shadow = policy, shadow
         self.fallbacks: Counter[str] = Counter()
         self.plans = 0
-        self._deadline = None if deadline_s is None else Deadline(deadline_s)
+        self.deadline_s = deadline_s
+        bounded = getattr(policy, "bounded", False)
+        self._deadline = None if deadline_s is None or bounded else Deadline(deadline_s)
 
     def plan(self, state: EngineState) -> Planned:
         """What the next iteration is to be made of. `state` must not change while a late policy reads it."""
@@ -59,11 +61,13 @@ class Engine:
     def _asked(self, state: EngineState) -> tuple[EnginePlan | None, str]:
         policy = self.policy
         try:
-            plan = (
-                policy.plan(state)
-                if self._deadline is None
-                else self._deadline.run(lambda: policy.plan(state))
-            )
+            if self._deadline is None:
+                began_s = time.perf_counter()
+                plan = policy.plan(state)
+                if self.deadline_s is not None and time.perf_counter() - began_s > self.deadline_s:
+                    raise TimeoutError
+            else:
+                plan = self._deadline.run(lambda: policy.plan(state))
             fault = fault_of_plan(plan, state)
         except TimeoutError:
             return None, self._counted(LATE, "its deadline has passed")

@@ -7,6 +7,7 @@ from servegym.agents.schedulers import make_scheduler
 from servegym.agents.serving import contracts
 from servegym.agents.serving.contracts import ILLEGAL, UNKNOWN, EnginePlan, EngineState, as_it_is
 from servegym.costmodels.errors import InputError
+from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.sim.llm import ranking, view
 from servegym.envs.sim.llm.router import random_state
 
@@ -20,8 +21,13 @@ class HeuristicRouter:
     InputError for one that needs what a serving system does not have.
     """
 
+    bounded = True
+
     def __init__(self, name: str, parameters: dict[str, object] | None = None, seed: int = 0) -> None:
-        router = make_router(name, **(parameters or {}))
+        given = dict(parameters or {})
+        if isinstance(given.get("clock"), list | tuple):
+            given["clock"] = LinearClock(*map(float, given["clock"]))  # type: ignore[call-overload]
+        router = make_router(name, **given)
         lacking = router.needs - LENDS
         if lacking or router.reads_router_columns:
             what = ", ".join(sorted(lacking)) or "columns of the simulator"
@@ -53,6 +59,8 @@ class RankedScheduler:
 
     InputError for one that must remember requests, or needs what a serving system does not have.
     """
+
+    bounded = True
 
     def __init__(self, name: str, parameters: dict[str, object] | None = None) -> None:
         self._ranking = make_scheduler(name, **(parameters or {}))

@@ -17,6 +17,8 @@ class LearnedRouter:
     them from a scenario). InputError for another level, and for a setting that lacks one or has another.
     """
 
+    bounded = True
+
     def __init__(self, policy: ExportedPolicy, setting: Mapping[str, float], name: str = "learned") -> None:
         self.name = name
         self.num_replicas = policy.num_replicas
@@ -44,6 +46,9 @@ def setting_row(setting: Mapping[str, float]) -> np.ndarray:
     missing = [name for name in SETTING_FEATURES if name not in setting]
     if missing:
         raise InputError(f"setting: must have {', '.join(missing)}")
+    for name, value in setting.items():
+        if not isinstance(value, int | float):
+            raise InputError(f"setting.{name} = {value!r}: must be a number")
     row = np.array([float(setting[name]) for name in SETTING_FEATURES], np.float32)
     if not (np.isfinite(row).all() and (row >= 0).all()):
         raise InputError(f"setting = {dict(setting)}: must be finite numbers >= 0")

@@ -17,6 +17,8 @@ class LearnedScheduler:
     InputError for another level.
     """
 
+    bounded = True
+
     def __init__(self, policy: ExportedPolicy, name: str = "learned") -> None:
         self.name = name
         self._policy = policy

@@ -10,6 +10,7 @@ class LeastLoaded:
     """Least outstanding requests, for the speed of the replica; ties go round the fleet."""
 
     name = "least_loaded"
+    bounded = True
 
     def __init__(self) -> None:
         self._turn = 0

@@ -9,8 +9,9 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -33,20 +34,28 @@ class NoReplicaError(Exception):
     """No replica is available for a request."""
 
 
-class Decision(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Decision:
     """Where a request goes.
 
-    ranked: names, best first, all that are available; `replica` is the first. policy: whose choice it is.
-    fallback: one of REASONS, or empty. shadow: what the policy in the shadow would have chosen, or empty.
+    policy: whose choice it is. fallback: one of REASONS, or empty. shadow: what the policy in the shadow
+    would have chosen, or empty. scores: of the replicas of these names, ILLEGAL where not available.
     """
 
     request_id: str
     replica: str
-    ranked: tuple[str, ...]
     policy: str
     fallback: str
     shadow: str
     decision_s: float
+    names: Sequence[str]
+    scores: np.ndarray
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The names of all replicas that are available, best first."""
+        order = np.argsort(-self.scores, kind="stable").tolist()
+        return tuple(self.names[i] for i in order if self.scores[i] > ILLEGAL)
 
 
 class Observer(Protocol):
@@ -97,7 +106,10 @@ class Router:
         self.fallback = LeastLoaded() if fallback is None else fallback
         self.share, self.shadow, self.needs_reports = share, shadow, needs_reports
         self.observers = list(observers)
-        self._deadline = None if deadline_s is None else Deadline(deadline_s)
+        self.deadline_s = deadline_s
+        # Handing the question to a thread that can be left behind takes longer than a small network.
+        bounded = getattr(policy, "bounded", False)
+        self._deadline = None if deadline_s is None or bounded else Deadline(deadline_s)
         self._under_way: dict[str, _Timed] = {}
         self._lock = threading.Lock()
         self._noted: set[str] = set()
@@ -120,8 +132,7 @@ class Router:
                 barred[allowed] = False
                 rows[barred, AVAILABLE] = 0.0
             if not rows[:, AVAILABLE].any():
-                for observer in self.observers:
-                    observer.refused(request)
+                self._tell("refused", request)
                 raise NoReplicaError("no replica is available")
             features = np.array(
                 [
@@ -135,8 +146,7 @@ class Router:
             decision = self._decide(request, features, rows, now_s, began_s)
             if send:
                 self._send(request, decision.replica, now_s)
-            for observer in self.observers:
-                observer.decided(decision, request, features, rows)
+            self._tell("decided", decision, request, features, rows)
             return decision
 
     def sent(self, request: RoutedRequest, replica: str) -> None:
@@ -160,11 +170,8 @@ class Router:
             timed = self._under_way.pop(request_id, None)
             self.fleet.ended(request_id)
             if timed is not None:
-                now_s = self.clock()
-                for observer in self.observers:
-                    observer.ended(
-                        request_id, timed.tokens, timed.first_s - timed.routed_s, now_s - timed.routed_s, ok
-                    )
+                ttft_s, latency_s = timed.first_s - timed.routed_s, self.clock() - timed.routed_s
+                self._tell("ended", request_id, timed.tokens, ttft_s, latency_s, ok)
 
     def report(self, replica: str, numbers: Mapping[str, float], at_s: float | None = None) -> None:
         """What a replica says of itself (FleetView.report), true at `at_s` of the clock, by default now."""
@@ -183,7 +190,21 @@ class Router:
 
     def _send(self, request: RoutedRequest, replica: str, now_s: float) -> None:
         self.fleet.sent(request, replica, now_s)
-        self._under_way[request.request_id] = _Timed(now_s)
+        before = self._under_way.get(
+            request.request_id
+        )  # sent anew: who waits has waited since the first time
+        self._under_way[request.request_id] = _Timed(now_s if before is None else before.routed_s)
+
+    def _tell(self, what: str, *of: object) -> None:
+        """Tells the observers. One that fails is logged the first time: requests do not depend on it."""
+        for observer in self.observers:
+            try:
+                getattr(observer, what)(*of)
+            except Exception as error:  # a disk may be full
+                name = type(observer).__name__
+                if name not in self._noted:
+                    self._noted.add(name)
+                    _LOG.warning("%s failed: %s: %s; said once", name, type(error).__name__, error)
 
     def _decide(
         self, request: RoutedRequest, features: np.ndarray, rows: np.ndarray, now_s: float, began_s: float
@@ -199,11 +220,11 @@ class Router:
                     shadow, scores = self.fleet.names[int(scores.argmax())], None
         if scores is None:
             scores = self.fallback.scores(features, rows, request.session)
-        order = np.argsort(-scores, kind="stable")
-        names, available = self.fleet.names, rows[:, AVAILABLE]
-        ranked = tuple(names[i] for i in order.tolist() if available[i])
+        scores = np.where(rows[:, AVAILABLE] > 0, scores, np.float32(ILLEGAL))
+        names = self.fleet.names
+        replica = names[int(scores.argmax())]
         took_s = time.perf_counter() - began_s
-        return Decision(request.request_id, ranked[0], ranked, policy, reason, shadow, took_s)
+        return Decision(request.request_id, replica, policy, reason, shadow, took_s, names, scores)
 
     def _asked(
         self, request: RoutedRequest, features: np.ndarray, rows: np.ndarray, now_s: float
@@ -213,7 +234,10 @@ class Router:
             return None, self._noted_as(STALE, f"no report of the last {self.fleet.report_max_age_s:g} s")
         try:
             if self._deadline is None:
+                began_s = time.perf_counter()
                 scores = self.policy.scores(features, rows, request.session)
+                if self.deadline_s is not None and time.perf_counter() - began_s > self.deadline_s:
+                    raise TimeoutError
             else:
                 # A late policy must not see the rows of the next request change under its hands.
                 mine, seen = features.copy(), rows.copy()

@@ -1,0 +1,109 @@
+"""`servegym deploy`: the file that tells a serving system which policy decides, and what it must know."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING, DictConfig
+from rich.console import Console
+
+from servegym.agents.heuristics import ROUTERS
+from servegym.agents.schedulers import SCHEDULERS
+from servegym.agents.serving.config import (
+    FleetConfig,
+    PolicyConfig,
+    ServingConfig,
+    engine_policy,
+    router_policy,
+)
+from servegym.agents.serving.schema import SETTING_FEATURES
+from servegym.costmodels.errors import InputError
+from servegym.costmodels.output_file import write_text
+from servegym.envs.scenario import Scenario
+from servegym.envs.scenario.config import ScenarioConfig
+from servegym.experiments.configs import build_scenario, completed, read_config
+
+LEVELS = ("router", "engine")
+
+
+@dataclass
+class DeployConfig:
+    """Schema of `conf/deploy.yaml`."""
+
+    scenario: ScenarioConfig = MISSING
+    policy: str | None = None
+    backend: str = "auto"
+    router: Any = None
+    scheduler: Any = None
+    level: str | None = None
+    deadline_s: float | None = 0.005
+    share: float = 1.0
+    shadow: bool = False
+    needs_reports: bool = False
+    report_max_age_s: float = 1.0
+    decision_log: str | None = None
+    metrics: bool = False
+    out: str = MISSING
+
+    def __post_init__(self) -> None:
+        if self.level not in (None, *LEVELS):
+            raise InputError(f"level = {self.level}: must be {' or '.join(LEVELS)}, or null")
+        given = [name for name in ("policy", "router", "scheduler") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"policy, router, scheduler: must be one of them, not {' and '.join(given) or 'none'}"
+            )
+
+
+def deploy(config: DictConfig) -> dict[str, Any]:
+    """Writes the configuration of a router or an engine to `out`, having built what it names.
+
+    InputError where the policy cannot serve, or the scenario does not have what it needs.
+    """
+    settings = read_config(config, DeployConfig)
+    scenario = build_scenario(settings.scenario)
+    serving = ServingConfig(
+        policy=_policy(settings, scenario),
+        setting=dict(zip(SETTING_FEATURES, scenario.setting.tolist(), strict=True)),
+        fleet=FleetConfig(
+            block_size=scenario.engine.block_size,
+            kv_blocks=scenario.engine.num_kv_blocks,
+            report_max_age_s=settings.report_max_age_s,
+        ),
+        deadline_s=settings.deadline_s,
+        share=settings.share,
+        shadow=settings.shadow,
+        needs_reports=settings.needs_reports,
+        decision_log=settings.decision_log,
+        metrics=settings.metrics,
+    )
+    level = settings.level or ("router" if settings.scheduler is None else "engine")
+    name = (engine_policy if level == "engine" else router_policy)(serving).name
+    write_text(Path(settings.out), json.dumps(asdict(serving), indent=2, default=_plain) + "\n")
+    return {"out": settings.out, "policy": name, "level": level, "scenario": scenario.name}
+
+
+def show(answer: dict[str, Any]) -> None:
+    """Prints where the file is and what for."""
+    article = "an" if answer["level"] == "engine" else "a"
+    Console(soft_wrap=True).print(
+        f"{answer['policy']} as the policy of {article} {answer['level']}, for {answer['scenario']}: {answer['out']}"
+    )
+
+
+def _policy(settings: DeployConfig, scenario: Scenario) -> PolicyConfig:
+    if settings.policy is not None:
+        return PolicyConfig(artifact=settings.policy, backend=settings.backend)
+    if settings.router is not None:
+        name, parameters = completed("router", ROUTERS, settings.router, scenario)
+    else:
+        name, parameters = completed("scheduler", SCHEDULERS, settings.scheduler, scenario)
+    return PolicyConfig(heuristic=name, parameters=parameters)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{value!r} is not of JSON")
