@@ -87,9 +87,9 @@ def deploy(config: DictConfig) -> dict[str, Any]:
 
 def show(answer: dict[str, Any]) -> None:
     """Prints where the file is and what for."""
-    article = "an" if answer["level"] == "engine" else "a"
+    level = {"engine": "an engine", "router": "a router"}[answer["level"]]
     Console(soft_wrap=True).print(
-        f"{answer['policy']} as the policy of {article} {answer['level']}, for {answer['scenario']}: {answer['out']}"
+        f"{answer['policy']} as the policy of {level}, for {answer['scenario']}: {answer['out']}"
     )
 
 
