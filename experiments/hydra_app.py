@@ -1,14 +1,15 @@
 """Runs one command under Hydra, and turns its answer into JSON or into text for a person.
 
 Command NAME is the file NAME.py beside this one, which holds the function NAME (takes the composed
-configuration, returns a JSON object), its schema NAMEConfig, and `show`, which prints such an
-object for a person. The configuration is conf/NAME.yaml. With scenarios of another kind it may be another
-file, as OF_KIND says.
+configuration, returns a JSON object), its schema NAMEConfig, and `show`, which prints such an object for a
+person. A command that goes on after its answer, a server, is a generator that yields it. The configuration is
+conf/NAME.yaml. With scenarios of another kind it may be another file, as OF_KIND says.
 """
 
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import hydra
@@ -83,13 +84,18 @@ def _run_once(command: Command, words: list[str], as_json: bool) -> int:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 answer = command.run(config)
+                goes_on = answer if isinstance(answer, Iterator) else None
+                if goes_on is not None:
+                    answer = next(goes_on)
         except Exception as error:
             failure.append(error)
             return
         if as_json:
-            print(to_json(answer))
+            print(to_json(answer), flush=True)
         else:
             command.module.show(answer)
+        if goes_on is not None:
+            next(goes_on, None)
 
     _call_hydra(command.name, words, job)
     if failure:

@@ -33,6 +33,7 @@ REDUCTIONS: dict[str | tuple[str, type], tuple[str, ...]] = {
     "train": SHORT_TRAINING,
     "bench": (*SHORT_BENCH, *FEW_REQUESTS),
     "study": ("episodes=2", "episode_requests=100"),
+    "emulate": ("port=0", "for_s=0.1"),
     "evaluate": ("seeds=3",),
     "goodput": ("seeds=1", "requests=300", "scenario.workload.test_s=400"),
     ("goodput", ElasticScenarioConfig): ("seeds=1", "requests=40"),

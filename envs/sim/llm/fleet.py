@@ -11,8 +11,8 @@ from servegym.costmodels.native.calls import address_of, call_at
 from servegym.costmodels.native.jit import kernel, routine
 from servegym.costmodels.native.structs import fields_of, knowing, struct
 from servegym.envs.sim.llm import schedulers
-from servegym.envs.sim.llm.asking import write_key
-from servegym.envs.sim.llm.batch import begin_batch, is_urgent
+from servegym.envs.sim.llm.asking import note_gone, write_key
+from servegym.envs.sim.llm.batch import begin_batch, count_out, evict, is_urgent, known_tokens, leave_running
 from servegym.envs.sim.llm.engine import (
     AGENT,
     FCFS,
@@ -30,10 +30,11 @@ from servegym.envs.sim.llm.iteration import (
     start_decode,
     step_decodes,
 )
-from servegym.envs.sim.llm.queues import append_waiting, insert_in_order
+from servegym.envs.sim.llm.queues import append_waiting, insert_in_order, remove_waiting
 from servegym.envs.sim.llm.ranking_state import RANKS_QUEUE, no_ranking
 from servegym.envs.sim.llm.schedulers import agent, multi_bin, ranked, static, vllm_v1
-from servegym.envs.sim.llm.state import Fleet
+from servegym.envs.sim.llm.state import DECODING, PAUSED, PREFILLING, SWAPPED, WAITING, Fleet
+from servegym.envs.sim.llm.swapping import leave_swapped
 
 
 @kernel
@@ -215,3 +216,25 @@ def submit_at(fleet: Fleet, replica_id: int, request_id: int, now_s: float) -> N
     replica.decodes_left = 0
     replica.ttft_offset_s -= request.arrival_s
     replica.latency_offset_s -= request.arrival_s
+
+
+@routine
+def withdraw(fleet: Fleet, replica_id: int, request_id: int) -> None:
+    """Takes a request that has not ended away from a replica; where it runs, between two iterations."""
+    replica = fleet.replicas[replica_id]
+    request = fleet.requests[request_id]
+    computed, was_served = 0, request.state == DECODING
+    if request.state == PREFILLING or request.state == DECODING or request.state == PAUSED:
+        if fleet.engines[replica.group].prefix_caching:
+            evict(fleet, replica_id, 0)
+        computed = leave_running(fleet, replica_id, request_id)
+    elif request.state == SWAPPED:
+        computed = request.computed
+        leave_swapped(fleet, replica_id, request_id)
+    else:
+        remove_waiting(fleet, replica_id, request_id)
+        if request.state == WAITING:
+            replica.waiting_tokens -= known_tokens(fleet, request_id)
+    if fleet.engines[replica.group].scheduler == RANKED:
+        note_gone(fleet, replica_id, request_id, computed, was_served)
+    count_out(fleet, replica_id, request_id)

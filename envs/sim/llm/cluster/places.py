@@ -3,26 +3,21 @@
 import numpy as np
 
 from servegym.costmodels.native.jit import kernel, routine
-from servegym.envs.sim.llm.asking import forget_request, note_gone
-from servegym.envs.sim.llm.batch import cache_blocks, count_out, evict, is_urgent, known_tokens, leave_running
+from servegym.envs.sim.llm.asking import forget_request
+from servegym.envs.sim.llm.batch import cache_blocks, evict, is_urgent
 from servegym.envs.sim.llm.cluster.plan import ENCODE
 from servegym.envs.sim.llm.cluster.state import LINK, ON_REPLICA, ROUTER, Cluster
 from servegym.envs.sim.llm.cluster.unseen import settle
-from servegym.envs.sim.llm.engine import FCFS, RANKED
-from servegym.envs.sim.llm.fleet import advance, submit_at
+from servegym.envs.sim.llm.engine import FCFS
+from servegym.envs.sim.llm.fleet import advance, submit_at, withdraw
 from servegym.envs.sim.llm.queues import append_waiting, insert_in_order, remove_waiting
 from servegym.envs.sim.llm.state import (
     BROUGHT,
-    DECODING,
     ENDED,
     NOBODY,
-    PAUSED,
-    PREFILLING,
-    SWAPPED,
     WAITING,
     Fleet,
 )
-from servegym.envs.sim.llm.swapping import leave_swapped
 
 
 @kernel
@@ -164,7 +159,7 @@ def take_out(cluster: Cluster, request_id: int) -> None:
         if cluster.members[replica_id].role == ENCODE:
             _leave_encoder(cluster, replica_id, request_id)
         else:
-            _leave_engine(cluster.fleet, replica_id, request_id)
+            withdraw(cluster.fleet, replica_id, request_id)
     settle(cluster, request_id)
     if journey.holder != NOBODY:
         release_kept(cluster, request_id)
@@ -177,24 +172,3 @@ def _leave_encoder(cluster: Cluster, replica_id: int, request_id: int) -> None:
     fleet.replicas[replica_id].prompt_tokens -= fleet.requests[request_id].prompt_tokens
     fleet.replicas[replica_id].num_urgent -= is_urgent(fleet, request_id)
     remove_waiting(fleet, replica_id, request_id)
-
-
-@routine
-def _leave_engine(fleet: Fleet, replica_id: int, request_id: int) -> None:
-    replica = fleet.replicas[replica_id]
-    request = fleet.requests[request_id]
-    computed, was_served = 0, request.state == DECODING
-    if request.state == PREFILLING or request.state == DECODING or request.state == PAUSED:
-        if fleet.engines[replica.group].prefix_caching:
-            evict(fleet, replica_id, 0)
-        computed = leave_running(fleet, replica_id, request_id)
-    elif request.state == SWAPPED:
-        computed = request.computed
-        leave_swapped(fleet, replica_id, request_id)
-    else:
-        remove_waiting(fleet, replica_id, request_id)
-        if request.state == WAITING:
-            replica.waiting_tokens -= known_tokens(fleet, request_id)
-    if fleet.engines[replica.group].scheduler == RANKED:
-        note_gone(fleet, replica_id, request_id, computed, was_served)
-    count_out(fleet, replica_id, request_id)
