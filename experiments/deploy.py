@@ -45,6 +45,7 @@ class DeployConfig:
     report_max_age_s: float = 1.0
     decision_log: str | None = None
     metrics: bool = False
+    time_scale: float = 1.0
     out: str = MISSING
 
     def __post_init__(self) -> None:
@@ -78,6 +79,7 @@ def deploy(config: DictConfig) -> dict[str, Any]:
         needs_reports=settings.needs_reports,
         decision_log=settings.decision_log,
         metrics=settings.metrics,
+        time_scale=settings.time_scale,
     )
     level = settings.level or ("router" if settings.scheduler is None else "engine")
     name = (engine_policy if level == "engine" else router_policy)(serving).name

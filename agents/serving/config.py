@@ -59,10 +59,10 @@ class FleetConfig:
 class ServingConfig:
     """How a policy serves.
 
-    setting: of SETTING_FEATURES by name, for an exported router. deadline_s: how long it may think; None: as
-    long as it likes. share, shadow, needs_reports: see Router. decision_log: a file to write decisions to.
-    metrics: whether to count for Prometheus.
-    """
+    setting: of SETTING_FEATURES by name, for an exported router. deadline_s: how long it may think; None:
+    as long as it likes. share, shadow, needs_reports: see Router. decision_log: a file to write decisions
+    to. metrics: whether to count for Prometheus. time_scale: seconds on the wall that a second of the
+    setting and of reports lasts, above 1 before emulated workers that are slowed down."""
 
     policy: PolicyConfig
     setting: dict[str, float] = field(default_factory=dict)
@@ -73,6 +73,7 @@ class ServingConfig:
     needs_reports: bool = False
     decision_log: str | None = None
     metrics: bool = False
+    time_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.setting:
@@ -81,6 +82,8 @@ class ServingConfig:
             raise InputError(f"deadline_s = {self.deadline_s}: must be > 0, or null")
         if not 0 <= self.share <= 1:
             raise InputError(f"share = {self.share}: must be from 0 to 1")
+        if not 0 < self.time_scale < float("inf"):
+            raise InputError(f"time_scale = {self.time_scale}: must be positive and finite")
 
 
 def load_config(path: Path | str) -> ServingConfig:
@@ -112,7 +115,7 @@ def router_from_config(
 ) -> Router:
     """A router over replicas of these names; of the configured observers and the given ones.
 
-    InputError where the policy cannot be loaded or is not one of routers.
+    clock: seconds on the wall. InputError where the policy cannot be loaded or is not one of routers.
     """
     settings = config if isinstance(config, ServingConfig) else serving_config(config)
     fleet = FleetView(
@@ -129,7 +132,7 @@ def router_from_config(
         deadline_s=settings.deadline_s,
         needs_reports=settings.needs_reports,
         observers=[*_observers(settings), *observers],
-        clock=clock,
+        clock=clock if settings.time_scale == 1.0 else lambda: clock() / settings.time_scale,
     )
 
 
@@ -196,6 +199,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "needs_reports": (bool,),
     "decision_log": (str, type(None)),
     "metrics": (bool,),
+    "time_scale": (int, float),
 }
 """What JSON may hold under each key."""
 
