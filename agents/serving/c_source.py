@@ -106,14 +106,14 @@ def _constants(weights: Weights) -> str:
     ttft, marginal = (COLUMNS + 1 + FORECASTS.index(name) for name in ("ttft_s", "marginal_latency_s"))
     return "".join(
         [
-            _array("REQUEST_UNITS", weights["constants.request_units"]),
-            _array("QUANTITY_UNITS", units),
-            _array("DEPARTURE", weights["departure"]),
-            _array("PRIOR_WEIGHTS", weights["prior_weights"]),
-            _number("TTFT_PRIOR", units[ttft] / prior_s[0]),
-            _number("LATENCY_PRIOR", units[marginal] / prior_s[1]),
-            _number("WORST", weights["constants.worst_prior"][0]),
-            _number("LONGEST_S", weights["constants.longest_s"][0]),
+            array_text("REQUEST_UNITS", weights["constants.request_units"]),
+            array_text("QUANTITY_UNITS", units),
+            array_text("DEPARTURE", weights["departure"]),
+            array_text("PRIOR_WEIGHTS", weights["prior_weights"]),
+            number_text("TTFT_PRIOR", units[ttft] / prior_s[0]),
+            number_text("LATENCY_PRIOR", units[marginal] / prior_s[1]),
+            number_text("WORST", weights["constants.worst_prior"][0]),
+            number_text("LONGEST_S", weights["constants.longest_s"][0]),
         ]
     )
 
@@ -122,37 +122,41 @@ def _mlp(weights: Weights, layers: int, hidden: int) -> list[str]:
     first = _turned(weights["trunk.0.weight"], hidden)
     others = [_turned(weights[f"trunk.{i}.weight"], hidden, hidden) for i in range(1, layers)]
     return [
-        _array("TRUNK_FROM_REQUEST", first[:REQUEST_INPUTS]),
-        _array("TRUNK_FROM_REPLICAS", first[REQUEST_INPUTS:]),
+        array_text("TRUNK_FROM_REQUEST", first[:REQUEST_INPUTS]),
+        array_text("TRUNK_FROM_REPLICAS", first[REQUEST_INPUTS:]),
         _arrays("TRUNK_BIAS", (_padded(weights[f"trunk.{i}.bias"], hidden) for i in range(layers))),
-        _arrays("TRUNK", others or [np.zeros(1, np.float32)]),
-        _array("SCORE", _padded(weights["score.weight"], hidden)),
-        _array("SCORE_BIAS", weights["score.bias"]),
+        _arrays("TRUNK", others or [_NONE]),
+        array_text("SCORE", _padded(weights["score.weight"], hidden)),
+        array_text("SCORE_BIAS", weights["score.bias"]),
     ]
 
 
 def _gnn(weights: Weights, layers: int, hidden: int) -> list[str]:
-    def of_rounds(name: str) -> Iterable[np.ndarray]:
-        return (weights[f"rounds.{i}.{name}"] for i in range(layers))
-
     parts = []
     for name in ("request", "replica"):
-        parts.append(_array(f"ENCODE_{name.upper()}", _turned(weights[f"encode_{name}.weight"], hidden)))
-        parts.append(_array(f"ENCODE_{name.upper()}_BIAS", _padded(weights[f"encode_{name}.bias"], hidden)))
-    for to, of in (
-        ("replica", "request"),
-        ("replica", "itself"),
-        ("request", "replicas"),
-        ("request", "itself"),
+        parts.append(array_text(f"ENCODE_{name.upper()}", _turned(weights[f"encode_{name}.weight"], hidden)))
+        biases = _padded(weights[f"encode_{name}.bias"], hidden)
+        parts.append(array_text(f"ENCODE_{name.upper()}_BIAS", biases))
+    # Nobody hears what the request hears last: those layers are not exported.
+    for name, rounds in (
+        ("replica_from_request", layers),
+        ("replica_from_itself", layers),
+        ("request_from_replicas", layers - 1),
+        ("request_from_itself", layers - 1),
     ):
-        name = f"{to}_from_{of}"
-        turned = [_turned(each, hidden, hidden) for each in of_rounds(f"{name}.weight")]
+        turned = [_turned(weights[f"rounds.{i}.{name}.weight"], hidden, hidden) for i in range(rounds)] or [
+            _NONE
+        ]
         parts.append(_arrays(name.upper(), turned))
-        if of != "itself":
-            biases = (_padded(each, hidden) for each in of_rounds(f"{name}.bias"))
+        if not name.endswith("itself"):
+            biases = [_padded(weights[f"rounds.{i}.{name}.bias"], hidden) for i in range(rounds)] or [_NONE]
             parts.append(_arrays(f"{name.upper()}_BIAS", biases))
-    score = [_array("SCORE", _padded(weights["score.weight"][0], hidden))]
-    return [*parts, *score, _array("SCORE_BIAS", weights["score.bias"])]
+    score = [array_text("SCORE", _padded(weights["score.weight"][0], hidden))]
+    return [*parts, *score, array_text("SCORE_BIAS", weights["score.bias"])]
+
+
+_NONE = np.zeros(1, np.float32)
+"""In place of arrays that a network does not have."""
 
 
 def _turned(weight: np.ndarray, columns: int, rows: int = 0) -> np.ndarray:
@@ -166,11 +170,13 @@ def _padded(array: np.ndarray, size: int) -> np.ndarray:
     return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, size - array.shape[-1])])
 
 
-def _number(name: str, value: float) -> str:
+def number_text(name: str, value: float) -> str:
+    """A constant of C."""
     return f"#define {name} {_text(value)}\n"
 
 
-def _array(name: str, array: np.ndarray) -> str:
+def array_text(name: str, array: np.ndarray) -> str:
+    """An array of C with the numbers of `array`, float32."""
     # 64 bytes: a row of a layer begins with a cache line.
     body = ",".join(map(_text, array.ravel().tolist()))
     return f"static const float {name}[{array.size}] __attribute__((aligned(64))) = {{{body}}};\n"
