@@ -74,6 +74,10 @@ COMMANDS = {
         "what a trained policy looks at, and whom it agrees with",
         "explain policy=runs/demo scenario=azure_conv_8xh100 out=runs/explanation",
     ),
+    "load": Command(
+        "replay a scenario's traffic against any OpenAI endpoint",
+        "load scenario=azure_conv_8xh100 target=http://127.0.0.1:9100 requests=2000 time_scale=4",
+    ),
     "predictor": Command(
         "train a predictor of output lengths, compare it with simple ones",
         "predictor scenario=azure_conv_8xh100 loss=listmle",

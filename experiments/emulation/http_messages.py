@@ -61,7 +61,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 class Body:
     """A body as it comes in. `done` when all of it has come; `rest` is then what follows it.
 
-    max_bytes: BadMessage (413) where it is longer.
+    max_bytes: BadMessage (413) where it is longer. until_close: a body without a length lasts as long as its
+    connection; else there is none.
     """
 
     def __init__(self, headers: dict[str, str], max_bytes: int, *, until_close: bool = False) -> None:
@@ -72,12 +73,12 @@ class Body:
         self._left = 0  # of the chunk at hand with the line break behind it, or of the body
         self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         self._in_trailers = False
-        self._until_close = False
+        self.until_close = False
         if self._chunked:
             return
         length = headers.get("content-length")
         if length is None:
-            self._until_close = until_close
+            self.until_close = until_close
             self.done = not until_close
             return
         if not (length.isascii() and length.isdigit()):
@@ -91,7 +92,7 @@ class Body:
         if self.done:
             self.rest += data
             return b""
-        if self._until_close:
+        if self.until_close:
             self._count(len(data))
             return data
         if self._chunked:

@@ -35,6 +35,7 @@ REDUCTIONS: dict[str | tuple[str, type], tuple[str, ...]] = {
     "study": ("episodes=2", "episode_requests=100"),
     "emulate": ("port=0", "for_s=0.1"),
     "evaluate": ("seeds=3",),
+    "load": ("target=null", "requests=20", "time_scale=0.1"),
     "goodput": ("seeds=1", "requests=300", "scenario.workload.test_s=400"),
     ("goodput", ElasticScenarioConfig): ("seeds=1", "requests=40"),
     "place": (
