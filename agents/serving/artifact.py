@@ -1,39 +1,60 @@
-"""Loads an exported policy and runs it: ONNX Runtime and NumPy, no torch and no simulator."""
+"""Loads an exported policy and runs it: NumPy, or ONNX Runtime; no torch and no simulator.
 
-import hashlib
-import json
+What is read is checked before it is used, whoever wrote it (docs/artifact.md).
+"""
+
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from servegym.agents.serving import description as descriptions
+from servegym.agents.serving.array_archive import read_arrays
+from servegym.agents.serving.artifact_files import read_described, read_file
+from servegym.agents.serving.numpy_network import NumpyNetwork
+from servegym.agents.serving.onnx_check import check_graph
 from servegym.agents.serving.onnx_network import OnnxNetwork
 from servegym.agents.serving.schema import (
+    CARD_FILE,
     DESCRIPTION_FILE,
-    FILES,
     GOLDEN_FILE,
     GRAPH_FILE,
     LEVELS,
     REPLICAS,
-    SCHEMA_VERSION,
+    WEIGHTS_FILE,
 )
+from servegym.agents.serving.signature import check_signature
 from servegym.costmodels.errors import InputError
 
 TOLERANCE = 1e-5
 """How far scores may lie from the golden ones, relative to the largest score and at least absolute."""
 
+Backend = Literal["auto", "onnx", "numpy"]
+
 
 class ExportedPolicy:
-    """A policy from its files; `description` is the content of `policy.json`, `level` what it decides."""
+    """A policy from its files; `description` is the content of `policy.json`, `level` what it decides.
+
+    one, many: what scores a single decision, and what scores many at once.
+    """
 
     name = "exported"
 
-    def __init__(self, graph: Path, description: dict[str, Any]) -> None:
+    def __init__(
+        self, description: dict[str, Any], one: OnnxNetwork | NumpyNetwork, many: OnnxNetwork | NumpyNetwork
+    ) -> None:
         self.description = description
         self.level = LEVELS[description["level"]]
         self.num_replicas: int | None = description["num_replicas"]
-        self._network = OnnxNetwork(graph.read_bytes(), self.level, str(graph))
+        self._many = many
+        self.score_one = one.score_one
+        """Scores (actions,) float32 of one decision, in a buffer that the next call overwrites.
+
+        It takes raw float32 arrays by name, as `scores` but without the leading axis. Their shapes are the
+        caller's business.
+        """
 
     def reset(self, num_episodes: int, seed: int) -> None:
         """Nothing to do: the policy has no memory and draws nothing."""
@@ -49,15 +70,7 @@ class ExportedPolicy:
             if name in observation
         }
         self._check_shapes({name: array.shape for name, array in arrays.items()})
-        return self._network.scores(arrays)
-
-    def score_one(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Scores (actions,) float32 of one decision: raw arrays by name without the leading axis of `scores`.
-
-        The answer is a view that the next call overwrites. Shapes are the caller's business here: other than
-        the due ones raise ValueError or KeyError.
-        """
-        return self._network.score_one(observation)
+        return self._many.scores(arrays)
 
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """The action with the highest score for each of K observations, int64 (K,)."""
@@ -80,73 +93,77 @@ class ExportedPolicy:
             )
 
 
-def load_artifact(directory: Path) -> ExportedPolicy:
+def load_artifact(directory: Path, backend: Backend = "auto", key: bytes | None = None) -> ExportedPolicy:
     """The policy in `directory`.
 
-    InputError, naming the file, where one is missing or unreadable, where the graph is not the one
-    described, or where the description is of another schema version, level or set of features.
+    backend: what runs it. "auto": NumPy for single decisions, which is faster there, and for many at once
+    ONNX Runtime if it is installed. key: of the signature, which is then demanded. Other files in the folder
+    are not looked at.
+
+    InputError, naming the file, where one is missing, unreadable, or not the one described, where the graph
+    or the arrays are not such as `servegym export` writes, where the signature is not of this key, or where
+    the description is of another schema version, level or set of features.
     """
-    for name in FILES:
-        if not (directory / name).is_file():
-            raise InputError(f"{directory / name}: missing; an exported policy is {', '.join(FILES)}")
     path = directory / DESCRIPTION_FILE
-    try:
-        description = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    _check_description(description, path)
-    if sha256(directory / GRAPH_FILE) != description["sha256"]:
-        raise InputError(
-            f"{directory / GRAPH_FILE}: sha256 differs from the one in {DESCRIPTION_FILE}; export again"
-        )
-    return ExportedPolicy(directory / GRAPH_FILE, description)
+    content = read_file(path)
+    if key is not None:
+        check_signature(directory, content, key)
+    description = descriptions.parse(content, path)
+    descriptions.check(description, path)
+    graph = read_described(directory, GRAPH_FILE, description)
+    weights = read_described(directory, WEIGHTS_FILE, description)
+    for name in (GOLDEN_FILE, CARD_FILE):
+        read_described(directory, name, description)
+    level = LEVELS[description["level"]]
+    check_graph(graph, level, description["num_replicas"], str(directory / GRAPH_FILE))
+    arrays = _weights(weights, description, str(directory / WEIGHTS_FILE))
+
+    numpy = NumpyNetwork(description["network"], arrays)
+    if backend == "numpy" or (backend == "auto" and importlib.util.find_spec("onnxruntime") is None):
+        return ExportedPolicy(description, numpy, numpy)
+    onnx = OnnxNetwork(graph, level, str(directory / GRAPH_FILE))
+    if backend == "auto":
+        return ExportedPolicy(description, numpy, onnx)
+    onnx.open()
+    return ExportedPolicy(description, onnx, onnx)
 
 
 def check_golden(policy: ExportedPolicy, directory: Path) -> float:
-    """Runs the golden inputs on this machine; returns the largest difference of a score.
+    """Runs the golden inputs on this machine, many at once and one by one; returns the largest difference.
 
     InputError where it exceeds TOLERANCE, or where the action chosen was not the best within it.
     """
-    golden = np.load(directory / GOLDEN_FILE)
+    content = read_described(directory, GOLDEN_FILE, policy.description)
+    due_shapes = descriptions.golden_shapes(policy.description)
+    golden = read_arrays(content, due_shapes, str(directory / GOLDEN_FILE))
     worst = 0.0
-    for key in (name for name in golden.files if name.startswith("logits_")):
-        due, fleet_size = golden[key], key.removeprefix("logits_")
-        observation = {name: golden[f"{name}_{fleet_size}"] for name in policy.level.inputs}
-        scores = policy.scores(observation)
+    for size in policy.description["golden"]["fleet_sizes"]:
+        due = golden[f"logits_{size}"]
+        observation = {name: golden[f"{name}_{size}"] for name in policy.level.inputs}
+        each = [{name: array[k] for name, array in observation.items()} for k in range(len(due))]
+        one_by_one = np.stack([policy.score_one(one).copy() for one in each])
         legal = due > -1e8
+        if not legal.any(axis=1).all():
+            raise InputError(f"{directory / GOLDEN_FILE}: logits_{size}: an observation without legal action")
         allowed = TOLERANCE * max(1.0, float(np.abs(due[legal]).max()))
-        difference = float(np.abs(scores - due)[legal].max())
-        given_up = due.max(axis=1) - due[np.arange(len(due)), scores.argmax(axis=1)]
-        # Written so that a score that is not a number fails too.
-        if not (difference <= allowed and float(given_up.max()) <= allowed):
-            raise InputError(
-                f"{directory / GOLDEN_FILE}: {key} differs by {difference:g}, allowed is {allowed:g}; "
-                "this ONNX Runtime does not reproduce the policy"
-            )
-        worst = max(worst, difference)
+        for scores in (policy.scores(observation), one_by_one):
+            difference = float(np.abs(scores - due)[legal].max())
+            given_up = due.max(axis=1) - due[np.arange(len(due)), scores.argmax(axis=1)]
+            # Written so that a score that is not a number fails too.
+            if not (difference <= allowed and float(given_up.max()) <= allowed):
+                raise InputError(
+                    f"{directory / GOLDEN_FILE}: logits_{size} differs by {difference:g}, allowed is "
+                    f"{allowed:g}; this machine does not reproduce the policy"
+                )
+            worst = max(worst, difference)
     return worst
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _check_description(description: Any, path: Path) -> None:
-    if not isinstance(description, dict) or description.get("schema_version") != SCHEMA_VERSION:
-        found = description.get("schema_version") if isinstance(description, dict) else None
-        raise InputError(f"{path}: schema_version = {found!r}: this servegym reads {SCHEMA_VERSION}")
-    if description.get("level") not in LEVELS:
-        raise InputError(f"{path}: level = {description.get('level')!r}: must be one of {', '.join(LEVELS)}")
-    try:
-        for name, of in LEVELS[description["level"]].inputs.items():
-            found = tuple(feature["name"] for feature in description["inputs"][name]["features"])
-            if found != of.features:
-                raise InputError(
-                    f"{path}: features of {name} are {', '.join(found)}; must be {', '.join(of.features)}"
-                )
-        fixed = description["num_replicas"]
-        if not (fixed is None or isinstance(fixed, int)) or not isinstance(description["sha256"], str):
-            raise TypeError("num_replicas and sha256")
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: incomplete or malformed at {error}; export again") from error
+def _weights(content: bytes, description: dict[str, Any], where: str) -> dict[str, np.ndarray]:
+    arrays = read_arrays(content, descriptions.weight_shapes(description), where)
+    for name, array in arrays.items():
+        positive = name.startswith("constants.") and not name.endswith(".rule")
+        right = np.isfinite(array).all() if not name.endswith(".rule") else not np.isnan(array).any()
+        if not right or (positive and not (array > 0).all()):
+            raise InputError(f"{where}: {name}: must be {'positive and ' if positive else ''}finite numbers")
+    return arrays

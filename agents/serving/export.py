@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT, ActionNetwork
 from servegym.agents.networks.normalise import replica_normalisation, request_normalisation
-from servegym.agents.serving.artifact import check_golden, load_artifact, sha256
+from servegym.agents.serving.array_archive import write_arrays
+from servegym.agents.serving.artifact import check_golden, load_artifact
+from servegym.agents.serving.artifact_files import describe_files
 from servegym.agents.serving.card import card
-from servegym.agents.serving.golden import fleet_sizes, golden_observation
+from servegym.agents.serving.golden import NUM_GOLDEN, fleet_sizes, golden_observation
+from servegym.agents.serving.network_arrays import arrays_of, network_description
 from servegym.agents.serving.schema import (
     CARD_FILE,
     DESCRIPTION_FILE,
@@ -29,7 +31,10 @@ from servegym.agents.serving.schema import (
     LEVELS,
     REPLICAS,
     SCHEMA_VERSION,
+    SIGNATURE_FILE,
+    WEIGHTS_FILE,
 )
+from servegym.agents.serving.sources import sources
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import output_folder
 from servegym.envs.sim.llm.decision_view import ENGINE_COLUMNS, ROW_COLUMNS
@@ -55,24 +60,28 @@ NORMALISATION: dict[str, Callable[[str], str]] = {
 def export_policy(
     network: ActionNetwork, level: str, run_info: dict[str, Any], out_dir: Path, name: str | None = None
 ) -> float:
-    """Writes FILES to `out_dir` and checks them with ONNX Runtime.
+    """Writes FILES to `out_dir` and checks them with ONNX Runtime and with NumPy.
 
     level: of LEVELS, what the network decides. `run_info` is the provenance beside the version of servegym:
     scenario, seed, training steps, results (JSON values). name: what the card calls the policy in commands;
-    None: `out_dir`. The folder appears complete or not at all. Returns the largest difference between ONNX
-    Runtime and torch. InputError where `out_dir` holds something else, an export package is missing, or the
-    two disagree.
+    None: `out_dir`. The folder appears complete or not at all. Returns the largest difference of
+    either from torch. InputError where `out_dir` holds something else, an export package is missing, the
+    network is not one that can be exported, or they disagree.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"{package} is not installed: pip install 'servegym[serving]'")
-    with output_folder(out_dir, FILES) as folder:
+    about = network_description(network)
+    with output_folder(out_dir, (*FILES, SIGNATURE_FILE)) as folder:
         _write_graph(network, level, folder / GRAPH_FILE)
-        description = _describe(network, level, run_info, sha256(folder / GRAPH_FILE))
-        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
-        (folder / CARD_FILE).write_text(card(name or str(out_dir), description))
+        (folder / WEIGHTS_FILE).write_bytes(write_arrays(arrays_of(network)))
         _write_golden(network, level, folder / GOLDEN_FILE)
-        return check_golden(load_artifact(folder), folder)
+        description = _describe(network, level, about, run_info)
+        (folder / CARD_FILE).write_text(card(name or str(out_dir), description))
+        description["files"] = describe_files(folder)
+        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+        onnx, numpy = load_artifact(folder, "onnx"), load_artifact(folder, "numpy")
+        return max(check_golden(onnx, folder), check_golden(numpy, folder))
 
 
 class _Scores(nn.Module):
@@ -116,7 +125,7 @@ def _write_graph(network: ActionNetwork, level: str, path: Path) -> None:
 
 
 def _describe(
-    network: ActionNetwork, level: str, run_info: dict[str, Any], graph_sha256: str
+    network: ActionNetwork, level: str, about: dict[str, Any], run_info: dict[str, Any]
 ) -> dict[str, Any]:
     due, size = LEVELS[level], network.num_replicas or REPLICAS
     actions = [size if each == REPLICAS else each for each in due.actions]
@@ -133,7 +142,8 @@ def _describe(
         "level": level,
         "decision": due.decision,
         "inputs": inputs,
-        "normalisation": "inside the graph: inputs are in raw units",
+        "normalisation": "inside the network: inputs are in raw units",
+        "network": about,
         "action": {
             "output": "logits",
             "shape": ["batch", actions[0] if len(actions) == 1 else " + ".join(map(str, actions))],
@@ -141,13 +151,13 @@ def _describe(
         },
         "num_replicas": network.num_replicas,
         "provenance": {"servegym": importlib.metadata.version("servegym"), **run_info},
-        "sha256": graph_sha256,
+        "golden": {"observations": NUM_GOLDEN, "fleet_sizes": fleet_sizes(level, network.num_replicas)},
     }
 
 
-def _feature(of: str, name: str, unit: str) -> dict[str, str]:
+def _feature(of: str, name: str, unit: str) -> dict[str, Any]:
     normalisation = {"normalisation": NORMALISATION[of](unit)} if of in NORMALISATION else {}
-    return {"name": name, "unit": unit, **normalisation}
+    return {"name": name, "unit": unit, **normalisation, "sources": sources(f"{of}.{name}")}
 
 
 def _write_golden(network: ActionNetwork, level: str, path: Path) -> None:
@@ -158,7 +168,7 @@ def _write_golden(network: ActionNetwork, level: str, path: Path) -> None:
             logits = _Scores(network, level)(*(torch.from_numpy(array) for array in observation.values()))
         for name, array in (*observation.items(), ("logits", logits.numpy())):
             arrays[f"{name}_{num_replicas}"] = array
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    path.write_bytes(write_arrays(arrays))
 
 
 @contextlib.contextmanager

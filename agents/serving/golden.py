@@ -41,6 +41,13 @@ KV_TOTAL_BLOCKS = 20_000.0
 TYPICAL_SETTING = (6.4e-3, 1.7e-5, 8.9e-6, 5.6e-8, 2048.0, 16.0, 200.0, 0.0, 1.0)
 """Of an H100 with a model of 8 billion parameters, whose objective is latency."""
 
+WHOLE = [
+    column
+    for column, (_, unit) in enumerate(view.REPLICA_COLUMNS)
+    if unit in ("requests", "tokens", "blocks")
+]
+"""Columns of a replica that count something."""
+
 SPEEDS = (0.3, 1.0, 3.0)
 """Of replicas on GPUs of different generations."""
 
@@ -92,6 +99,9 @@ def _request(rng: np.random.Generator, count: int) -> np.ndarray:
     request = np.zeros((count, view.REQUEST_FEATURES), np.float32)
     for column, mean in MEAN_REQUEST.items():
         request[:, column] = rng.exponential(mean, size=count)
+    request[:, [view.PROMPT_TOKENS, view.PREDICTED_OUTPUT_TOKENS]] = np.round(
+        request[:, [view.PROMPT_TOKENS, view.PREDICTED_OUTPUT_TOKENS]]
+    )
     request[:, view.PRIORITY] = rng.choice(PRIORITIES, size=count)
     return request
 
@@ -102,6 +112,7 @@ def _replicas(rng: np.random.Generator, count: int, num_replicas: int) -> np.nda
     replicas = np.zeros((*shape, view.REPLICA_FEATURES), np.float32)
     for column, typical in LOADED_REPLICA.items():
         replicas[..., column] = typical * load * rng.uniform(0.5, 1.5, size=shape)
+    replicas[..., WHOLE] = np.round(replicas[..., WHOLE])
     replicas[..., view.KV_TOTAL_BLOCKS] = KV_TOTAL_BLOCKS
     replicas[..., view.SPEED] = rng.choice(SPEEDS, size=shape)
     legal = rng.random(shape) < 0.8

@@ -1,11 +1,12 @@
 """The network of an exported policy, run by ONNX Runtime."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from servegym.agents.serving.schema import REPLICAS, Level
+from servegym.agents.serving.schema import Level
 from servegym.costmodels.errors import InputError
 
 MOST_FLEETS = 64
@@ -13,14 +14,24 @@ MOST_FLEETS = 64
 
 
 class OnnxNetwork:
-    """A graph from its bytes. InputError where ONNX Runtime is missing or refuses them."""
+    """A graph from its bytes, which ONNX Runtime gets when it is first used or at `open`.
+
+    InputError then, where the runtime is missing or refuses them.
+    """
 
     name = "onnx"
 
     def __init__(self, graph: bytes, level: Level, where: str) -> None:
-        self._level = level
-        self._session = _session(graph, where)
+        self._graph, self._level, self._where = graph, level, where
         self._bound: dict[int, _Bound] = {}
+
+    def open(self) -> None:
+        """Gives the graph to ONNX Runtime now, so that nothing is left to be refused later."""
+        _ = self._session
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        return _session(self._graph, self._where)
 
     def scores(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Scores (K, A) of arrays with a leading axis K, float32 and contiguous."""
@@ -40,13 +51,12 @@ class OnnxNetwork:
         """Fixed buffers for fleets of a size: nothing is allocated or copied at a decision but the inputs."""
         if len(self._bound) >= MOST_FLEETS:
             self._bound.clear()
-        actions = sum(num_replicas if each == REPLICAS else int(each) for each in self._level.actions)
         binding, inputs = self._session.io_binding(), []
         for name, of in self._level.inputs.items():
             buffer = np.zeros(of.shape(1, num_replicas), np.float32)
             binding.bind_input(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
             inputs.append((name, buffer[0, ...]))
-        scores = np.zeros((1, actions), np.float32)
+        scores = np.zeros((1, self._level.num_actions(num_replicas)), np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, scores.shape, scores.ctypes.data)
         bound = self._bound[num_replicas] = _Bound(binding, tuple(inputs), scores[0])
         return bound

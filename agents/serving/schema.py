@@ -1,4 +1,4 @@
-"""What an exported policy is made of: the schema of `policy.json`, version 3.
+"""What an exported policy is made of: the schema of `policy.json`, version 4.
 
 The numbers a policy reads are written out here and not taken from the simulator, so that a serving system
 loads a policy without it, and so that a change of what is observed is a new schema version
@@ -7,7 +7,7 @@ loads a policy without it, and so that a change of what is observed is a new sch
 
 from typing import NamedTuple
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever a file of an older version could be misread."""
 
 REPLICAS = "replicas"
@@ -38,6 +38,10 @@ class Level(NamedTuple):
     decision: str
     inputs: dict[str, Input]
     actions: tuple[int | str, ...]
+
+    def num_actions(self, num_replicas: int) -> int:
+        """All of them, in a fleet of a size."""
+        return sum(num_replicas if isinstance(each, str) else each for each in self.actions)
 
 
 REQUEST_FEATURES = ("prompt_tokens", "predicted_output_tokens", "gap_s", "priority")
@@ -129,6 +133,24 @@ LEVELS = {
 }
 """By name; the actions are those of Routing-v0, Batching-v0 and TwoLevel-v0."""
 
-GRAPH_FILE, DESCRIPTION_FILE, GOLDEN_FILE, CARD_FILE = "policy.onnx", "policy.json", "golden.npz", "card.md"
-FILES = (GRAPH_FILE, DESCRIPTION_FILE, GOLDEN_FILE, CARD_FILE)
-"""The files of an artifact: the ONNX graph, its description, inputs with the scores due, a page to read."""
+GRAPH_FILE, WEIGHTS_FILE, DESCRIPTION_FILE = "policy.onnx", "policy.npz", "policy.json"
+GOLDEN_FILE, CARD_FILE, SIGNATURE_FILE = "golden.npz", "card.md", "policy.sig"
+FILES = (GRAPH_FILE, WEIGHTS_FILE, DESCRIPTION_FILE, GOLDEN_FILE, CARD_FILE)
+"""The files of an artifact: the ONNX graph, the same network's arrays, its description, inputs with the
+scores due, a page to read. A signature may stand beside them."""
+
+MOST_BYTES = {
+    GRAPH_FILE: 64 << 20,
+    WEIGHTS_FILE: 64 << 20,
+    DESCRIPTION_FILE: 1 << 20,
+    GOLDEN_FILE: 64 << 20,
+    CARD_FILE: 1 << 20,
+    SIGNATURE_FILE: 1 << 10,
+}
+"""A larger file is not read."""
+
+MOST_HIDDEN, MOST_LAYERS, MOST_REPLICAS = 1024, 16, 4096
+"""Bounds on a network: its width, its depth, and the fleet of one that takes a single size."""
+
+MOST_GOLDEN, MOST_GOLDEN_FLEETS = 256, 16
+"""Bounds on golden observations: for each fleet size, and how many sizes."""

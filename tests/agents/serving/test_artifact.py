@@ -17,7 +17,9 @@ from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.router_network import RouterNetwork
 from servegym.agents.serving import schema
+from servegym.agents.serving.array_archive import write_arrays
 from servegym.agents.serving.artifact import check_golden, load_artifact
+from servegym.agents.serving.artifact_files import describe_files
 from servegym.agents.serving.export import COLUMNS, export_policy
 from servegym.agents.serving.golden import plausible_observation
 from servegym.costmodels.errors import InputError
@@ -197,7 +199,7 @@ def test_missing_runtime_is_one_line(copy: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(
         InputError, match=r"^onnxruntime is not installed: pip install 'servegym\[serving\]'$"
     ):
-        load_artifact(copy)
+        load_artifact(copy, "onnx")
 
 
 @pytest.mark.parametrize("name", schema.FILES)
@@ -208,8 +210,9 @@ def test_missing_file_is_named(copy: Path, name: str) -> None:
 
 
 def test_changed_graph_is_refused(copy: Path) -> None:
-    with (copy / "policy.onnx").open("ab") as file:
-        file.write(b"\0")
+    content = bytearray((copy / "policy.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "policy.onnx").write_bytes(content)
     with pytest.raises(InputError, match=r"policy\.onnx: sha256 differs from the one in policy\.json"):
         load_artifact(copy)
 
@@ -217,10 +220,17 @@ def test_changed_graph_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 1, r"schema_version = 1: this servegym reads 3"),
+        ("schema_version", 3, r"schema_version = 3: this servegym reads 4"),
         ("level", "autoscaler", r"level = 'autoscaler': must be one of router, scheduler, two_level"),
-        ("inputs", {}, r"incomplete or malformed at 'request'"),
-        ("sha256", None, r"incomplete or malformed"),
+        ("inputs", {}, r"inputs is missing or malformed: must be request, replicas, setting"),
+        ("files", None, r"files is missing or malformed: must be an object"),
+        ("num_replicas", 4, r"num_replicas is missing or malformed: must be null"),
+        (
+            "network",
+            {"kind": "gnn", "hidden": 1 << 40, "layers": 2},
+            r"network\.hidden is .*: must be a whole number from 1 to 1024",
+        ),
+        ("network", {"kind": "engine_scorer"}, r"network\.kind is .*: must be one of mlp, gnn, attention"),
     ],
 )
 def test_description_of_something_else_is_refused(copy: Path, key: str, value: object, message: str) -> None:
@@ -249,6 +259,10 @@ def test_description_that_is_not_json_is_refused(copy: Path) -> None:
 def test_golden_check_notices_another_policy(copy: Path) -> None:
     golden = dict(np.load(copy / "golden.npz"))
     golden["logits_8"] = golden["logits_8"] + np.float32(1e-1)
-    np.savez(copy / "golden.npz", **golden)
+    (copy / "golden.npz").write_bytes(write_arrays(golden))
+    with pytest.raises(InputError, match="golden.npz"):
+        load_artifact(copy)
+    path = copy / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": describe_files(copy)}))
     with pytest.raises(InputError, match="logits_8 differs by 0.1"):
         check_golden(load_artifact(copy), copy)
