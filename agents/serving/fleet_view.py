@@ -1,7 +1,8 @@
 """The replicas of a fleet as a router sees them: the rows that policies were trained on, from real systems.
 
 A row comes from what a replica reports of itself, with those requests counted as unseen that were sent to it
-since. Where there is no fresh report it comes from the router's own books: what it sent, and what came back.
+since. What it does not report, and all where there is no fresh report, comes from the router's own books:
+what it sent, and what came back.
 """
 
 from collections import deque
@@ -83,6 +84,7 @@ class FleetView:
         self._reported = np.zeros(size, np.float32)
         self._reported[:] = self._own
         self._reported_s = np.full(len(self.names), -np.inf)
+        self._is_told = np.zeros(size, bool)
         self._rows = np.zeros(size, np.float32)
         self._unseen: list[deque[tuple[float, float]]] = [deque() for _ in self.names]
         self._under_way: dict[str, _UnderWay] = {}
@@ -107,6 +109,8 @@ class FleetView:
         self._own = np.stack([self._defaults if i is None else own[i] for i in of])
         self._reported = np.stack([self._defaults if i is None else reported[i] for i in of])
         self._reported_s = np.array([-np.inf if i is None else self._reported_s[i] for i in of])
+        untold = np.zeros(len(REPLICA_FEATURES), bool)
+        self._is_told = np.stack([untold if i is None else self._is_told[i] for i in of])
         self._unseen = [deque() if i is None else self._unseen[i] for i in of]
         self._prefixes = self._prefixes.moved(of)
         self._rows = np.zeros_like(self._own)
@@ -125,13 +129,12 @@ class FleetView:
         """The rows at an instant, for a request of these prefixes; valid until the next call."""
         rows = self._rows
         age_s = now_s - self._reported_s
-        np.copyto(rows, self._reported)
-        rows[:, ITERATION_LEFT_S] -= age_s
-        np.maximum(rows[:, ITERATION_LEFT_S], 0.0, out=rows[:, ITERATION_LEFT_S])
-        stale = age_s > self.report_max_age_s
-        if stale.any():
-            rows[stale] = self._own[stale]
-        rows[:, AVAILABLE] = self._own[:, AVAILABLE]
+        np.copyto(rows, self._own)
+        fresh = age_s <= self.report_max_age_s
+        if fresh.any():
+            np.copyto(rows, self._reported, where=self._is_told & fresh[:, None])
+            rows[:, ITERATION_LEFT_S] -= age_s
+            np.maximum(rows[:, ITERATION_LEFT_S], 0.0, out=rows[:, ITERATION_LEFT_S])
         if prefix_hashes:
             self._prefixes.write_hits(prefix_hashes, rows[:, PREFIX_HIT_TOKENS])
         return rows
@@ -150,6 +153,9 @@ class FleetView:
     def report(self, replica: str, numbers: Mapping[str, float], at_s: float) -> None:
         """What a replica says of itself, true at `at_s`; names not in REPORT_COLUMNS are ignored.
 
+        What it does not say is what the router reckons. Where it says how many wait, requests sent since are
+        unseen; so are their prompts where it says `queued_prefill_tokens`.
+
         InputError for a replica that is not here, or for a number that is none: the last report then stays.
         """
         i = self._number(replica)
@@ -160,15 +166,16 @@ class FleetView:
             if not 0.0 <= value < np.inf:
                 raise InputError(f"{REPLICA_FEATURES[column]} = {value} of {replica}: must be a number >= 0")
         row = self._reported[i]
+        is_told = self._is_told[i]
+        is_told[:] = False
         for column, value in told.items():
             row[column] = value
+            is_told[column] = True
+        # The router's own books have these in the queue.
+        is_told[UNSEEN_REQUESTS] = is_told[WAITING]
+        is_told[UNSEEN_PREFILL_TOKENS] = is_told[QUEUED_PREFILL_TOKENS]
         self._reported_s[i] = at_s
-        unseen = self._unseen[i]
-        while unseen and unseen[0][0] < at_s:
-            row[UNSEEN_PREFILL_TOKENS] -= unseen.popleft()[1]
-            row[UNSEEN_REQUESTS] -= 1.0
-        if not unseen:
-            row[UNSEEN_PREFILL_TOKENS] = row[UNSEEN_REQUESTS] = 0.0
+        self._forget_unseen(i, at_s)
 
     def set_available(self, replica: str, available: bool) -> None:
         """Whether a replica may be chosen. One that goes loses its cache and its reports."""
@@ -193,6 +200,7 @@ class FleetView:
         row[UNSEEN_REQUESTS] += 1.0
         row[UNSEEN_PREFILL_TOKENS] += request.prompt_tokens
         self._unseen[i].append((now_s, request.prompt_tokens))
+        self._forget_unseen(i, now_s - self.report_max_age_s)  # no report as old as these is used
         if request.prefix_hashes:
             self._prefixes.add(i, request.prefix_hashes)
 
@@ -233,6 +241,14 @@ class FleetView:
             own[KV_USED_BLOCKS] -= self._blocks(request)
         if own[WAITING] + own[RUNNING] == 0:  # what rounding has left
             own[QUEUED_PREFILL_TOKENS : KV_USED_BLOCKS + 1] = own[PREDICTED_REMAINING_TOKENS] = 0.0
+
+    def _forget_unseen(self, replica: int, before_s: float) -> None:
+        unseen, row = self._unseen[replica], self._reported[replica]
+        while unseen and unseen[0][0] < before_s:
+            row[UNSEEN_PREFILL_TOKENS] -= unseen.popleft()[1]
+            row[UNSEEN_REQUESTS] -= 1.0
+        if not unseen:
+            row[UNSEEN_PREFILL_TOKENS] = row[UNSEEN_REQUESTS] = 0.0
 
     def _blocks(self, request: _UnderWay) -> float:
         if request.generated == 0:

@@ -17,7 +17,7 @@ import numpy as np
 
 from servegym.agents.serving.contracts import ILLEGAL, RouterPolicy
 from servegym.agents.serving.deadline import Deadline
-from servegym.agents.serving.fleet_view import AVAILABLE, FleetView
+from servegym.agents.serving.fleet_view import AVAILABLE, UNSEEN_REQUESTS, WAITING, FleetView
 from servegym.agents.serving.least_loaded import LeastLoaded
 from servegym.agents.serving.requests import RoutedRequest
 
@@ -125,12 +125,7 @@ class Router:
         with self._lock:
             began_s = time.perf_counter()
             now_s = self.clock()
-            rows = self.fleet.rows(now_s, request.prefix_hashes)
-            if candidates is not None:
-                allowed = [self.fleet.index[name] for name in candidates if name in self.fleet.index]
-                barred = np.ones(len(rows), bool)
-                barred[allowed] = False
-                rows[barred, AVAILABLE] = 0.0
+            rows = self._rows(now_s, request.prefix_hashes, candidates)
             if not rows[:, AVAILABLE].any():
                 self._tell("refused", request)
                 raise NoReplicaError("no replica is available")
@@ -148,6 +143,13 @@ class Router:
                 self._send(request, decision.replica, now_s)
             self._tell("decided", decision, request, features, rows)
             return decision
+
+    def least_waiting(self, candidates: Iterable[str] | None = None) -> float:
+        """Requests that wait, or are on their way, where fewest do of the replicas available; 0 with none."""
+        with self._lock:
+            rows = self._rows(self.clock(), (), candidates)
+            rows = rows[rows[:, AVAILABLE] > 0]
+            return float((rows[:, WAITING] + rows[:, UNSEEN_REQUESTS]).min()) if len(rows) else 0.0
 
     def sent(self, request: RoutedRequest, replica: str) -> None:
         """A request has gone to a replica, by `route(..., send=False)` or anybody else's choice."""
@@ -187,6 +189,17 @@ class Router:
         """The fleet now is these; those that stay keep what is known of them."""
         with self._lock:
             self.fleet.set_replicas(replicas)
+
+    def _rows(
+        self, now_s: float, prefix_hashes: tuple[int, ...], candidates: Iterable[str] | None
+    ) -> np.ndarray:
+        rows = self.fleet.rows(now_s, prefix_hashes)
+        if candidates is not None:
+            allowed = [self.fleet.index[name] for name in candidates if name in self.fleet.index]
+            barred = np.ones(len(rows), bool)
+            barred[allowed] = False
+            rows[barred, AVAILABLE] = 0.0
+        return rows
 
     def _send(self, request: RoutedRequest, replica: str, now_s: float) -> None:
         self.fleet.sent(request, replica, now_s)
