@@ -29,7 +29,14 @@ from servegym.experiments.studies.command import Command
 from servegym.experiments.studies.sweep import is_sweep, run_sweep
 from servegym.experiments.studies.sweep import show as show_sweep
 
-SUBJECTS = {"bench": "what", "data": "what", "replay": "run", "runs": "what", "validate": "what"}
+SUBJECTS = {
+    "bench": "what",
+    "data": "what",
+    "policy": "what",
+    "replay": "run",
+    "runs": "what",
+    "validate": "what",
+}
 """Commands that name what they are about in a word of its own, and its key."""
 
 LISTS = {"report": "runs", "runs": "runs"}
