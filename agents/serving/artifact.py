@@ -13,7 +13,9 @@ import numpy as np
 from servegym.agents.serving import description as descriptions
 from servegym.agents.serving.array_archive import read_arrays
 from servegym.agents.serving.artifact_files import read_described, read_file
+from servegym.agents.serving.compiled import CompiledNetwork
 from servegym.agents.serving.numpy_network import NumpyNetwork
+from servegym.agents.serving.numpy_networks.router_inputs import Weights
 from servegym.agents.serving.onnx_check import check_graph
 from servegym.agents.serving.onnx_network import OnnxNetwork
 from servegym.agents.serving.schema import (
@@ -31,21 +33,22 @@ from servegym.costmodels.errors import InputError
 TOLERANCE = 1e-5
 """How far scores may lie from the golden ones, relative to the largest score and at least absolute."""
 
-Backend = Literal["auto", "onnx", "numpy"]
+Backend = Literal["auto", "onnx", "numpy", "compiled"]
+
+
+Network = OnnxNetwork | NumpyNetwork | CompiledNetwork
 
 
 class ExportedPolicy:
     """A policy from its files; `description` is the content of `policy.json`, `level` what it decides.
 
-    one, many: what scores a single decision, and what scores many at once.
+    one, many: what scores a single decision, and what scores many at once. weights: arrays of `policy.npz`.
     """
 
     name = "exported"
 
-    def __init__(
-        self, description: dict[str, Any], one: OnnxNetwork | NumpyNetwork, many: OnnxNetwork | NumpyNetwork
-    ) -> None:
-        self.description = description
+    def __init__(self, description: dict[str, Any], weights: Weights, one: Network, many: Network) -> None:
+        self.description, self.weights = description, weights
         self.level = LEVELS[description["level"]]
         self.num_replicas: int | None = description["num_replicas"]
         self._many = many
@@ -97,7 +100,8 @@ def load_artifact(directory: Path, backend: Backend = "auto", key: bytes | None 
     """The policy in `directory`.
 
     backend: what runs it. "auto": NumPy for single decisions, which is faster there, and for many at once
-    ONNX Runtime if it is installed. key: of the signature, which is then demanded. Other files in the folder
+    ONNX Runtime if it is installed. "compiled": C, which needs a compiler the first time, and is for networks
+    that `c_source.py` knows. key: of the signature, which is then demanded. Other files in the folder
     are not looked at.
 
     InputError, naming the file, where one is missing, unreadable, or not the one described, where the graph
@@ -118,14 +122,17 @@ def load_artifact(directory: Path, backend: Backend = "auto", key: bytes | None 
     check_graph(graph, level, description["num_replicas"], str(directory / GRAPH_FILE))
     arrays = _weights(weights, description, str(directory / WEIGHTS_FILE))
 
+    if backend == "compiled":
+        compiled = CompiledNetwork(description["network"], arrays)
+        return ExportedPolicy(description, arrays, compiled, compiled)
     numpy = NumpyNetwork(description["network"], arrays)
     if backend == "numpy" or (backend == "auto" and importlib.util.find_spec("onnxruntime") is None):
-        return ExportedPolicy(description, numpy, numpy)
+        return ExportedPolicy(description, arrays, numpy, numpy)
     onnx = OnnxNetwork(graph, level, str(directory / GRAPH_FILE))
     if backend == "auto":
-        return ExportedPolicy(description, numpy, onnx)
+        return ExportedPolicy(description, arrays, numpy, onnx)
     onnx.open()
-    return ExportedPolicy(description, onnx, onnx)
+    return ExportedPolicy(description, arrays, onnx, onnx)
 
 
 def check_golden(policy: ExportedPolicy, directory: Path) -> float:

@@ -13,8 +13,16 @@ from servegym.agents.serving.numpy_networks.router_inputs import (
     COLUMNS,
     FORECASTS,
     REQUEST_INPUTS,
+    Weights,
 )
-from servegym.agents.serving.schema import REPLICA_FEATURES, REQUEST_FEATURES, SETTING_FEATURES
+from servegym.agents.serving.schema import (
+    MOST_HIDDEN,
+    MOST_LAYERS,
+    MOST_REPLICAS,
+    REPLICA_FEATURES,
+    REQUEST_FEATURES,
+    SETTING_FEATURES,
+)
 from servegym.costmodels.errors import InputError
 
 FOLDER = Path(__file__).with_name("c")
@@ -22,10 +30,8 @@ FOLDER = Path(__file__).with_name("c")
 LANES, MOST_WIDTH = 8, 64
 """Floats of a vector, and of the columns of a layer that are summed up at once: as many as registers hold."""
 
-MOST_HIDDEN, MOST_LAYERS, MOST_REPLICAS, MOST_NUMBERS = 1024, 16, 4096, 4_000_000
-"""What is compiled: beyond that a compiler takes minutes, and a decision too long."""
-
-Weights = Mapping[str, np.ndarray]
+MOST_NUMBERS = 4_000_000
+"""Of an artifact that is compiled: beyond that a compiler takes minutes."""
 
 SHAPES: dict[str, Callable[[int, int, int], dict[str, tuple[int, ...]]]] = {
     "mlp": router_mlp.shapes,
@@ -134,9 +140,10 @@ def _mlp(weights: Weights, layers: int, hidden: int) -> list[str]:
 def _gnn(weights: Weights, layers: int, hidden: int) -> list[str]:
     parts = []
     for name in ("request", "replica"):
-        parts.append(array_text(f"ENCODE_{name.upper()}", _turned(weights[f"encode_{name}.weight"], hidden)))
-        biases = _padded(weights[f"encode_{name}.bias"], hidden)
-        parts.append(array_text(f"ENCODE_{name.upper()}_BIAS", biases))
+        encode = _turned(weights[f"encode_{name}.weight"], hidden)
+        parts.append(array_text(f"ENCODE_{name.upper()}", encode))
+        bias = _padded(weights[f"encode_{name}.bias"], hidden)
+        parts.append(array_text(f"ENCODE_{name.upper()}_BIAS", bias))
     # Nobody hears what the request hears last: those layers are not exported.
     for name, rounds in (
         ("replica_from_request", layers),
@@ -144,15 +151,14 @@ def _gnn(weights: Weights, layers: int, hidden: int) -> list[str]:
         ("request_from_replicas", layers - 1),
         ("request_from_itself", layers - 1),
     ):
-        turned = [_turned(weights[f"rounds.{i}.{name}.weight"], hidden, hidden) for i in range(rounds)] or [
-            _NONE
-        ]
-        parts.append(_arrays(name.upper(), turned))
+        names = [f"rounds.{i}.{name}" for i in range(rounds)]
+        turned = [_turned(weights[f"{each}.weight"], hidden, hidden) for each in names]
+        parts.append(_arrays(name.upper(), turned or [_NONE]))
         if not name.endswith("itself"):
-            biases = [_padded(weights[f"rounds.{i}.{name}.bias"], hidden) for i in range(rounds)] or [_NONE]
-            parts.append(_arrays(f"{name.upper()}_BIAS", biases))
-    score = [array_text("SCORE", _padded(weights["score.weight"][0], hidden))]
-    return [*parts, *score, array_text("SCORE_BIAS", weights["score.bias"])]
+            biases = [_padded(weights[f"{each}.bias"], hidden) for each in names]
+            parts.append(_arrays(f"{name.upper()}_BIAS", biases or [_NONE]))
+    score = array_text("SCORE", _padded(weights["score.weight"][0], hidden))
+    return [*parts, score, array_text("SCORE_BIAS", weights["score.bias"])]
 
 
 _NONE = np.zeros(1, np.float32)

@@ -9,10 +9,12 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from servegym.agents.serving.c_source import Weights, router_source
+from servegym.agents.serving.c_source import router_source
+from servegym.agents.serving.numpy_networks.router_inputs import Weights
 from servegym.agents.serving.schema import REPLICA_FEATURES, REQUEST_FEATURES, SETTING_FEATURES
 from servegym.costmodels.errors import InputError
 
@@ -38,17 +40,17 @@ NOT_A_NUMBER, NOT_ITS_SIZE = -1, -2
 
 
 class CompiledNetwork:
-    """A network of `c_source.SHAPES` from its arrays, compiled into `cache_dir` unless it is there already.
+    """A network of `c_source.SHAPES` from what `policy.json` says of it and its arrays, compiled once.
 
-    cache_dir: None: `servegym/compiled` in the user's cache. InputError where the network cannot be compiled,
-    there is no compiler, or others than the user can write to the cache: what lies there is run. For one
-    thread at a time.
+    cache_dir: where compiled ones are kept; None: `servegym/compiled` in the user's cache. InputError where
+    the network cannot be compiled, there is no compiler, or others than the user can write to the cache: what
+    lies there is run. For one thread at a time.
     """
 
     name = "compiled"
 
-    def __init__(self, kind: str, layers: int, weights: Weights, cache_dir: Path | None = None) -> None:
-        source = router_source(kind, layers, weights)
+    def __init__(self, network: Mapping[str, Any], weights: Weights, cache_dir: Path | None = None) -> None:
+        source = router_source(network["kind"], network["layers"], weights)
         library = load_library(compiled_library(source, cache_dir or default_cache()))
         self._decide = library.servegym_scores
         self._work_floats = library.servegym_work_floats

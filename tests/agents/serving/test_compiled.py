@@ -14,10 +14,13 @@ from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.router_network import RouterNetwork
 from servegym.agents.serving import c_source, compiled
+from servegym.agents.serving.artifact import check_golden, load_artifact
 from servegym.agents.serving.c_source import router_source
 from servegym.agents.serving.compiled import CompiledNetwork
 from servegym.agents.serving.golden import plausible_observation
-from servegym.agents.serving.schema import REPLICA_FEATURES
+from servegym.agents.serving.learned_router import LearnedRouter
+from servegym.agents.serving.schema import REPLICA_FEATURES, SETTING_FEATURES
+from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 
 WAITING, AVAILABLE = REPLICA_FEATURES.index("waiting"), REPLICA_FEATURES.index("available")
@@ -46,6 +49,11 @@ def weights_of(network: RouterNetwork) -> dict[str, np.ndarray]:
     arrays["constants.worst_prior"] = np.array([normalise.WORST], np.float32)
     arrays["constants.longest_s"] = np.array([LONGEST_S], np.float32)
     return {name: array for name, array in arrays.items() if not name.startswith("value.")}
+
+
+def described(kind: str, layers: int) -> dict[str, object]:
+    """What policy.json says of a network."""
+    return {"kind": kind, "layers": layers}
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +85,16 @@ def assert_decides_as(
 def test_flat_network(num_replicas: int, hidden: int, layers: int, cache: Path) -> None:
     torch.manual_seed(num_replicas)
     network = lively(RouterMLP(num_replicas, hidden, layers))
-    assert_decides_as(network, CompiledNetwork("mlp", layers, weights_of(network), cache), 300, num_replicas)
+    assert_decides_as(
+        network, CompiledNetwork(described("mlp", layers), weights_of(network), cache), 300, num_replicas
+    )
 
 
 @pytest.mark.parametrize(("hidden", "layers"), [(64, 2), (20, 1), (100, 3)])
 def test_message_passing(hidden: int, layers: int, cache: Path) -> None:
     torch.manual_seed(hidden)
     network = lively(RouterGNN(hidden, layers))
-    one = CompiledNetwork("gnn", layers, weights_of(network), cache)
+    one = CompiledNetwork(described("gnn", layers), weights_of(network), cache)
     for num_replicas in (1, 2, 7, 16, 40, 3):
         assert_decides_as(network, one, 100, num_replicas)
 
@@ -95,13 +105,15 @@ def test_message_passing(hidden: int, layers: int, cache: Path) -> None:
 def test_on_ten_thousand_decisions(kind: str, num_replicas: int, cache: Path) -> None:
     torch.manual_seed(0)
     network = lively(RouterMLP(num_replicas) if kind == "mlp" else RouterGNN())
-    assert_decides_as(network, CompiledNetwork(kind, 2, weights_of(network), cache), 10_000, num_replicas)
+    assert_decides_as(
+        network, CompiledNetwork(described(kind, 2), weights_of(network), cache), 10_000, num_replicas
+    )
 
 
 @pytest.fixture(scope="module")
 def gnn(cache: Path) -> CompiledNetwork:
     torch.manual_seed(1)
-    return CompiledNetwork("gnn", 2, weights_of(lively(RouterGNN(16))), cache)
+    return CompiledNetwork(described("gnn", 2), weights_of(lively(RouterGNN(16))), cache)
 
 
 def one_decision(num_replicas: int) -> dict[str, np.ndarray]:
@@ -132,7 +144,7 @@ def test_what_an_unavailable_replica_says_does_not_matter(gnn: CompiledNetwork) 
 
 def test_another_fleet_than_the_networks(cache: Path) -> None:
     torch.manual_seed(1)
-    one = CompiledNetwork("mlp", 1, weights_of(lively(RouterMLP(3, 8, 1))), cache)
+    one = CompiledNetwork(described("mlp", 1), weights_of(lively(RouterMLP(3, 8, 1))), cache)
     with pytest.raises(ValueError, match="fleet of 4"):
         one.score_one(one_decision(4))
     assert np.isfinite(one.score_one(one_decision(3))).all()
@@ -141,21 +153,37 @@ def test_another_fleet_than_the_networks(cache: Path) -> None:
 def test_the_library_is_made_once(gnn: CompiledNetwork, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     monkeypatch.setattr(compiled, "compile_library", lambda *_: pytest.fail("compiled again"))
-    again = CompiledNetwork("gnn", 2, weights_of(lively(RouterGNN(16))), cache)
+    again = CompiledNetwork(described("gnn", 2), weights_of(lively(RouterGNN(16))), cache)
     np.testing.assert_array_equal(again.score_one(one_decision(5)), gnn.score_one(one_decision(5)))
 
 
 def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(InputError, match="writable by others"):
-        CompiledNetwork("gnn", 1, weights_of(RouterGNN(8, 1)), tmp_path)
+        CompiledNetwork(described("gnn", 1), weights_of(RouterGNN(8, 1)), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_as_the_backend_of_an_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = policy_folder("zoo:router")
+    policy = load_artifact(folder, backend="compiled")
+    assert [path.suffix for path in (tmp_path / "servegym" / "compiled").iterdir()] == [".so"]
+    assert check_golden(policy, folder) < 1e-4
+    observation = plausible_observation("router", np.random.default_rng(8), 1, 9)
+    setting = dict(zip(SETTING_FEATURES, map(float, observation["setting"][0]), strict=True))
+    routers = [LearnedRouter(load_artifact(folder, backend), setting) for backend in ("compiled", "numpy")]
+    request, replicas = observation["request"][0], observation["replicas"][0]
+    scores, due = (router.scores(request, replicas) for router in routers)
+    np.testing.assert_allclose(scores, due, rtol=1e-5, atol=1e-4)
+    with pytest.raises(InputError, match="only mlp and gnn can be compiled"):
+        load_artifact(policy_folder("zoo:scheduler"), backend="compiled")
 
 
 def test_without_a_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(InputError, match="no-such-compiler"):
-        CompiledNetwork("gnn", 1, weights_of(RouterGNN(8, 1)), cache)
+        CompiledNetwork(described("gnn", 1), weights_of(RouterGNN(8, 1)), cache)
 
 
 def test_a_compiler_that_fails(tmp_path: Path) -> None:
