@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
             replica.headers = headers
             replica.running += 1
             self.asked["bytes"] = len(body)
+            self.asked["request_id"] = headers.get("x-request-id")
             if replica.records:
                 replica.begun.append(self.asked.get("id", ""))
             if self.asked.get("refuse") == replica.name:
@@ -98,9 +99,17 @@ class Connection(asyncio.Protocol):
         if self.asked is None:
             return
         tokens = self.asked.get("tokens", 1)
-        said = {"id": self.asked.get("id"), "replica": self.replica.name, "bytes": self.asked["bytes"]}
-        body = json.dumps({**said, "usage": {"completion_tokens": tokens}}).encode()
+        body = json.dumps(
+            {**self.said(), "bytes": self.asked["bytes"], "usage": {"completion_tokens": tokens}}
+        ).encode()
         self.over(HEAD % b"application/json" + b"content-length: %d\r\n\r\n" % len(body) + body)
+
+    def said(self) -> dict:
+        return {
+            "id": self.asked.get("id"),
+            "replica": self.replica.name,
+            "request_id": self.asked["request_id"],
+        }
 
     def begin(self) -> None:
         if self.asked is None:
@@ -113,8 +122,7 @@ class Connection(asyncio.Protocol):
         if self.asked is None:
             return
         self.sent += 1
-        said = {"id": self.asked.get("id"), "replica": self.replica.name, "n": self.sent}
-        event = b"data: " + json.dumps(said).encode() + b"\n\n"
+        event = b"data: " + json.dumps({**self.said(), "n": self.sent}).encode() + b"\n\n"
         chunk = b"%x\r\n%s\r\n" % (len(event), event)
         if self.sent == self.asked.get("tokens", 1):
             done = b"data: [DONE]\n\n"

@@ -17,7 +17,7 @@ from servegym.agents.serving.plugins.endpoint_picker.envoy_config import EnvoySe
 HERE = Path(__file__).parent
 ENVOY = Path(envoy.__file__).parent / "_bin" / "envoy"
 PICKER = "servegym.agents.serving.plugins.endpoint_picker"
-LEAST_LOADED = {"policy": {"heuristic": "least_loaded"}}
+LEAST_LOADED = {"policy": {"heuristic": "least_loaded"}, "deadline_s": None}
 
 
 def free_port() -> int:
@@ -26,7 +26,7 @@ def free_port() -> int:
         return each.getsockname()[1]
 
 
-def until(condition, what: str, within_s: float = 20.0):
+def until(condition, what: str, within_s: float = 60.0):
     """What `condition` returns when it is true; fails where it does not become so."""
     end = time.monotonic() + within_s
     while True:
@@ -56,8 +56,12 @@ class Answer:
         return [json.loads(line[6:]) for line in lines]
 
     @property
+    def first(self) -> dict:
+        return (self.events or [self.said])[0]
+
+    @property
     def replica(self) -> str:
-        return (self.events or [self.said])[0]["replica"]
+        return self.first["replica"]
 
 
 def call(
@@ -80,14 +84,15 @@ class Stack:
     """
 
     def __init__(
-        self, folder: Path, *, replicas=3, config=None, options=(), setup=None, change=None, base=None
+        self, folder: Path, *, replicas=3, config=None, options=(), setup=None, change=None, with_picker=True
     ):
         self.folder = folder
         self.processes: dict[str, subprocess.Popen] = {}
         self.ports = [free_port() for _ in range(replicas)]
         self.names = [f"127.0.0.1:{port}" for port in self.ports]
         self.picker_port, self.port, self.admin_port = free_port(), free_port(), free_port()
-        (folder / "serving.json").write_text(json.dumps(config or LEAST_LOADED))
+        config = {"decision_log": str(folder / "decisions.jsonl"), **(config or LEAST_LOADED)}
+        (folder / "serving.json").write_text(json.dumps(config))
         self.options = ["--report-period-s", "0.1", *options]
         self.setup = EnvoySetup(
             self.names,
@@ -103,8 +108,11 @@ class Stack:
         try:
             for name in self.names:
                 self.start_replica(name)
-            self.start_picker()
+            if with_picker:
+                self.start_picker()
             self.start_envoy()
+            if with_picker:
+                until(self.is_ready, "Envoy finds replicas and picker healthy")
         except BaseException:
             self.close()
             raise
@@ -137,7 +145,6 @@ class Stack:
             str(self.port),
         ]
         self.start("envoy", str(ENVOY), "-c", str(self.folder / "envoy.json"), *options)
-        until(self.is_ready, "Envoy finds replicas and picker healthy")
 
     def is_ready(self) -> bool:
         stats = self.envoy_stats("membership_healthy")
@@ -166,6 +173,10 @@ class Stack:
     def ask_all(self, bodies: list[dict], at_once: int = 16, headers=None) -> list[Answer]:
         with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(lambda body: self.ask(body, headers), bodies))
+
+    def decisions(self) -> list[dict]:
+        """The lines of the decision log."""
+        return [json.loads(line) for line in (self.folder / "decisions.jsonl").read_text().splitlines()]
 
     def stats(self, name: str) -> dict:
         return call(int(name.split(":")[1]), "GET", "/stats").said

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from servegym.agents.serving.config import load_config, router_from_config
-from servegym.agents.serving.load_reports import LoadReports
+from servegym.agents.serving.load_reports import LoadReports, address
+from servegym.agents.serving.metrics import RouterMetrics
+from servegym.agents.serving.metrics_server import MetricsServer
 from servegym.agents.serving.plugins.endpoint_picker.picker import Limits, Picker
 from servegym.agents.serving.plugins.endpoint_picker.server import Server, Tls
 from servegym.agents.serving.router import Router
@@ -40,13 +42,17 @@ async def _serve(given: argparse.Namespace) -> None:
     )
     replicas = [each for each in given.replicas.split(",") if each]
     router = router_from_config(load_config(given.config), replicas)
-    server = Server(Picker(router, limits), given.listen, _tls(given))
+    tls = _tls(given)
+    server = Server(Picker(router, limits), given.listen, tls)
+    metrics = None if given.metrics is None else _metrics(router, given.metrics, tls)
     polling = _polling(router, replicas, given)
     try:
         await server.run()
     finally:
         if polling is not None:
             polling.cancel()
+        if metrics is not None:
+            metrics.close()
 
 
 def _polling(router: Router, replicas: list[str], given: argparse.Namespace) -> asyncio.Task[None] | None:
@@ -65,6 +71,15 @@ def _polling(router: Router, replicas: list[str], given: argparse.Namespace) -> 
     return asyncio.create_task(reports.run())
 
 
+def _metrics(router: Router, where: str, tls: Tls | None) -> MetricsServer:
+    counts = next((each for each in router.observers if isinstance(each, RouterMetrics)), None)
+    if counts is None:
+        raise InputError(f"--metrics = {where}: the configuration must have metrics = true")
+    host, port = address(where)
+    files = (None, None) if tls is None else (tls.certificate, tls.key)
+    return MetricsServer(counts.exposition, host=host, port=port, certificate=files[0], key=files[1])
+
+
 def _tls(given: argparse.Namespace) -> Tls | None:
     if given.tls_certificate is None and given.tls_key is None and given.tls_client_ca is None:
         return None
@@ -79,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="JSON of `servegym deploy`: the policy")
     parser.add_argument("--replicas", required=True, help="their endpoints, as in Envoy: ip:port,ip:port,...")
     parser.add_argument("--listen", default="127.0.0.1:9002", help="address:port (%(default)s)")
+    parser.add_argument("--metrics", help="address:port of GET /metrics for Prometheus; none without it")
     parser.add_argument("--tls-certificate", type=Path, help="PEM; without it nothing is encrypted")
     parser.add_argument("--tls-key", type=Path, help="PEM")
     parser.add_argument("--tls-client-ca", type=Path, help="PEM: who signs certificates of clients")

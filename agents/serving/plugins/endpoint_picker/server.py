@@ -72,13 +72,21 @@ class Server:
             raise InputError(f"listen = {listen}: cannot be bound") from error
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT; then takes nobody new and gives who is here `drain_s` seconds."""
-        ended = asyncio.Event()
+        """Serves until SIGTERM or SIGINT, then ends as `stop` does."""
+        told = asyncio.Event()
         for each in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(each, ended.set)
+            asyncio.get_running_loop().add_signal_handler(each, told.set)
+        await self.start()
+        await told.wait()
+        await self.stop()
+
+    async def start(self) -> None:
+        """Serves from now on."""
         await self._server.start()
         _LOG.info("serves at port %d", self.port)
-        await ended.wait()
+
+    async def stop(self) -> None:
+        """Takes nobody new, and gives the requests under way `drain_s` seconds to end."""
         _LOG.info("ends; %d requests are under way", self._picker.num_under_way)
         self._health.is_draining.set()
         await self._server.stop(self._picker.limits.drain_s)

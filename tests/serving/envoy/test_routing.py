@@ -1,0 +1,132 @@
+"""Requests go where the picker says, through a real Envoy, however bodies are sent."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from tests.serving.envoy.stack import call, until
+
+MODES = ("BUFFERED", "FULL_DUPLEX_STREAMED")
+
+
+def ended(stack, count: int) -> dict[str, dict]:
+    """What the log says of requests that have ended, when `count` have."""
+
+    def lines() -> dict[str, dict]:
+        found = {line["id"]: line for line in stack.decisions() if "ended_s" in line}
+        return found if len(found) >= count else {}
+
+    return until(lines, f"{count} requests have ended in the log")
+
+
+@pytest.mark.parametrize("observed", ["ends", "tokens"])
+@pytest.mark.parametrize("body_mode", MODES)
+def test_requests_are_answered_by_the_replica_that_was_decided(stack, body_mode: str, observed: str) -> None:
+    it = stack(setup={"body_mode": body_mode, "observed": observed})
+    bodies = [
+        {"id": str(i), "prompt": "x" * (i * 700), "tokens": 1 + i % 5, "token_s": 0.005, "stream": i % 3 > 0}
+        for i in range(200)
+    ]
+    answers = it.ask_all(bodies)
+    assert {answer.status for answer in answers} == {200}
+    done = ended(it, 200)
+    decided = {line["id"]: line for line in it.decisions() if "replica" in line}
+    for body, answer in zip(bodies, answers, strict=True):
+        assert answer.first["id"] == body["id"]
+        assert decided[answer.first["request_id"]]["replica"] == answer.replica
+        outcome = done[answer.first["request_id"]]
+        assert outcome["ok"]
+        if body["stream"]:
+            assert [event["n"] for event in answer.events] == list(range(1, body["tokens"] + 1))
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+        else:
+            assert answer.said["bytes"] == len(json.dumps(body))
+        assert outcome["output_tokens"] == (body["tokens"] if observed == "tokens" else 1)
+    assert all(count > 50 for count in Counter(answer.replica for answer in answers).values())
+
+
+@pytest.mark.parametrize("body_mode", MODES)
+def test_a_large_body_arrives_whole(stack, body_mode: str) -> None:
+    it = stack(setup={"body_mode": body_mode})
+    body = {"prompt": "y" * 3_000_000}
+    assert it.ask(body).said["bytes"] == len(json.dumps(body))
+    (decision,) = (line for line in until(it.decisions, "a decision") if "replica" in line)
+    assert decision["request"][0] == 750_000  # tokens of four bytes
+
+
+def test_a_request_without_a_body_is_routed(stack) -> None:
+    it = stack()
+    assert call(it.port, "GET", "/load").status == 200
+    until(lambda: [line for line in it.decisions() if "replica" in line], "a decision")
+
+
+def test_a_request_is_under_way_until_its_answer_ends(stack) -> None:
+    """Envoy keeps the stream to the picker open, though it shows it no body of the answer."""
+    it = stack()
+    answer = it.ask({"tokens": 5, "token_s": 0.2, "stream": True})
+    outcome = ended(it, 1)[answer.first["request_id"]]
+    assert outcome["latency_s"] > 0.7 > outcome["ttft_s"]
+
+
+def hint(replicas) -> callable:
+    """Envoy's own word on who may be chosen, as gateways give it."""
+
+    def change(config: dict) -> None:
+        manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+        subset = {"x-gateway-destination-endpoint-subset": replicas(config)}
+        typed = {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config",
+            "metadata": [{"metadata_namespace": "envoy.lb.subset_hint", "value": subset}],
+        }
+        manager["http_filters"].insert(0, {"name": "subset", "typed_config": typed})
+
+    return change
+
+
+def names(config: dict) -> list[str]:
+    cluster = config["static_resources"]["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    sockets = [each["endpoint"]["address"]["socket_address"] for each in cluster]
+    return [f"{each['address']}:{each['port_value']}" for each in sockets]
+
+
+@pytest.mark.parametrize("separate", [list, ",".join])
+def test_a_subset_is_honoured(stack, separate) -> None:
+    it = stack(change=hint(lambda config: separate([*names(config)[1:], "10.9.8.7:1"])))
+    answers = it.ask_all([{"first_s": 0.01}] * 60)
+    assert {answer.replica for answer in answers} == set(it.names[1:])
+
+
+@pytest.mark.parametrize("subset", [[], ["10.9.8.7:1"]])
+def test_a_subset_of_nobody_is_answered_with_503(stack, subset: list[str]) -> None:
+    it = stack(change=hint(lambda config: subset))
+    answer = it.ask({})
+    assert answer.status == 503
+    assert answer.said["error"]["message"] == "no replica is available"
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_a_client_cannot_choose_a_replica(stack) -> None:
+    it = stack()
+    headers = {"x-gateway-destination-endpoint": it.names[0], "x-servegym-prompt-tokens": "77"}
+    answers = it.ask_all([{"first_s": 0.01}] * 60, headers=headers)
+    assert {answer.replica for answer in answers} == set(it.names)
+    assert all(it.stats(name)["headers"].get("x-servegym-prompt-tokens") is None for name in it.names)
+    assert all(line["request"][0] < 77 for line in it.decisions() if "replica" in line)
+
+
+def test_when_all_are_busy_who_can_wait_is_refused(stack) -> None:
+    it = stack(options=["--max-waiting", "10"])
+    for name in it.names:
+        call(int(name.split(":")[1]), "POST", "/say", {"waiting": 50})
+
+    def refused() -> bool:
+        answer = it.ask({"priority": 1})
+        return answer.status == 429 and "busy" in answer.said["error"]["message"]
+
+    until(refused, "429")
+    assert it.ask({"priority": 0}).status == 200
+    assert it.ask({}).status == 200
+    call(int(it.names[1].split(":")[1]), "POST", "/say", {"waiting": 3})
+    until(lambda: it.ask({"priority": 1}).status == 200, "room again")
+    assert it.ask({"priority": 1}).replica == it.names[1]
