@@ -13,7 +13,7 @@ from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import Workload
 from servegym.experiments.emulation.http_client import HttpClient
 from servegym.experiments.emulation.load_results import LoadResults
-from servegym.experiments.emulation.received_stream import ReceivedStream
+from servegym.experiments.emulation.received_stream import ReceivedStream, request_id
 from servegym.experiments.emulation.synthetic_prompts import SyntheticPrompts
 from servegym.experiments.emulation.worker import PREDICTED_HEADER
 
@@ -128,7 +128,7 @@ class _Run:
         """One request from its sending to its end, and then those that follow it."""
         workload, settings = self._workload, self._settings
         over = asyncio.Event()
-        stream = self._streams[number] = ReceivedStream(over.set)
+        stream = self._streams[number] = ReceivedStream(settings.run_id, number, over.set)
         headers, body = self._message(number)
         client = self._clients[number % len(self._clients)]
         self._due_s[number], self._sent_s[number] = due_s, time.monotonic()
@@ -172,11 +172,11 @@ class _Run:
             body["priority"] = int(workload.priority[number])
         headers = {
             "content-type": "application/json",
-            "x-request-id": f"{settings.run_id}-{number}",
+            "x-request-id": request_id(settings.run_id, number),
             "x-servegym-prompt-tokens": str(int(workload.prompt_tokens[number])),
         }
         if workload.predicted_output_tokens is not None:
             headers[PREDICTED_HEADER] = str(int(workload.predicted_output_tokens[number]))
         if self._session is not None:
-            headers["x-session-id"] = f"{settings.run_id}-{int(self._session[number])}"
+            headers["x-session-id"] = request_id(settings.run_id, int(self._session[number]))
         return headers, json.dumps(body).encode()

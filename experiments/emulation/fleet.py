@@ -97,7 +97,7 @@ class EmulatedFleet:
         self.counts = [ReplicaCounts() for _ in replicas]
         fields = self.fleet.requests.view(np.ndarray)
         self._prompt, self._output = fields["prompt_tokens"], fields["output_tokens"]
-        self._generated = fields["generated"]
+        self._generated, self._preemptions = fields["generated"], fields["preemptions"]
         of_replicas = self.fleet.replicas.view(np.ndarray)
         self._clock_s, self._in_flight = of_replicas["clock_s"], of_replicas["in_flight"]
         self._num_unfinished = of_replicas["num_unfinished"]
@@ -205,7 +205,7 @@ class EmulatedFleet:
         counts.preemptions += preemptions
         if self.engines[replica_id].prefix_caching:
             hits = entries["hit_tokens"]
-            admitted = prefills & (computed == hits) & (self._generated[slots] == 0)
+            admitted = prefills & (computed == hits) & (self._preemptions[slots] == 0)
             counts.prefix_queries += int(prompt[admitted].sum())
             counts.prefix_hits += int(hits[admitted].sum())
         return True

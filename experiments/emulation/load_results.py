@@ -54,7 +54,7 @@ class LoadResults:
 
         due_s, sent_s, cancelled_s: since `began_s`, by the clock of the streams.
         """
-        never = ReceivedStream(lambda: None)
+        never = ReceivedStream("", 0, lambda: None)
         never.error = "never sent"
         received = [never if stream is None else stream for stream in streams]
         whole = np.array(

@@ -18,14 +18,20 @@ NO_STATUS = 0
 """Where no answer has begun."""
 
 
+def request_id(run_id: str, number: int) -> str:
+    """Of a request of a run, by which it is known to those who answer it."""
+    return f"{run_id}-{number}"
+
+
 class ReceivedStream:
-    """Listens to an answer, a stream of server-sent events. Times are `time.monotonic`.
+    """Listens to the answer to a request, as server-sent events. Times are `time.monotonic`.
 
     Tokens of emulated workers say whose they are and where they belong (`answers.py`); of others the usage
     at the end says how many they were. on_end: called when nothing comes any more.
     """
 
-    def __init__(self, on_end: Callable[[], None]) -> None:
+    def __init__(self, run_id: str, number: int, on_end: Callable[[], None]) -> None:
+        self._run_id, self._own_id = run_id, request_id(run_id, number)
         self._on_end = on_end
         self._rest = b""
         self._done = False
@@ -95,6 +101,8 @@ class ReceivedStream:
     def _token(self, of: str, number: int) -> None:
         if self.answered_id is None:
             self.answered_id = of
+            of_another = of.startswith(f"{self._run_id}-") and of != self._own_id
+            self.is_wrong = self.is_wrong or of_another  # a proxy may have changed the id
         if of != self.answered_id or number > self.num_tokens + 1:
             self.is_wrong = True
         elif number <= self.num_tokens:
