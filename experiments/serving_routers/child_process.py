@@ -29,7 +29,7 @@ class ChildProcess:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us: we end it
+                process_group=0,  # Ctrl-C is for us: we end it
             )
 
     @property
@@ -47,7 +47,7 @@ class ChildProcess:
 def guard(command: Sequence[str]) -> None:
     """Runs a program until it ends, or until standard input is closed or we are asked to end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     try:
         while child.poll() is None and not select.select([0], [], [], POLL_S)[0]:
             pass
