@@ -20,13 +20,16 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         link = ": a symbolic link" if path.is_symlink() else f" ({error.strerror})"
         raise InputError(f"{path}: cannot be read{link}; must be a regular file") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         about, most = os.fstat(descriptor), MOST_BYTES[path.name]
         if not stat.S_ISREG(about.st_mode):
             raise InputError(f"{path}: must be a regular file")
         if about.st_size > most:
             raise InputError(f"{path}: {about.st_size} bytes; must be {most} at most")
-        return file.read(most)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

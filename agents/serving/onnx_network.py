@@ -16,7 +16,7 @@ MOST_FLEETS = 64
 class OnnxNetwork:
     """A graph from its bytes, which ONNX Runtime gets when it is first used or at `open`.
 
-    InputError then, where the runtime is missing or refuses them.
+    InputError then, where the runtime is missing or refuses them, and where it fails at a decision.
     """
 
     name = "onnx"
@@ -35,7 +35,10 @@ class OnnxNetwork:
 
     def scores(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Scores (K, A) of arrays with a leading axis K, float32 and contiguous."""
-        scores: np.ndarray = self._session.run(["logits"], observation)[0]
+        try:
+            scores: np.ndarray = self._session.run(["logits"], observation)[0]
+        except Exception as error:  # ONNX Runtime raises its own types
+            raise self._failed(error) from error
         return scores
 
     def score_one(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -44,8 +47,14 @@ class OnnxNetwork:
         bound = self._bound.get(num_replicas) or self._bind(num_replicas)
         for name, buffer in bound.inputs:
             buffer[...] = observation[name]
-        self._session.run_with_iobinding(bound.binding)
+        try:
+            self._session.run_with_iobinding(bound.binding)
+        except Exception as error:
+            raise self._failed(error) from error
         return bound.scores
+
+    def _failed(self, error: Exception) -> InputError:
+        return InputError(f"{self._where}: ONNX Runtime cannot run it: {_line(error)}")
 
     def _bind(self, num_replicas: int) -> "_Bound":
         """Fixed buffers for fleets of a size: nothing is allocated or copied at a decision but the inputs."""
@@ -82,6 +91,13 @@ def _session(graph: bytes, where: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        # Without a second try, which the package announces on standard output.
+        return onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime raises its own types, one for each way a graph can be bad
-        raise InputError(f"{where}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{where}: ONNX Runtime cannot load it: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
