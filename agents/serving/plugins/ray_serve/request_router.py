@@ -14,13 +14,13 @@ import numpy as np
 from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import MultiplexMixin, PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from servegym.agents.serving.config import load_config, router_from_config
+from servegym.agents.serving.config import load_config, router_from_config, router_policy, serving_config
 from servegym.agents.serving.contracts import UNKNOWN
 from servegym.agents.serving.fleet_view import FleetView
 from servegym.agents.serving.plugins.ray_serve.requests import routed_request
 from servegym.agents.serving.plugins.ray_serve.routing_stats import tell
 from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Router
+from servegym.agents.serving.router import NoReplicaError, Router
 from servegym.costmodels.errors import InputError
 
 _LOG = logging.getLogger("servegym.ray_serve")
@@ -67,8 +67,8 @@ class ServegymRouter(MultiplexMixin, RequestRouter):
     ) -> list[list[RunningReplica]]:
         """Tiers of one replica each, best first, of those that have room.
 
-        Where none has, or where routing itself has failed, it is one tier of all: Serve asks them how long
-        their queues are and takes the shortest.
+        Where none has, by what this router knows, or where routing itself has failed, it is one tier of all:
+        Serve asks them how long their queues are and takes the shortest that is not full.
         """
         if pending_request is None:
             return [[replica] for replica in candidate_replicas]
@@ -95,9 +95,14 @@ class ServegymRouter(MultiplexMixin, RequestRouter):
             return
         transit = self._in_transit.pop(id(pending_request), None)
         request = self._request(pending_request) if transit is None else transit.request
-        if (transit is None or transit.replica != name) and name in router.fleet.index:
-            router.sent(request, name)
         request_id = request.request_id
+        try:
+            if transit is None:  # Serve took whoever had room: there was one candidate
+                router.route(request, [name])
+            elif transit.replica != name:
+                router.sent(request, name)
+        except (InputError, NoReplicaError) as error:  # it was removed meanwhile
+            self._note("a request went to a replica that is not there", error)
 
         def ended(outcome: Any) -> None:
             self._ids.discard(request_id)
@@ -143,7 +148,7 @@ class ServegymRouter(MultiplexMixin, RequestRouter):
         if self._router is None:
             try:
                 self._router = self.make_router(self._config, names)
-            except InputError as error:
+            except Exception as error:  # whatever it is: Serve would have no router, and requests would hang
                 self._router = Router(_Unusable(error), FleetView(names), deadline_s=None)
         else:
             self._router.set_replicas(names)
@@ -200,7 +205,7 @@ def request_router_config(
 
     options: of RequestRouterConfig, such as its back-off.
     """
-    router_from_config(load_config(config) if isinstance(config, str) else config, ["any"])
+    router_policy(load_config(config) if isinstance(config, str) else serving_config(config))
     given: dict[str, Any] = {
         "request_router_class": f"{ServegymRouter.__module__}.{ServegymRouter.__qualname__}",
         "request_router_kwargs": {"config": config},
@@ -215,7 +220,7 @@ class _Unusable:
 
     name, bounded = "unusable", True
 
-    def __init__(self, error: InputError) -> None:
+    def __init__(self, error: Exception) -> None:
         self._error = error
 
     def scores(self, request: np.ndarray, replicas: np.ndarray, session: float = UNKNOWN) -> np.ndarray:
