@@ -14,20 +14,22 @@ from servegym.agents.serving.fleet_view import FleetView
 from servegym.agents.serving.learned_router import LearnedRouter, setting_row
 from servegym.agents.serving.learned_scheduler import LearnedScheduler
 from servegym.agents.serving.least_loaded import LeastLoaded
+from servegym.agents.serving.round_robin import RoundRobin
 from servegym.agents.serving.router import Observer, Router
 from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 
 MAX_CONFIG_BYTES = 1 << 20
 
-LEAST_LOADED = LeastLoaded.name
+PLAIN = {each.name: each for each in (LeastLoaded, RoundRobin)}
+"""Heuristics that need nothing but NumPy."""
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
     """Which policy: an exported one (`artifact`: a folder or zoo:NAME, `backend`), or a published one.
 
-    heuristic: a name of `servegym list`, with its `parameters`; needs numba. `least_loaded` needs nothing.
+    heuristic: a name of `servegym list`, with its `parameters`; needs numba, but for those of PLAIN.
     """
 
     artifact: str | None = None
@@ -62,7 +64,8 @@ class ServingConfig:
     setting: of SETTING_FEATURES by name, for an exported router. deadline_s: how long it may think; None:
     as long as it likes. share, shadow, needs_reports: see Router. decision_log: a file to write decisions
     to. metrics: whether to count for Prometheus. time_scale: seconds on the wall that a second of the
-    setting and of reports lasts, above 1 before emulated workers that are slowed down."""
+    setting and of reports lasts, above 1 before emulated workers that are slowed down.
+    """
 
     policy: PolicyConfig
     setting: dict[str, float] = field(default_factory=dict)
@@ -147,8 +150,8 @@ def router_policy(settings: ServingConfig) -> RouterPolicy:
     if settings.policy.artifact is not None:
         return LearnedRouter(_artifact(settings.policy), settings.setting, settings.policy.artifact)
     assert settings.policy.heuristic is not None
-    if settings.policy.heuristic == LEAST_LOADED:
-        return LeastLoaded()
+    if settings.policy.heuristic in PLAIN and not settings.policy.parameters:
+        return PLAIN[settings.policy.heuristic]()
     from servegym.agents.serving.heuristics import HeuristicRouter
 
     return HeuristicRouter(settings.policy.heuristic, settings.policy.parameters)
@@ -178,7 +181,8 @@ def _observers(settings: ServingConfig) -> list[Observer]:
     if settings.decision_log is not None:
         from servegym.agents.serving.decision_log import DecisionLog
 
-        observers.append(DecisionLog(Path(settings.decision_log)))
+        path, scale = Path(settings.decision_log), settings.time_scale
+        observers.append(DecisionLog(path, setting=settings.setting, clock=lambda: time.time() / scale))
     return observers
 
 

@@ -1,0 +1,1 @@
+"""Routers as they run in front of emulated workers, on one trace, beside what the simulator foretells."""

@@ -1,0 +1,57 @@
+"""`servegym live`, as far as it goes without the environments of real routers."""
+
+import json
+import sys
+
+import pytest
+
+from servegym.experiments.cli import main
+from servegym.experiments.live import _compare
+
+
+def test_advantages_are_over_the_first_line():
+    metrics = ("mean_ttft_s", "p99_ttft_s", "mean_latency_s")
+    lines = [
+        {"seen": dict.fromkeys(metrics, 2.0), "foretold": dict.fromkeys(metrics, 4.0)},
+        {"seen": dict.fromkeys(metrics, 1.0), "foretold": dict.fromkeys(metrics, 3.0)},
+        {"seen": dict.fromkeys(metrics, 3.0), "foretold": None},
+    ]
+    _compare(lines)
+    assert [line["advantage"]["p99_ttft_s"] for line in lines] == [0.0, 0.5, -0.5]
+    assert lines[1]["advantage_foretold"]["mean_ttft_s"] == 0.25
+    assert lines[2]["advantage_foretold"] is None
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["requests=0"], "requests = 0: must be at least 1"),
+        (["time_scale=0"], "time_scale = 0.0: must be positive and finite"),
+        (["routers=[nginx:best]"], "nginx:best: must be FAMILY:POLICY"),
+        (["seeds=[]"], "seeds"),
+        ([], "python.envoy: must be given for envoy:round_robin"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_started(words, said, tmp_path, capsys):
+    out = tmp_path / "live"
+    assert main(["live", "scenario=generated_8xh100", f"out={out}", *words]) != 0
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_workers_are_started_with_the_scenario_of_the_command(tmp_path, capsys, monkeypatch):
+    """Everything but a router: one that ends at once is named, and no process is left."""
+    monkeypatch.setattr("servegym.experiments.live_comparison.fronts.start_router", _no_router)
+    words = ["scenario=generated_8xh100", "scenario.fleet.replicas=2", f"python.envoy={sys.executable}"]
+    out = tmp_path / "live"
+    assert main(["live", *words, f"out={out}", "requests=5"]) != 0
+    assert "2 workers" in capsys.readouterr().err
+    answer = json.loads((out / "envoy-round_robin-seed0" / "workers.log").read_text().splitlines()[0])
+    assert answer["num_replicas"] == 2
+
+
+def _no_router(family, policy, worker_urls, python, folder):
+    from servegym.costmodels.errors import InputError
+
+    raise InputError(f"{len(worker_urls)} workers")
