@@ -73,6 +73,14 @@ COMMANDS = {
         "the file that tells a serving system which policy decides",
         "deploy scenario=azure_conv_8xh100 policy=zoo:router out=serving.json",
     ),
+    "live": Command(
+        "routers as they run in front of emulated workers, beside what is foretold",
+        "live scenario=azure_conv_8xh100 python.envoy=ENVIRONMENT/bin/python",
+    ),
+    "decisions": Command(
+        "what a router in a real serving system has decided, as data to learn from",
+        "decisions log=decisions.jsonl out=decisions.npz",
+    ),
     "explain": Command(
         "what a trained policy looks at, and whom it agrees with",
         "explain policy=runs/demo scenario=azure_conv_8xh100 out=runs/explanation",
