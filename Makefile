@@ -26,7 +26,7 @@ GROUPS ?= $(patsubst tests/serving/%/requirements.txt,%,$(wildcard tests/serving
 SITE := build/serving/site
 ENVIRONMENT := TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python tests/serving/environment.py
 
-.PHONY: help install demo test test-slow test-serving test-serving-slow test-witness lint format docs bench \
+.PHONY: help install demo test test-slow test-serving test-serving-slow test-witness lint format docs bench live \
     coverage clean
 .DEFAULT_GOAL := help
 
@@ -34,9 +34,10 @@ help:
 	@echo "make demo       train a router on a production trace, compare it with published ones, export it"
 	@echo "make test       the tests, without the slow ones"
 	@echo "make test-slow  the slow tests"
-	@echo "make test-serving  our plugins in the real serving systems (installs them: 10 GB, no GPU)"
+	@echo "make test-serving  our plugins in the real serving systems (installs them: 8 GB, no GPU)"
 	@echo "make test-serving-slow  those of them that take minutes"
 	@echo "make test-witness  our schedulers against vLLM's own (installs it: 2.3 GB, no GPU)"
+	@echo "make live       our routers and those of serving systems before emulated workers, a table"
 	@echo "make lint       style, types and the layer rule"
 	@echo "make format     rewrite the sources in the project's style"
 	@echo "make docs       the documentation site, build/site/index.html"
@@ -101,6 +102,17 @@ test-serving-slow: $(INSTALLED)
 test-witness: $(INSTALLED)
 	python=$$($(ENVIRONMENT) vllm) && \
 	SERVEGYM_VLLM_PYTHON="$$python" $(BIN)/python -m pytest tests/witness $(ARGS)
+
+# The routers that serving systems ship and ours, one after the other on one trace; a quarter of an hour.
+LIVE := picker:zoo:router,envoy:round_robin,envoy:least_request,ray:zoo:router,ray:round_robin,ray:pow2,$\
+    sglang-router:power_of_two,sglang-router:cache_aware,smg:power_of_two,smg:cache_aware,smg:least_load,$\
+    vllm-router:power_of_two,vllm-router:cache_aware
+
+live: $(INSTALLED)
+	$(BIN)/servegym live scenario=azure_conv_8xh100 'routers=[$(LIVE)]' out=runs/live $(ARGS) \
+	    python.envoy=$$($(ENVIRONMENT) envoy) \
+	    python.ray_serve=$$($(ENVIRONMENT) ray_serve) \
+	    python.routers=$$($(ENVIRONMENT) routers)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
