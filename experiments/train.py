@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -23,13 +25,15 @@ from servegym.agents.learners.callbacks import LoadCurriculum
 from servegym.agents.learners.checkpoint import checkpoints
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.learners.families import Family, family_of, vector_of
-from servegym.agents.learners.imitation import imitate
+from servegym.agents.learners.imitation import imitate, imitate_decisions
 from servegym.agents.learners.interrupts import deferred_interrupts
 from servegym.agents.learners.process import set_up_learning
 from servegym.agents.learners.training import resume as resume_learning
 from servegym.agents.learners.training import train as learn
 from servegym.agents.learners.vec_env import SB3VecEnv
 from servegym.costmodels.errors import InputError
+from servegym.envs.routing.logged import load_logged
+from servegym.envs.routing.observation import Observation
 from servegym.envs.scenario.traffic import Traffic
 from servegym.experiments import run_directory as files
 from servegym.experiments.configs import read_config
@@ -81,7 +85,9 @@ def _train(settings: TrainConfig, run_dir: Path) -> dict[str, Any]:
     resumed = bool(checkpoints(run_dir))
     tensorboard = run_dir / files.TENSORBOARD_FOLDER if settings.tracking.tensorboard else None
     try:
+        logged = None
         if not resumed:  # refuses bad values before it writes anything
+            logged = _logged(settings, vec_env)
             fresh = algorithm.build(settings.agent, vec_env, settings.seed, tensorboard)
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,7 +106,10 @@ def _train(settings: TrainConfig, run_dir: Path) -> dict[str, Any]:
                     kind = algorithm.model(settings.agent)
                     model = resume_learning(run_dir, vec_env, watching, tensorboard, kind)
                 else:
-                    if isinstance(settings.agent, PPOConfig) and settings.agent.imitate_steps > 0:
+                    if logged is not None:
+                        assert isinstance(fresh, PPO)  # by PPOConfig
+                        imitate_decisions(fresh, *logged, settings.agent.imitate_steps)
+                    elif isinstance(settings.agent, PPOConfig) and settings.agent.imitate_steps > 0:
                         assert family.teacher is not None and isinstance(fresh, MaskablePPO)  # by PPOConfig
                         imitate(fresh, family.teacher(), settings.agent.imitate_steps, family.imitated)
                     model = learn(fresh, settings.total_steps, run_dir, watching, settings.checkpoint_steps)
@@ -109,6 +118,14 @@ def _train(settings: TrainConfig, run_dir: Path) -> dict[str, Any]:
             raise
         _finish(run_dir, model, time.monotonic() - started, time.process_time() - processor_started)
     return _answer(settings, "resumed" if resumed else "trained")
+
+
+def _logged(settings: TrainConfig, vec_env: SB3VecEnv) -> tuple[Observation, np.ndarray] | None:
+    """Decisions of a real router to learn from first, if there are any."""
+    if not isinstance(settings.agent, PPOConfig) or settings.agent.imitate_log is None:
+        return None
+    space: Any = vec_env.observation_space
+    return load_logged(settings.agent.imitate_log, space["replicas"].shape[0])
 
 
 def _environments(settings: TrainConfig) -> tuple[list[Any], SB3VecEnv]:

@@ -23,6 +23,7 @@ class PPOConfig:
     hidden: int = 64  # width of the network
     layers: int = 2  # rounds of message passing (gnn) or hidden layers (mlp)
     imitate_steps: int = 0  # decisions of the published rule of the family that are imitated before all else
+    imitate_log: str | None = None  # instead of the rule's, those that `servegym decisions` has written here
     learning_rate: float = 1e-3  # of Adam, at the start
     final_learning_rate: float = 0.0  # reached linearly at the last step
     n_steps: int = 128  # decisions per environment between updates
@@ -43,9 +44,14 @@ class PPOConfig:
         for key in ("hidden", "layers", "n_steps", "batch_size", "n_epochs"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         _require(self.imitate_steps >= 0, "imitate_steps", self.imitate_steps, "at least 0")
-        if self.imitate_steps > 0:
-            teacher = family_of(self.network).teacher
-            _require(teacher is not None, "imitate_steps", self.imitate_steps, "0: nothing to imitate here")
+        family = family_of(self.network)
+        if self.imitate_log is not None:
+            routes = family.environment == "servegym/Routing-v0"
+            _require(routes, "imitate_log", self.imitate_log, "null for a network that routes nothing")
+            _require(self.imitate_steps > 0, "imitate_steps", self.imitate_steps, "above 0 with imitate_log")
+        elif self.imitate_steps > 0:
+            known = family.teacher is not None
+            _require(known, "imitate_steps", self.imitate_steps, "0: nothing to imitate here")
         for key in ("learning_rate", "clip_range", "max_grad_norm"):
             _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0 and finite")
         for key in ("final_learning_rate", "ent_coef", "vf_coef"):

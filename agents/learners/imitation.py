@@ -1,10 +1,11 @@
-"""A warm start: the network first learns from a rule when to wait, or all that it does."""
+"""A warm start: the network first learns from a rule when to wait, or all that it does; or from a log."""
 
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.utils import obs_as_tensor
 
 from servegym.agents.learners.process import set_up_learning
@@ -49,6 +50,35 @@ def imitate(model: MaskablePPO, teacher: Policy, num_decisions: int, imitated: I
             values = policy.predict_values(obs_as_tensor(observation, model.device))
         buffer.compute_returns_and_advantage(last_values=values, dones=starts)
         _learn_from(model, imitated)
+
+
+def imitate_decisions(
+    model: PPO, observations: dict[str, np.ndarray], actions: np.ndarray, num_decisions: int
+) -> None:
+    """Trains the scores of `model` on N decisions that somebody made, in whole minibatches.
+
+    observations: with N first; actions (N,). `num_decisions` are learned from in all, in passes over the N in
+    random order, by the cross entropy of the action and with PPO's optimiser. Values are left as they are:
+    nobody has said what the rewards were. These decisions do not count as the model's own.
+    """
+    policy: Any = model.policy
+    set_up_learning()
+    policy.set_training_mode(True)
+    rng = np.random.default_rng(model.seed)
+    size = min(model.batch_size, len(actions))
+    order = np.zeros(0, np.int64)
+    for _ in tracked(range(-(-num_decisions // size)), "Imitating", "minibatches"):
+        if len(order) < size:
+            order = rng.permutation(len(actions))
+        batch, order = order[:size], order[size:]
+        seen = obs_as_tensor({name: values[batch] for name, values in observations.items()}, model.device)
+        done = torch.as_tensor(actions[batch], device=model.device)
+        _, log_probs, _ = policy.evaluate_actions(seen, done)
+        policy.optimizer.zero_grad()
+        loss: torch.Tensor = -log_probs.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), model.max_grad_norm)
+        policy.optimizer.step()
 
 
 def _learn_from(model: MaskablePPO, imitated: Imitated) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from servegym.costmodels.errors import InputError
+from servegym.envs.workloads.logged_workload import read_decisions
 from servegym.envs.workloads.mooncake import read_mooncake
 from servegym.envs.workloads.servegen import read_servegen
 from servegym.envs.workloads.text_files import read_rows
@@ -39,6 +40,7 @@ def read_csv(path: str | Path) -> Workload:
 READERS: dict[str, Callable[[str | Path], Workload]] = {
     "azure": read_azure,
     "csv": read_csv,
+    "decisions": read_decisions,
     "mooncake": read_mooncake,
     "servegen": read_servegen,
 }

@@ -63,7 +63,7 @@ def test_formats_are_read_by_name(tmp_path):
     assert read_trace(path, "azure").arrival_s.tolist() == read_azure(path).arrival_s.tolist()
     assert read_trace(write(tmp_path, PLAIN), "csv").prompt_tokens.tolist() == [10, 20, 30]
     with pytest.raises(
-        InputError, match="trace format is 'parquet', allowed: azure, csv, mooncake, servegen"
+        InputError, match="trace format is 'parquet', allowed: azure, csv, decisions, mooncake, servegen"
     ):
         read_trace(path, "parquet")
 
