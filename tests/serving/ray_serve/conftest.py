@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 
-# Ray reads these when it is imported; it asks for tokens of a cluster, and reports how it is used, by default.
+# Ray reads these when it is imported. It would ask for a token, and report how it is used.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 # A machine that does other things beside is slow to answer how many requests it has.
 os.environ.update(RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S="2", RAY_raylet_start_wait_time_s="120")
@@ -18,7 +18,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPAT
 
 import ray  # noqa: E402
 from ray import serve  # noqa: E402
-from ray.serve.config import RequestRouterConfig  # noqa: E402
+from ray.serve.config import HTTPOptions, RequestRouterConfig  # noqa: E402
 from ray.serve.handle import DeploymentHandle  # noqa: E402
 
 from tests.serving.ray_serve import recordings  # noqa: E402
@@ -29,7 +29,9 @@ NUM_REPLICAS, MAX_ONGOING = 3, 4
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
+def cluster(free_port: Callable[[], int]) -> Iterator[str]:
+    """A cluster; the URL of Serve's HTTP proxy."""
+    port = free_port()
     ray.init(
         num_cpus=4,
         include_dashboard=False,
@@ -38,14 +40,14 @@ def cluster() -> Iterator[None]:
         runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}},
         log_to_driver=False,
     )
-    serve.start(proxy_location="Disabled")
-    yield
+    serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
+    yield f"http://127.0.0.1:{port}"
     serve.shutdown()
     ray.shutdown()
 
 
 @pytest.fixture(scope="session")
-def engines(cluster: None) -> str:
+def engines(cluster: str) -> str:
     """The name of an application of NUM_REPLICAS replicas, each with at most MAX_ONGOING requests."""
     config = RequestRouterConfig(
         request_router_class="tests.serving.ray_serve.recording_router.RecordingRouter",

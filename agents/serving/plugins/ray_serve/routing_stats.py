@@ -12,29 +12,19 @@ from servegym.agents.serving.fleet_view import REPORT_COLUMNS
 from servegym.agents.serving.router import Router
 from servegym.costmodels.errors import InputError
 
-AT_KEY = "at_unix_s"
+AT_KEY, AVAILABLE_KEY = "at_unix_s", "available"
+
+UNAVAILABLE = {AVAILABLE_KEY: 0.0}
+"""The stats of a replica that must not be chosen, though Serve thinks that it lives."""
 
 
-def routing_stats(report: Mapping[str, float]) -> dict[str, float]:
-    """What `record_routing_stats` of a deployment returns for a load report that is true now.
+def routing_stats(report: Mapping[str, float], at_unix_s: float | None = None) -> dict[str, float]:
+    """What `record_routing_stats` of a deployment returns for a load report that is true now, or at a time.
 
     report: features of `fleet_view.REPORT_COLUMNS` by name; others are left out.
     """
-    return {**{name: report[name] for name in REPORT_COLUMNS if name in report}, AT_KEY: time.time()}
-
-
-async def fetch_routing_stats(session: Any, url: str, timeout_s: float = 1.0) -> dict[str, float]:
-    """The same from an engine that answers GET `url` with its load report as JSON.
-
-    session: an `aiohttp.ClientSession`. Raises what it raises; Serve then keeps the last stats.
-    """
-    began_s = time.time()
-    async with session.get(url, timeout=timeout_s, raise_for_status=True) as response:
-        report = await response.json()
-    if not isinstance(report, Mapping):
-        raise InputError(f"{url}: must answer with an object of JSON, not {type(report).__name__}")
-    # It was true at some time between question and answer. The earlier one counts a request twice at worst.
-    return {**routing_stats(report), AT_KEY: began_s}
+    numbers = {name: report[name] for name in REPORT_COLUMNS if name in report}
+    return {**numbers, AVAILABLE_KEY: 1.0, AT_KEY: time.time() if at_unix_s is None else at_unix_s}
 
 
 def tell(router: Router, replica: str, stats: Mapping[str, Any]) -> None:
@@ -42,6 +32,8 @@ def tell(router: Router, replica: str, stats: Mapping[str, Any]) -> None:
 
     InputError where a feature is no number >= 0; then the last report stays.
     """
+    if AVAILABLE_KEY in stats:
+        router.set_available(replica, bool(stats[AVAILABLE_KEY]))
     numbers = {name: value for name, value in stats.items() if name in REPORT_COLUMNS}
     if not numbers:
         return

@@ -1,0 +1,198 @@
+"""A Ray Serve application in front of OpenAI servers that run outside Ray, one replica for each of them.
+
+    python -m servegym.agents.serving.plugins.ray_serve.proxies --workers URL,URL --config serving.json
+
+starts a cluster of this machine, prints `{"url": ...}` when it serves and goes on until it is stopped.
+Without `--config` Serve routes by its own rule. An ingress reads requests, since Serve's own proxy hands them
+on before their bodies have come; the router is in the ingress, of which there is one, so that its books hold
+everything.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+# Ray reads these when it is imported. It would ask for a token, and report how it is used.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import aiohttp
+import ray
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.config import HTTPOptions, RequestRouterConfig
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from servegym.agents.serving.load_reports import read_load
+from servegym.agents.serving.plugins.ray_serve import request_router_config
+from servegym.agents.serving.plugins.ray_serve.routing_stats import UNAVAILABLE, routing_stats
+from servegym.costmodels.errors import InputError
+
+MAX_ONGOING = 4096
+"""Requests at a worker: it queues them itself."""
+
+ATTEMPTS, FIRST_PAUSE_S = 6, 0.05
+"""A request that no answer has begun to is sent again after a pause, and after twice that the next time."""
+
+LOAD_TIMEOUT_S = 1.0
+_PASSED_ON = ("content-type", "authorization", "x-request-id", "x-session-id")
+_KEPT = ("content-type", "content-length", "retry-after")
+
+
+class WorkerGone(Exception):
+    """A worker did not take a request, or fell silent before it began to answer."""
+
+
+class Worker:
+    """The replica that stands for a worker: of rank i for the i-th URL. Streams what comes as it comes."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        rank = serve.get_replica_context().rank
+        assert rank is not None
+        self._url = urls[rank.rank].rstrip("/")
+        self._load_path = "/load"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def record_routing_stats(self) -> dict[str, float]:
+        """What the worker says of its load."""
+        began_s = time.time()
+        try:
+            numbers, self._load_path = await asyncio.wait_for(
+                read_load(urlsplit(self._url).netloc, self._load_path), LOAD_TIMEOUT_S
+            )
+        except Exception:  # whatever it is: it must not be chosen
+            return UNAVAILABLE
+        # True at some time between question and answer: at the earlier one a request counts twice at worst.
+        return routing_stats(numbers, began_s)
+
+    async def forward(
+        self, body: bytes, *, method: str, path: str, headers: dict[str, str]
+    ) -> AsyncIterator[tuple[int, dict[str, str], bytes] | bytes]:
+        """The worker's answer: its status, headers and first piece, then the others."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(None, sock_connect=5.0)
+            )
+        passed = {name: value for name, value in headers.items() if name in _PASSED_ON}
+        begun = False
+        try:
+            async with self._session.request(method, self._url + path, data=body, headers=passed) as answer:
+                pieces = answer.content.iter_any()
+                # The status of a stream may come long before its first token: it says nothing yet.
+                first = await anext(pieces, b"")
+                begun = True
+                kept = {name: answer.headers[name] for name in _KEPT if name in answer.headers}
+                yield answer.status, kept, first
+                async for piece in pieces:
+                    yield piece
+        except (aiohttp.ClientError, OSError) as error:
+            if begun:
+                raise
+            raise WorkerGone(f"{self._url}: {type(error).__name__}") from None
+
+
+class Ingress:
+    """Gives each request to a worker, and to another one where that dies before it has begun to answer."""
+
+    def __init__(self, workers: Any) -> None:
+        self._workers = workers.options(stream=True)  # a DeploymentHandle
+
+    async def __call__(self, request: Request) -> Response:
+        """The worker's answer; 503 where none gave one."""
+        body, path = await request.body(), request.url.path
+        headers, pause_s = dict(request.headers), FIRST_PAUSE_S
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(pause_s)
+                pause_s *= 2.0
+            pieces = self._workers.forward.remote(body, method=request.method, path=path, headers=headers)
+            try:
+                status, kept, first = await anext(pieces)
+            except (RayActorError, WorkerGone):
+                continue
+            return StreamingResponse(_chained(first, pieces), status, kept)
+        return JSONResponse({"error": {"message": "no worker answers", "code": 503}}, 503)
+
+
+async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in others:
+        yield piece
+
+
+def application(urls: Sequence[str], router: RequestRouterConfig | None) -> serve.Application:
+    """The ingress over a replica for each URL; `router` None: Serve's own."""
+    workers = serve.deployment(
+        num_replicas=len(urls),
+        max_ongoing_requests=MAX_ONGOING,
+        ray_actor_options={"num_cpus": 0},
+        request_router_config=router or RequestRouterConfig(),
+        graceful_shutdown_timeout_s=1.0,
+    )(Worker)
+    ingress = serve.deployment(max_ongoing_requests=MAX_ONGOING, ray_actor_options={"num_cpus": 0})(Ingress)
+    return ingress.bind(workers.bind(list(urls)))
+
+
+def start(urls: Sequence[str], router: RequestRouterConfig | None, *, host: str, port: int) -> str:
+    """Starts a cluster of this machine and the application on it; the URL at which it serves."""
+    path = [str(Path(__file__).absolute().parents[5]), os.environ.get("PYTHONPATH", "")]
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=200 << 20,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, path))}},
+        log_to_driver=False,
+    )
+    serve.start(http_options=HTTPOptions(host=host, port=port))
+    serve.run(application(urls, router), name="proxies")
+    return f"http://{host}:{port}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="proxies", description=__doc__.partition("\n")[0])
+    parser.add_argument("--workers", required=True, help="URLs, separated by commas")
+    parser.add_argument("--config", help="what servegym deploy wrote; without it Serve's own router")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--stats-period-s", type=float, default=0.2, help="how often workers tell their load")
+    given = parser.parse_args(arguments)
+    try:
+        urls = given.workers.split(",")
+        for url in urls:
+            if urlsplit(url).scheme != "http" or not urlsplit(url).netloc:
+                raise InputError(f"--workers {url}: must be http://host:port")
+        router = None
+        if given.config is not None:
+            router = request_router_config(given.config, routing_stats_period_s=given.stats_period_s)
+    except InputError as error:
+        sys.exit(f"proxies: {error}")
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        url = start(urls, router, host=given.host, port=given.port)
+        print(json.dumps({"url": url}), flush=True)
+        while not stopped.wait(1.0):
+            pass
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    # Of classes in a module of this name each process would have its own, and none would know another's.
+    from servegym.agents.serving.plugins.ray_serve import proxies
+
+    proxies.main()
