@@ -19,6 +19,10 @@ def text_of_tokens(request_id: str, first: int, last: int) -> str:
     return "".join(f" {request_id}#{number}" for number in range(first, last + 1))
 
 
+def _compact(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
 class Meter(Protocol):
     """Who counts tokens."""
 
@@ -128,10 +132,10 @@ class StreamedAnswer(Answer):
         self._sent = 0
         self._head, self._hold_head = reply.head(EVENTS), hold_head
         kind = "chat.completion.chunk" if self._chat else "text_completion"
-        self._start = b"data: " + json.dumps({**self._common, "object": kind})[:-1].encode()
-        before, after = ('"delta": {"content": "', '"}') if self._chat else ('"text": "', '"')
-        self._before = f', "choices": [{{"index": 0, {before}'.encode()
-        self._after = f'{after}, "logprobs": null, "finish_reason": '.encode()
+        self._start = b"data: " + _compact({**self._common, "object": kind})[:-1]
+        before, after = ('"delta":{"content":"', '"}') if self._chat else ('"text":"', '"')
+        self._before = f',"choices":[{{"index":0,{before}'.encode()
+        self._after = f'{after},"logprobs":null,"finish_reason":'.encode()
 
     def begin(self) -> None:
         """The request has been accepted."""
@@ -145,7 +149,7 @@ class StreamedAnswer(Answer):
         text = text_of_tokens(self._request_id, self._sent + 1, number).encode()
         before = self._before
         if self._sent == 0 and self._chat:
-            before = before.replace(b'{"content"', b'{"role": "assistant", "content"')
+            before = before.replace(b'{"content"', b'{"role":"assistant","content"')
         self._sent = number
         event = b"".join(
             (self._start, before, text, self._after, b'"length"}]}\n\n' if last else b"null}]}\n\n")
@@ -155,6 +159,5 @@ class StreamedAnswer(Answer):
             self._reply.write(head + chunk(event))
             return
         if self._include_usage:
-            usage = json.dumps(self._usage()).encode()
-            event += self._start + b', "choices": [], "usage": ' + usage + b"}\n\n"
+            event += self._start + b',"choices":[],"usage":' + _compact(self._usage()) + b"}\n\n"
         self._reply.finish(head, event + b"data: [DONE]\n\n")

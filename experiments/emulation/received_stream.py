@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from servegym.experiments.emulation.worker import REPLICA_HEADER
 
-_TOKEN = re.compile(rb"([A-Za-z0-9._-]{1,64})#(\d+)")
+_TOKEN = re.compile(rb" ([A-Za-z0-9._-]{1,64})#(\d+)")
 _USAGE = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 
 MAX_ERROR_BYTES = 4096
@@ -84,10 +84,11 @@ class ReceivedStream:
         return right and self.num_tokens == output_tokens
 
     def _events(self, lines: bytes) -> None:
-        marks = _TOKEN.findall(lines)
+        marks = [(of.decode(), int(number)) for of, number in _TOKEN.findall(lines)]
+        marks = [mark for mark in marks if self._is_of_a_worker(mark[0])]
         usage = _USAGE.search(lines)
         for of, number in marks:
-            self._token(of.decode(), int(number))
+            self._token(of, number)
         if usage is not None and self.answered_id is None:
             self.num_tokens = int(usage[1])
         if marks or usage is None:
@@ -97,6 +98,10 @@ class ReceivedStream:
             else:
                 self.longest_gap_s = max(self.longest_gap_s, now_s - self.last_token_s)
             self.last_token_s = now_s
+
+    def _is_of_a_worker(self, of: str) -> bool:
+        """Whether it is no word of a language model, which knows nothing of requests."""
+        return self.replica >= 0 or of.startswith(f"{self._run_id}-")
 
     def _token(self, of: str, number: int) -> None:
         if self.answered_id is None:

@@ -23,11 +23,11 @@ def tokens(*numbers: int, of: str = "r-1") -> bytes:
     return b"".join(event(text_of_tokens(of, number, number)) for number in numbers)
 
 
-def received(*parts: bytes, status: int = 200, ended: bool = True) -> ReceivedStream:
+def received(*parts: bytes, status: int = 200, ended: bool = True, replica: str = "3") -> ReceivedStream:
     """After an answer in these parts."""
     calls: list[None] = []
     stream = ReceivedStream("r", 1, lambda: calls.append(None))
-    stream.head(status, {"x-servegym-replica": "3"})
+    stream.head(status, {"x-servegym-replica": replica} if replica else {})
     for part in parts:
         stream.data(part)
     assert not calls
@@ -91,12 +91,17 @@ def test_refusals(body: bytes, said: str) -> None:
     assert stream.error == said
 
 
+def test_a_proxy_may_take_headers_away() -> None:
+    stream = received(tokens(1, 2) + DONE, replica="")
+    assert stream.is_whole(2) and stream.replica == -1
+
+
 def test_a_proxy_may_change_the_id() -> None:
     assert received(tokens(1, 2, of="7f3a-1b") + DONE).is_whole(2)
 
 
 def test_tokens_of_others_than_emulated_workers_are_counted_by_their_usage() -> None:
     usage = b'data: {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 5}}\n\n'
-    stream = received(event("Once"), event(" upon a time"), usage, DONE)
+    stream = received(event("Once"), event(" upon a C#4"), usage, DONE, replica="")
     assert stream.is_whole(5)
     assert stream.answered_id is None and stream.first_token_s <= stream.last_token_s
