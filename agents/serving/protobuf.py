@@ -1,4 +1,7 @@
-"""The fields of a protobuf message, without a schema: enough to look into a file before a runtime does."""
+"""Protobuf messages without a schema: their fields, read in place and written.
+
+Enough to look into a file before a runtime does, and to speak a protocol of few messages.
+"""
 
 from collections.abc import Iterator
 
@@ -43,7 +46,34 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
+def number(field: int, value: int) -> bytes:
+    """A field that is a varint: a boolean, an enumeration, a size."""
+    return _encoded(field << 3 | VARINT) + _encoded(value)
+
+
+def text(field: int, value: bytes | str) -> bytes:
+    """A field that is bytes or text."""
+    raw = value.encode() if isinstance(value, str) else value
+    return _encoded(field << 3 | BYTES) + _encoded(len(raw)) + raw
+
+
+def message(field: int, *parts: bytes) -> bytes:
+    """A field that is a message of these fields."""
+    return text(field, b"".join(parts))
+
+
+def _encoded(value: int) -> bytes:
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    if position < len(message) and message[position] < 0x80:  # most are short
+        return message[position], position + 1
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):

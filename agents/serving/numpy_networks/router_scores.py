@@ -7,6 +7,10 @@ from servegym.agents.serving.numpy_networks.router_inputs import RouterInputs, W
 ILLEGAL_SCORE = -1e9
 """Of an action that may not be chosen."""
 
+EQUAL = 2e-6
+"""Scores nearer to the best than this, relative to it and at least absolute, are the best: which kernel of a
+library multiplies depends on a replica's place, so replicas that are alike would differ by rounding."""
+
 PRIOR_SHAPES = {"departure": (2,), "prior_weights": (2,)}
 
 
@@ -17,11 +21,12 @@ class RouterScores:
         self.scores = np.empty(num_replicas, np.float32)
         self._inputs, self._forecasts = inputs, np.empty(num_replicas, np.float32)
         self._departure, self._weights = weights["departure"].tolist(), weights["prior_weights"].tolist()
+        self._as_good = np.empty(num_replicas, np.bool_)
         self._share: float | None = None
         self._mix, self._by_departure = np.empty(2, np.float32), np.empty((), np.float32)
 
     def finish(self) -> np.ndarray:
-        """Scores with forecasts added; illegal ones are ILLEGAL_SCORE."""
+        """Scores with forecasts added, ILLEGAL_SCORE where illegal; the first of equally good is the best."""
         inputs, scores = self._inputs, self.scores
         if inputs.ttft_share != self._share:
             self._weigh(inputs.ttft_share)
@@ -30,6 +35,8 @@ class RouterScores:
         scores += self._forecasts
         if inputs.illegal is not None:
             scores[inputs.illegal] = ILLEGAL_SCORE
+        best = float(np.maximum.reduce(scores))
+        scores[np.greater_equal(scores, best - EQUAL * max(1.0, abs(best)), self._as_good).argmax()] = best
         return scores
 
     def none_legal(self) -> np.ndarray:

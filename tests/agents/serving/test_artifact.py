@@ -22,6 +22,7 @@ from servegym.agents.serving.artifact import check_golden, load_artifact
 from servegym.agents.serving.artifact_files import describe_files
 from servegym.agents.serving.export import COLUMNS, export_policy
 from servegym.agents.serving.golden import plausible_observation
+from servegym.agents.zoo import ZOO
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_COLUMNS, REQUEST_COLUMNS
 
@@ -133,22 +134,35 @@ def test_normalisation_described_is_the_one_computed(gnn: tuple[RouterNetwork, P
         np.testing.assert_allclose(inputs[:, column].numpy(), computed, rtol=1e-5)
 
 
-LOAD = """
+DECIDE = """
 import sys
 from pathlib import Path
+import numpy as np
 from servegym.agents.serving.artifact import check_golden, load_artifact
-folder = Path(sys.argv[1])
-policy = load_artifact(folder)
-assert check_golden(policy, folder) < 1e-4
-heavy = {"torch", "stable_baselines3", "gymnasium", "servegym.envs"} & set(sys.modules)
-assert not heavy, heavy
+folder, backend = Path(sys.argv[1]), sys.argv[2]
+policy = load_artifact(folder, backend)
+request, replicas, setting = (np.ones(shape, np.float32) for shape in ((4,), (3, 15), (9,)))
+assert policy.score_one({"request": request, "replicas": replicas, "setting": setting}).shape == (3,)
+heavy = {"torch", "stable_baselines3", "gymnasium", "numba", "scipy", "hydra", "onnxruntime"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert not any(name.startswith(("servegym.envs", "servegym.experiments")) for name in sys.modules)
+assert check_golden(policy, folder) < 1e-3
+assert not heavy - {"onnxruntime"} & set(sys.modules), heavy & set(sys.modules)
 """
 
 
-def test_runs_without_torch_and_simulator(gnn: tuple[RouterNetwork, Path]) -> None:
-    command = [sys.executable, "-c", LOAD, str(gnn[1])]
+@pytest.mark.parametrize("backend", ["numpy", "auto"])
+def test_decides_with_numpy_alone(backend: str) -> None:
+    """Neither torch nor the simulator, and no ONNX Runtime until many are to be decided at once."""
+    command = [sys.executable, "-c", DECIDE, str(ZOO / "router"), backend]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_without_onnx_runtime_numpy_decides_many_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    policy = load_artifact(ZOO / "router")
+    assert check_golden(policy, ZOO / "router") < 1e-3
 
 
 def test_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +206,26 @@ def test_missing_export_package_is_one_line(
     with pytest.raises(InputError, match=rf"^{package} is not installed: pip install 'servegym\[serving\]'$"):
         export_policy(RouterGNN(hidden=8), "router", {}, tmp_path / "policy")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_links_are_not_followed(copy: Path, tmp_path: Path) -> None:
+    (copy / "policy.npz").rename(tmp_path / "elsewhere.npz")
+    (copy / "policy.npz").symlink_to(tmp_path / "elsewhere.npz")
+    with pytest.raises(InputError, match=r"policy\.npz: cannot be read: a symbolic link"):
+        load_artifact(copy)
+
+
+def test_other_files_are_not_looked_at(copy: Path) -> None:
+    (copy / "policy.pkl").write_bytes(b"whatever")
+    assert check_golden(load_artifact(copy), copy) < 1e-3
+
+
+def test_every_feature_has_its_source_in_every_system(gnn: tuple[RouterNetwork, Path]) -> None:
+    description = json.loads((gnn[1] / "policy.json").read_text())
+    for name, of in description["inputs"].items():
+        for feature in of["features"]:
+            assert list(feature["sources"]) == ["vllm", "ray_serve", "envoy", "litellm", "sglang"], name
+            assert all(feature["sources"].values())
 
 
 def test_missing_runtime_is_one_line(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,21 @@ def test_a_fleet_without_anybody_to_choose(kind: str) -> None:
     assert_equal(torch_scores(network, observation)[1::2], scores[1::2])
 
 
+@pytest.mark.parametrize("kind", ["gnn", "attention", "two_level"])
+def test_of_replicas_that_are_alike_the_first_is_chosen(kind: str) -> None:
+    """As by torch: idle replicas are, and which of them it is must not depend on a library's kernels."""
+    network = lively(kind, 0)
+    numpy = in_numpy(network)
+    for num_replicas in range(2, 60):
+        observation = observations(kind, 1, 2, num_replicas)
+        observation["replicas"][0] = observation["replicas"][0, num_replicas // 2]
+        observation["replicas"][0, :, AVAILABLE] = 1.0
+        observation["replicas"][0, 0, AVAILABLE] = float(num_replicas % 2)
+        due = torch_scores(network, observation)
+        first = 0 if num_replicas % 2 else 1
+        assert due[0].argmax() == numpy.scores(observation)[0].argmax() == first
+
+
 def test_what_was_decided_before_leaves_no_trace() -> None:
     """Buffers are used again: by other fleets, after what is not a number, after illegal replicas."""
     network = lively("gnn", 0)
