@@ -30,11 +30,7 @@ def package_folder(folder: Path) -> Path:
 
 def module_command(python: str, module: str, path: Path, arguments: Sequence[str]) -> list[str]:
     """Runs a module of ours in another environment, from the package at `path`."""
-    start = (
-        "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
-        "runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
-    )
-    return [python, "-c", start, str(path), module, *arguments]
+    return ["env", f"PYTHONPATH={path.resolve()}", python, "-m", module, *arguments]
 
 
 def servegym_command(*words: str) -> list[str]:
