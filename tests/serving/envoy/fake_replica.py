@@ -26,7 +26,6 @@ class Replica:
         self.broken_off = 0
         self.running = 0
         self.load: dict[str, float] | None = None
-        self.records = True
 
 
 class Connection(asyncio.Protocol):
@@ -82,8 +81,7 @@ class Connection(asyncio.Protocol):
             replica.running += 1
             self.asked["bytes"] = len(body)
             self.asked["request_id"] = headers.get("x-request-id")
-            if replica.records:
-                replica.begun.append(self.asked.get("id", ""))
+            replica.begun.append(self.asked.get("id", ""))
             if self.asked.get("refuse") == replica.name:
                 self.over(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n")
             elif self.asked.get("stream"):
@@ -114,7 +112,8 @@ class Connection(asyncio.Protocol):
     def begin(self) -> None:
         if self.asked is None:
             return
-        self.transport.write(HEAD % b"text/event-stream" + b"transfer-encoding: chunked\r\n\r\n")
+        head = HEAD % b"text/event-stream" + b"x-replica: %s\r\n" % self.replica.name.encode()
+        self.transport.write(head + b"transfer-encoding: chunked\r\n\r\n")
         self.sent = 0
         self.token()
 
@@ -133,8 +132,7 @@ class Connection(asyncio.Protocol):
 
     def over(self, data: bytes) -> None:
         self.transport.write(data)
-        if self.replica.records:
-            self.replica.ended.append(self.asked.get("id", ""))
+        self.replica.ended.append(self.asked.get("id", ""))
         self.replica.running -= 1
         self.asked = None
         if self.buffer:

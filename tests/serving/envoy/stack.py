@@ -3,11 +3,13 @@
 import http.client
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import envoy
@@ -21,9 +23,11 @@ LEAST_LOADED = {"policy": {"heuristic": "least_loaded"}, "deadline_s": None}
 
 
 def free_port() -> int:
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        return each.getsockname()[1]
+    """A port that nobody has, below those that the system gives to connections."""
+    while True:
+        with socket.socket() as each, suppress(OSError):
+            each.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+            return each.getsockname()[1]
 
 
 def until(condition, what: str, within_s: float = 60.0):
@@ -147,6 +151,7 @@ class Stack:
         self.start("envoy", str(ENVOY), "-c", str(self.folder / "envoy.json"), *options)
 
     def is_ready(self) -> bool:
+        assert self.processes["envoy"].poll() is None, self.log("envoy")
         stats = self.envoy_stats("membership_healthy")
         return stats.get("cluster.picker.membership_healthy") == 1 and stats.get(
             "cluster.replicas.membership_healthy"

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from servegym.agents.serving.plugins.endpoint_picker.wire import message, number, text
+from servegym.agents.serving.protobuf import message, number, text
 from tests.serving.envoy.stack import LEAST_LOADED, PICKER, call, free_port, until
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"

@@ -219,9 +219,10 @@ def _picker(setup: EnvoySetup) -> dict[str, Any]:
         "circuit_breakers": _breakers(setup),
         "health_checks": [
             {
-                "timeout": "0.5s",
-                "interval": "0.5s",
-                "no_traffic_interval": "0.5s",
+                # A picker that is merely busy answers late: its requests are sent on one by one.
+                "timeout": "2s",
+                "interval": "1s",
+                "no_traffic_interval": "1s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
                 "grpc_health_check": {"service_name": READINESS},

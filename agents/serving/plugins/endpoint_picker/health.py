@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from servegym.agents.serving.plugins.endpoint_picker.wire import NOT_BYTES, fields, number
+from servegym.agents.serving.protobuf import BYTES, fields, number
 
 PROCESSOR = "envoy.service.ext_proc.v3.ExternalProcessor"
 LIVENESS, READINESS = "liveness", "readiness"
@@ -60,12 +60,8 @@ class Health:
 async def _service(request: bytes, abort: Callable[[Any, str], Awaitable[None]]) -> str:
     """The name in a HealthCheckRequest."""
     try:
-        names = [
-            request[at:stop]
-            for field, at, stop in fields(request, 0, len(request))
-            if field == 1 and stop != NOT_BYTES
-        ]
-        return names[-1].decode() if names else ""
+        names = [value for field, wire, value in fields(memoryview(request)) if (field, wire) == (1, BYTES)]
+        return bytes(names[-1]).decode() if names else ""
     except ValueError:
         await abort(grpc.StatusCode.INVALID_ARGUMENT, "no HealthCheckRequest")
         raise

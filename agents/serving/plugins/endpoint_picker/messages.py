@@ -6,17 +6,11 @@ imports.
 """
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from servegym.agents.serving.plugins.endpoint_picker.wire import (
-    NOT_BYTES,
-    WireError,
-    fields,
-    message,
-    number,
-    text,
-)
+from servegym.agents.serving.protobuf import BYTES, fields, message, number, text
 
 REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY, RESPONSE_BODY, REQUEST_TRAILERS, RESPONSE_TRAILERS = range(
     2, 8
@@ -37,6 +31,10 @@ MAX_HEADERS = 200
 MAX_SUBSET = 10_000
 STREAMED_CHUNK_BYTES = 60_000
 """Of a streamed body in one message: Envoy advises 64 KiB at most."""
+
+
+class MessageError(ValueError):
+    """Bytes that are not a message. Says why, never what they are."""
 
 
 class Refused(Exception):
@@ -66,37 +64,11 @@ class Part(NamedTuple):
 
 
 def read_part(data: bytes) -> Part:
-    """A ProcessingRequest. WireError where it is none, Refused (431) with more than MAX_HEADERS headers."""
-    kind, begin, end, metadata, modes = 0, 0, 0, (0, 0), None
-    for field, value, stop in fields(data, 0, len(data)):
-        if REQUEST_HEADERS <= field <= RESPONSE_TRAILERS and stop != NOT_BYTES:
-            kind, begin, end = field, value, stop
-        elif field == 8 and stop != NOT_BYTES:  # metadata_context
-            metadata = value, stop
-        elif field == 11 and stop != NOT_BYTES:  # protocol_config: a number that is 0 is left out
-            modes = {number: mode for number, mode, _ in fields(data, value, stop)}
-    headers: dict[str, str] = {}
-    body, is_last = b"", False
-    if kind in (REQUEST_HEADERS, RESPONSE_HEADERS):
-        for field, value, stop in fields(data, begin, end):
-            if field == 1 and stop != NOT_BYTES:
-                headers = _read_headers(data, value, stop)
-            elif field == 3:
-                is_last = bool(value)
-    elif kind in (REQUEST_BODY, RESPONSE_BODY):
-        for field, value, stop in fields(data, begin, end):
-            if field == 1 and stop != NOT_BYTES:
-                body = data[value:stop]
-            elif field in (2, 3):
-                is_last = is_last or bool(value)
-    elif kind in (REQUEST_TRAILERS, RESPONSE_TRAILERS):
-        is_last = True
-    else:
-        raise WireError("no part of a request or answer")
-    subset, served = _read_metadata(data, *metadata)
-    if modes is None:
-        return Part(kind, headers, body, is_last, subset, served)
-    return Part(kind, headers, body, is_last, subset, served, modes.get(1, NONE), modes.get(2, NONE))
+    """A ProcessingRequest. MessageError where it is none, Refused (431) with over MAX_HEADERS headers."""
+    try:
+        return _read_part(memoryview(data))
+    except ValueError as error:
+        raise MessageError(str(error)) from None
 
 
 def go_on(part: int) -> bytes:
@@ -154,75 +126,84 @@ def _entry(key: str, value: bytes) -> bytes:
     return message(1, text(1, key), message(2, value))
 
 
-def _read_headers(data: bytes, begin: int, end: int) -> dict[str, str]:
+def _read_part(data: memoryview) -> Part:
+    kind, content, subset, served = 0, data[:0], None, ""
+    modes: dict[int, int] | None = None
+    for field, value in _bytes_fields(data):
+        if REQUEST_HEADERS <= field <= RESPONSE_TRAILERS:
+            kind, content = field, value
+        elif field == 8:
+            subset, served = _read_metadata(value)
+        elif field == 11:  # protocol_config, where a mode that is 0 is left out
+            modes = dict(_number_fields(value))
+    if kind in (REQUEST_HEADERS, RESPONSE_HEADERS):
+        headers, ends = _read_headers(content), dict(_number_fields(content))
+        part = Part(kind, headers, b"", bool(ends.get(3)), subset, served)
+    elif kind in (REQUEST_BODY, RESPONSE_BODY):
+        bodies, ends = dict(_bytes_fields(content)), dict(_number_fields(content))
+        part = Part(kind, {}, bytes(bodies.get(1, b"")), bool(ends.get(2) or ends.get(3)), subset, served)
+    elif kind:
+        part = Part(kind, {}, b"", True, subset, served)
+    else:
+        raise ValueError("no part of a request or of an answer")
+    if modes is None:
+        return part
+    return part._replace(request_body_mode=modes.get(1, NONE), response_body_mode=modes.get(2, NONE))
+
+
+def _bytes_fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields that are bytes, text or messages."""
+    for field, wire, value in fields(content):
+        if wire == BYTES:
+            assert isinstance(value, memoryview)
+            yield field, value
+
+
+def _number_fields(content: memoryview) -> Iterator[tuple[int, int]]:
+    """The fields that are varints."""
+    for field, _, value in fields(content):
+        if isinstance(value, int):
+            yield field, value
+
+
+def _text(value: memoryview) -> str:
+    return str(value, "latin-1")
+
+
+def _read_headers(content: memoryview) -> dict[str, str]:
     headers: dict[str, str] = {}
     count = 0
-    for field, start, stop in fields(data, begin, end):
-        if field != 1 or stop == NOT_BYTES:
-            continue
-        count += 1
-        if count > MAX_HEADERS:
-            raise Refused(431, f"more than {MAX_HEADERS} headers")
-        name = value = ""
-        for inner, at, upto in fields(data, start, stop):
-            if upto == NOT_BYTES:
-                continue
-            if inner == 1:
-                name = data[at:upto].decode("latin-1").lower()
-            elif inner in (2, 3) and upto > at:  # `value`, or `raw_value` in its place
-                value = data[at:upto].decode("latin-1")
-        headers[name] = value
+    for field, pairs in _bytes_fields(content):
+        for _, pair in _bytes_fields(pairs) if field == 1 else ():
+            count += 1
+            if count > MAX_HEADERS:
+                raise Refused(431, f"more than {MAX_HEADERS} headers")
+            said = dict(_bytes_fields(pair))  # key, value, raw_value
+            headers[_text(said.get(1, pair[:0])).lower()] = _text(said.get(3) or said.get(2) or pair[:0])
     return headers
 
 
-def _read_metadata(data: bytes, begin: int, end: int) -> tuple[tuple[str, ...] | None, str]:
+def _read_metadata(content: memoryview) -> tuple[tuple[str, ...] | None, str]:
     """The subset and the endpoint that served, from a Metadata."""
-    subset: tuple[str, ...] | None = None
-    served = ""
-    for name, at, stop in _entries(data, begin, end):
-        if name == SUBSET_NAMESPACE:
-            for key, value_at, value_stop in _entries(data, at, stop):
-                if key == SUBSET:
-                    subset = tuple(_strings(data, value_at, value_stop))
-        elif name == ENDPOINT_NAMESPACE:
-            for key, value_at, value_stop in _entries(data, at, stop):
-                if key == SERVED:
-                    served = next(iter(_strings(data, value_at, value_stop)), "")
-    return subset, served
+    namespaces = _entries(content)
+    subset = _entries(namespaces.get(SUBSET_NAMESPACE, content[:0])).get(SUBSET)
+    served = _entries(namespaces.get(ENDPOINT_NAMESPACE, content[:0])).get(SERVED)
+    return (
+        None if subset is None else tuple(_strings(subset)),
+        next(iter(_strings(served)), "") if served is not None else "",
+    )
 
 
-def _entries(data: bytes, begin: int, end: int) -> list[tuple[str, int, int]]:
-    """The entries of a map in field 1 (of a Metadata, of a Struct): key, and where the value is."""
-    entries = []
-    for field, start, stop in fields(data, begin, end):
-        if field != 1 or stop == NOT_BYTES:
-            continue
-        key, value = "", (0, 0)
-        for inner, at, upto in fields(data, start, stop):
-            if upto == NOT_BYTES:
-                continue
-            if inner == 1:
-                key = data[at:upto].decode("latin-1")
-            elif inner == 2:
-                value = at, upto
-        entries.append((key, *value))
-    return entries
+def _entries(content: memoryview) -> dict[str, memoryview]:
+    """The map in field 1 of a message: of a Metadata, of a Struct."""
+    maps = (dict(_bytes_fields(entry)) for field, entry in _bytes_fields(content) if field == 1)
+    return {_text(entry.get(1, content[:0])): entry.get(2, content[:0]) for entry in maps}
 
 
-def _strings(data: bytes, begin: int, end: int) -> list[str]:
+def _strings(value: memoryview) -> list[str]:
     """The texts of a Value: of one that is text, split at commas, or of a list of such."""
-    strings: list[str] = []
-    values = [
-        (start, upto)
-        for field, at, stop in fields(data, begin, end)
-        if field == 6 and stop != NOT_BYTES
-        for inner, start, upto in fields(data, at, stop)
-        if inner == 1 and upto != NOT_BYTES
-    ]
-    for start, upto in values or [(begin, end)]:
-        for field, at, stop in fields(data, start, upto):
-            if field == 3 and stop != NOT_BYTES:
-                strings += [
-                    each.strip() for each in data[at:stop].decode("latin-1").split(",") if each.strip()
-                ]
-    return strings[:MAX_SUBSET]
+    lists = [inner for field, inner in _bytes_fields(value) if field == 6]
+    values = [each for inner in lists for field, each in _bytes_fields(inner) if field == 1] or [value]
+    texts = (_text(inner) for each in values for field, inner in _bytes_fields(each) if field == 3)
+    strings = (each.strip() for text in texts for each in text.split(","))
+    return [each for each in strings if each][:MAX_SUBSET]

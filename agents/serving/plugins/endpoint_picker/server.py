@@ -12,9 +12,8 @@ import grpc
 
 from servegym.agents.serving.plugins.endpoint_picker.exchange import Exchange
 from servegym.agents.serving.plugins.endpoint_picker.health import PROCESSOR, Health
-from servegym.agents.serving.plugins.endpoint_picker.messages import Refused, read_part
+from servegym.agents.serving.plugins.endpoint_picker.messages import MessageError, Refused, read_part
 from servegym.agents.serving.plugins.endpoint_picker.picker import Picker
-from servegym.agents.serving.plugins.endpoint_picker.wire import WireError
 from servegym.costmodels.errors import InputError
 
 MESSAGE_OVERHEAD_BYTES = 256 << 10
@@ -99,7 +98,7 @@ class Server:
         except TimeoutError:
             if not exchange.is_decided:
                 await context.write(exchange.refuse(Refused(408, "the request did not end in time")))
-        except WireError as error:
+        except MessageError as error:
             _LOG.warning("what came is no message: %s", error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no ProcessingRequest")
         except grpc.aio.BaseError:  # the proxy has gone
