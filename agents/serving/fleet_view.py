@@ -41,6 +41,9 @@ NOT_REPORTED = ("available", "prefix_hit_tokens", "unseen_requests", "unseen_pre
 REPORT_COLUMNS = {name: i for i, name in enumerate(REPLICA_FEATURES) if name not in NOT_REPORTED}
 """What a replica may report, by name, with its column in a row."""
 
+LARGEST = 1e12
+"""Of any number that is believed: float32 has no larger ones by far, and policies no use for them."""
+
 
 @dataclass
 class _UnderWay:
@@ -57,8 +60,11 @@ class FleetView:
 
     replicas: their names (addresses). kv_blocks, speed: what is true of a replica until it reports otherwise.
     block_size: tokens of a KV block; prefix_block_tokens: of a block that prefixes are hashed by.
-    report_max_age_s: reports older than this are not used. Times are of whatever clock the caller has, in
-    seconds.
+    report_max_age_s: reports older than this are not used. dispatch_latency_s: from when a request is sent
+    until its replica may say that it is there. Times are of whatever clock the caller has, in seconds.
+
+    What a fresh report says is as it was at its instant, nothing of it is moved on to now: so do policies see
+    the state of a fleet in training, live or stale.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class FleetView:
         kv_blocks: int = 30_000,
         speed: float = 1.0,
         report_max_age_s: float = 1.0,
+        dispatch_latency_s: float = 0.0,
         prefix_block_tokens: int = BLOCK_TOKENS,
     ) -> None:
         self.names = list(replicas)
@@ -78,6 +85,7 @@ class FleetView:
             )
         self.index = {name: i for i, name in enumerate(self.names)}
         self.block_size, self.report_max_age_s = block_size, report_max_age_s
+        self.dispatch_latency_s = dispatch_latency_s
         size = (len(self.names), len(REPLICA_FEATURES))
         self._own = np.zeros(size, np.float32)
         self._own[:, AVAILABLE], self._own[:, KV_TOTAL_BLOCKS], self._own[:, SPEED] = 1.0, kv_blocks, speed
@@ -133,8 +141,8 @@ class FleetView:
         fresh = age_s <= self.report_max_age_s
         if fresh.any():
             np.copyto(rows, self._reported, where=self._is_told & fresh[:, None])
-            rows[:, ITERATION_LEFT_S] -= age_s
-            np.maximum(rows[:, ITERATION_LEFT_S], 0.0, out=rows[:, ITERATION_LEFT_S])
+        remaining = rows[:, PREDICTED_REMAINING_TOKENS]
+        np.maximum(remaining, 0.0, out=remaining)
         if prefix_hashes:
             self._prefixes.write_hits(prefix_hashes, rows[:, PREFIX_HIT_TOKENS])
         return rows
@@ -163,8 +171,10 @@ class FleetView:
             REPORT_COLUMNS[name]: float(value) for name, value in numbers.items() if name in REPORT_COLUMNS
         }
         for column, value in told.items():
-            if not 0.0 <= value < np.inf:
-                raise InputError(f"{REPLICA_FEATURES[column]} = {value} of {replica}: must be a number >= 0")
+            if not 0.0 <= value <= LARGEST:
+                raise InputError(
+                    f"{REPLICA_FEATURES[column]} = {value} of {replica}: must be from 0 to {LARGEST:g}"
+                )
         row = self._reported[i]
         is_told = self._is_told[i]
         is_told[:] = False
@@ -189,17 +199,16 @@ class FleetView:
         """A request goes to a replica; one that is under way already has been sent anew."""
         self.ended(request.request_id)
         i = self._number(replica)
-        self._under_way[request.request_id] = _UnderWay(
-            i, request.prompt_tokens, request.predicted_output_tokens
-        )
+        prompt_tokens, predicted_tokens = _sane(request.prompt_tokens), _sane(request.predicted_output_tokens)
+        self._under_way[request.request_id] = _UnderWay(i, prompt_tokens, predicted_tokens)
         own, row = self._own[i], self._reported[i]
         own[WAITING] += 1.0
-        own[QUEUED_PREFILL_TOKENS] += request.prompt_tokens
-        own[OUTSTANDING_TOKENS] += request.prompt_tokens
-        own[PREDICTED_REMAINING_TOKENS] += request.predicted_output_tokens
+        own[QUEUED_PREFILL_TOKENS] += prompt_tokens
+        own[OUTSTANDING_TOKENS] += prompt_tokens
+        own[PREDICTED_REMAINING_TOKENS] += predicted_tokens
         row[UNSEEN_REQUESTS] += 1.0
-        row[UNSEEN_PREFILL_TOKENS] += request.prompt_tokens
-        self._unseen[i].append((now_s, request.prompt_tokens))
+        row[UNSEEN_PREFILL_TOKENS] += prompt_tokens
+        self._unseen[i].append((now_s, prompt_tokens))
         self._forget_unseen(i, now_s - self.report_max_age_s)  # no report as old as these is used
         if request.prefix_hashes:
             self._prefixes.add(i, request.prefix_hashes)
@@ -217,9 +226,9 @@ class FleetView:
             own[QUEUED_PREFILL_TOKENS] -= request.prompt_tokens
             own[DECODE_CONTEXT_TOKENS] += request.prompt_tokens
             own[DECODE_CONTEXT_TOKENS] -= 1.0  # the newest token has no KV entry yet
-        left = max(0.0, request.predicted_tokens - request.generated)
         request.generated += count
-        own[PREDICTED_REMAINING_TOKENS] += max(0.0, request.predicted_tokens - request.generated) - left
+        if request.predicted_tokens > 0:  # beyond its prediction it counts against the sum, as in the gym
+            own[PREDICTED_REMAINING_TOKENS] -= count
         own[OUTSTANDING_TOKENS] += count
         own[DECODE_CONTEXT_TOKENS] += count
         own[KV_USED_BLOCKS] += self._blocks(request) - held
@@ -231,7 +240,8 @@ class FleetView:
             return
         own = self._own[request.replica]
         own[OUTSTANDING_TOKENS] -= request.prompt_tokens + request.generated
-        own[PREDICTED_REMAINING_TOKENS] -= max(0.0, request.predicted_tokens - request.generated)
+        if request.predicted_tokens > 0:
+            own[PREDICTED_REMAINING_TOKENS] -= request.predicted_tokens - request.generated
         if request.generated == 0:
             own[WAITING] -= 1.0
             own[QUEUED_PREFILL_TOKENS] -= request.prompt_tokens
@@ -242,9 +252,10 @@ class FleetView:
         if own[WAITING] + own[RUNNING] == 0:  # what rounding has left
             own[QUEUED_PREFILL_TOKENS : KV_USED_BLOCKS + 1] = own[PREDICTED_REMAINING_TOKENS] = 0.0
 
-    def _forget_unseen(self, replica: int, before_s: float) -> None:
+    def _forget_unseen(self, replica: int, seen_s: float) -> None:
+        """Those that were there at an instant are in what the replica says of it."""
         unseen, row = self._unseen[replica], self._reported[replica]
-        while unseen and unseen[0][0] < before_s:
+        while unseen and unseen[0][0] + self.dispatch_latency_s <= seen_s:
             row[UNSEEN_PREFILL_TOKENS] -= unseen.popleft()[1]
             row[UNSEEN_REQUESTS] -= 1.0
         if not unseen:
@@ -259,3 +270,8 @@ class FleetView:
         if replica not in self.index:
             raise InputError(f"replica = {replica}: must be one of {', '.join(self.names)}")
         return self.index[replica]
+
+
+def _sane(tokens: float) -> float:
+    """0 in place of what would spoil all sums that it is in."""
+    return tokens if 0.0 <= tokens <= LARGEST else 0.0
