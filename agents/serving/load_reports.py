@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from math import inf
 
 from servegym.agents.serving.fleet_view import REPORT_COLUMNS
 from servegym.agents.serving.router import Router
@@ -23,6 +24,9 @@ _LOG = logging.getLogger("servegym.load_reports")
 
 _SAMPLE = re.compile(r"^((?:vllm|servegym):[a-z_]+)(?:\{(.*)\})? ([-+.0-9eE]+)(?: \d+)?$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
+AGE = "age_s"
+"""How old the numbers of a JSON report are, where it says so: engines look at themselves now and then."""
+
 _OF_EACH_ENGINE = ("iteration_left_s", "speed")
 """Of several engines the mean, of anything else the sum."""
 
@@ -86,10 +90,11 @@ class LoadReports:
         with suppress(InputError):  # the fleet may have lost it meanwhile
             self._router.set_available(replica, available)
 
-    def _report(self, replica: str, numbers: Mapping[str, float], asked_s: float) -> None:
+    def _report(self, replica: str, numbers: dict[str, float], asked_s: float) -> None:
         try:
             if numbers:
-                self._router.report(replica, numbers, asked_s)
+                age_s = numbers.pop(AGE, 0.0)
+                self._router.report(replica, numbers, asked_s - age_s if 0.0 <= age_s < inf else asked_s)
         except InputError as error:
             if replica not in self._noted:
                 self._noted.add(replica)
@@ -114,7 +119,7 @@ async def read_load(where: str, path: str = "/load") -> tuple[dict[str, float], 
 
 
 def json_report(body: bytes) -> dict[str, float]:
-    """The numbers of a JSON report that have a name in REPORT_COLUMNS; none where it is no such report."""
+    """The numbers of a JSON report that have a name in REPORT_COLUMNS, and its AGE; none where it is none."""
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
@@ -124,7 +129,7 @@ def json_report(body: bytes) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in said.items()
-        if name in REPORT_COLUMNS and isinstance(value, int | float) and not isinstance(value, bool)
+        if name in (*REPORT_COLUMNS, AGE) and isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 

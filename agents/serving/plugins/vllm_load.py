@@ -17,8 +17,8 @@ from typing import Any
 from servegym.agents.serving.plugins.vllm_state import KvPool, predicted_output_tokens
 from servegym.costmodels.errors import InputError
 
-PERIOD_S = 0.02
-"""Reports are not older than this while iterations are shorter."""
+LOOK_SHARE = 0.05
+"""Of its time, that an engine spends at most on looking at its own load."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ class Load:
         self._times = IterationTimes()
         self._under_way: list[tuple[int, float]] = []  # prefill tokens and start of iterations in flight
         self._released_tokens, self._iterations = 0, 0
-        self._seen_s, self._ends_s = -float("inf"), 0.0
-        self._numbers: dict[str, float] = {}
-        self._look()
+        self._ends_s = 0.0  # when the iterations in flight will be over
+        self._next_look_s = 0.0
+        self._seen: tuple[float, dict[str, float]] = (0.0, {})  # when, and what
+        self.look()
 
     def scheduled(self, output: Any) -> None:
         """An iteration has been scheduled."""
@@ -95,8 +96,8 @@ class Load:
             now_s = time.monotonic()
             self._ends_s = max(now_s, self._ends_s) + self._times.expected_s(prefill_tokens)
             self._under_way.append((prefill_tokens, now_s))
-        if time.monotonic() - self._seen_s >= PERIOD_S:
-            self._look()
+        if time.monotonic() >= self._next_look_s:
+            self.look()
 
     def completed(self, served: Iterable[Any]) -> None:
         """The oldest iteration in flight is over; `served`: its requests (None for any that was gone)."""
@@ -111,20 +112,29 @@ class Load:
             if not self._under_way:
                 self._ends_s = 0.0
         if not self._scheduler.running:
-            self._look()
+            self.look()
 
     def report(self) -> dict[str, float]:
-        """The numbers, by the names of REPORT_COLUMNS; `age_s`: how old they are."""
-        now_s = time.monotonic()
-        left_s = max(0.0, self._ends_s - now_s)
-        return {**self._numbers, "iteration_left_s": left_s, "age_s": max(0.0, now_s - self._seen_s)}
+        """The numbers, by the names of REPORT_COLUMNS, as they were `age_s` ago.
 
-    def _look(self) -> None:
-        self._seen_s = time.monotonic()
+        An engine with nothing to do is as it was: the age is 0.
+        """
+        seen_s, numbers = self._seen
+        idle = not numbers["running"] and not numbers["waiting"]
+        return {**numbers, "age_s": 0.0 if idle else time.monotonic() - seen_s}
+
+    def look(self) -> None:
+        """Brings the report up to date; in the engine's thread."""
+        began_s = time.monotonic()
         per_iteration = self._released_tokens / self._iterations if self._iterations else 0.0
-        self._numbers = {**numbers_of(self._scheduler), "kv_released_per_iteration": per_iteration}
+        numbers = numbers_of(self._scheduler)
+        numbers["iteration_left_s"] = max(0.0, self._ends_s - began_s)
+        numbers["kv_released_per_iteration"] = per_iteration
+        self._seen = began_s, numbers
         if self._gauges is not None:
-            self._gauges.show(self.report())
+            self._gauges.show(numbers)
+        ended_s = time.monotonic()
+        self._next_look_s = ended_s + (ended_s - began_s) / LOOK_SHARE
 
 
 def numbers_of(scheduler: Any) -> dict[str, float]:
@@ -186,8 +196,7 @@ class Gauges:
     def show(self, report: Mapping[str, float]) -> None:
         """Sets those that there are."""
         for name, gauge in self._gauges.items():
-            if name in report:
-                gauge.set(report[name])
+            gauge.set(report[name])
 
 
 NAMES = (

@@ -105,6 +105,23 @@ def test_a_report_is_in_the_next_row() -> None:
     asyncio.run(check())
 
 
+@pytest.mark.parametrize(("age", "unseen"), [("50", 1), ("0", 0), ("-1", 0), ("NaN", 0), ("1e999", 0)])
+def test_a_report_is_as_old_as_it_says(age: str, unseen: int) -> None:
+    body = f'{{"waiting": 7, "age_s": {age}}}'
+
+    async def check() -> None:
+        async with Replica(lambda path: ok(body)) as replica:
+            router = Router(LeastLoaded(), FleetView(["a"], report_max_age_s=100.0), deadline_s=None)
+            router.sent(RoutedRequest("sent", 10.0), "a")
+            await asyncio.sleep(0.01)
+            task = polled(router, replica)
+            await until(lambda: row(router, "a")[WAITING] == 7)
+            assert row(router, "a")[UNSEEN_REQUESTS] == unseen
+            task.cancel()
+
+    asyncio.run(check())
+
+
 @pytest.mark.parametrize("load", [NOT_FOUND, ok('{"server_load": 9}'), ok("[" * 100_000), ok('"text"')])
 def test_a_replica_without_our_reports_is_read_from_its_metrics(load: bytes) -> None:
     async def check() -> None:
