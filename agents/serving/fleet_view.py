@@ -13,7 +13,7 @@ import numpy as np
 
 from servegym.agents.serving.prefix_hashes import BLOCK_TOKENS
 from servegym.agents.serving.prefix_index import PrefixIndex
-from servegym.agents.serving.requests import RoutedRequest
+from servegym.agents.serving.requests import LARGEST, RoutedRequest, believable
 from servegym.agents.serving.schema import REPLICA_FEATURES
 from servegym.costmodels.errors import InputError
 
@@ -40,9 +40,6 @@ NOT_REPORTED = ("available", "prefix_hit_tokens", "unseen_requests", "unseen_pre
 
 REPORT_COLUMNS = {name: i for i, name in enumerate(REPLICA_FEATURES) if name not in NOT_REPORTED}
 """What a replica may report, by name, with its column in a row."""
-
-LARGEST = 1e12
-"""Of any number that is believed: float32 has no larger ones by far, and policies no use for them."""
 
 
 @dataclass
@@ -199,7 +196,8 @@ class FleetView:
         """A request goes to a replica; one that is under way already has been sent anew."""
         self.ended(request.request_id)
         i = self._number(replica)
-        prompt_tokens, predicted_tokens = _sane(request.prompt_tokens), _sane(request.predicted_output_tokens)
+        prompt_tokens = believable(request.prompt_tokens)
+        predicted_tokens = believable(request.predicted_output_tokens)
         self._under_way[request.request_id] = _UnderWay(i, prompt_tokens, predicted_tokens)
         own, row = self._own[i], self._reported[i]
         own[WAITING] += 1.0
@@ -270,8 +268,3 @@ class FleetView:
         if replica not in self.index:
             raise InputError(f"replica = {replica}: must be one of {', '.join(self.names)}")
         return self.index[replica]
-
-
-def _sane(tokens: float) -> float:
-    """0 in place of what would spoil all sums that it is in."""
-    return tokens if 0.0 <= tokens <= LARGEST else 0.0

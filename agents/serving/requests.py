@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from servegym.agents.serving.contracts import UNKNOWN
 
+LARGEST = 1e12
+"""Of any number that is believed: float32 has no larger ones by far, and policies no use for them."""
+
 
 class RoutedRequest(NamedTuple):
     """What is known of a request when it is to be routed.
@@ -19,3 +22,8 @@ class RoutedRequest(NamedTuple):
     priority: float = 0.0
     session: float = UNKNOWN
     prefix_hashes: tuple[int, ...] = ()
+
+
+def believable(number: float) -> float:
+    """The number; 0 where it is none, is below 0 or beyond `LARGEST`, and would spoil all sums it is in."""
+    return number if 0.0 <= number <= LARGEST else 0.0

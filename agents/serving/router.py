@@ -19,7 +19,7 @@ from servegym.agents.serving.contracts import ILLEGAL, RouterPolicy
 from servegym.agents.serving.deadline import Deadline
 from servegym.agents.serving.fleet_view import AVAILABLE, UNSEEN_REQUESTS, WAITING, FleetView
 from servegym.agents.serving.least_loaded import LeastLoaded
-from servegym.agents.serving.requests import RoutedRequest
+from servegym.agents.serving.requests import LARGEST, RoutedRequest, believable
 
 LATE, RAISED, NOT_A_NUMBER, ILLEGAL_CHOICE, STALE = "late", "raised", "not_a_number", "illegal", "stale"
 _LOG = logging.getLogger("servegym.router")
@@ -108,8 +108,8 @@ class Router:
         self.observers = list(observers)
         self.deadline_s = deadline_s
         # Handing the question to a thread that can be left behind takes longer than a small network.
-        bounded = getattr(policy, "bounded", False)
-        self._deadline = None if deadline_s is None or bounded else Deadline(deadline_s)
+        self._bounded = getattr(policy, "bounded", False)
+        self._deadline = None if deadline_s is None or self._bounded else Deadline(deadline_s)
         self._under_way: dict[str, _Timed] = {}
         self._lock = threading.Lock()
         self._noted: set[str] = set()
@@ -131,10 +131,10 @@ class Router:
                 raise NoReplicaError("no replica is available")
             features = np.array(
                 [
-                    request.prompt_tokens,
-                    request.predicted_output_tokens,
+                    believable(request.prompt_tokens),
+                    believable(request.predicted_output_tokens),
                     self.fleet.gap_s(now_s),
-                    request.priority,
+                    request.priority if abs(request.priority) <= LARGEST else 0.0,
                 ],
                 np.float32,
             )
@@ -160,7 +160,7 @@ class Router:
         """So many tokens of an answer have come back."""
         with self._lock:
             timed = self._under_way.get(request_id)
-            if timed is not None:
+            if timed is not None and count > 0:
                 if timed.tokens == 0:
                     timed.first_s = self.clock()
                 timed.tokens += count
@@ -246,14 +246,16 @@ class Router:
         if self.needs_reports and not (self.fleet.is_fresh(now_s) & (rows[:, AVAILABLE] > 0)).any():
             return None, self._noted_as(STALE, f"no report of the last {self.fleet.report_max_age_s:g} s")
         try:
+            mine, seen = features, rows
+            if not self._bounded:
+                # Anybody's code, maybe late: it must neither change these rows nor see the next request's.
+                mine, seen = features.copy(), rows.copy()
             if self._deadline is None:
                 began_s = time.perf_counter()
-                scores = self.policy.scores(features, rows, request.session)
+                scores = self.policy.scores(mine, seen, request.session)
                 if self.deadline_s is not None and time.perf_counter() - began_s > self.deadline_s:
                     raise TimeoutError
             else:
-                # A late policy must not see the rows of the next request change under its hands.
-                mine, seen = features.copy(), rows.copy()
                 scores = self._deadline.run(lambda: self.policy.scores(mine, seen, request.session))
         except TimeoutError:
             return None, self._noted_as(LATE, "its deadline has passed")

@@ -84,6 +84,6 @@ def test_the_wrong_kind_of_policy_is_refused():
 
 def test_both_levels_route_as_the_gym_would():
     """The two-level policy is given zeros for the level that is not asked."""
-    config = {**LEARNED, "policy": {"artifact": "zoo:two_level"}}
+    config = {**LEARNED, "policy": {"artifact": "zoo:two_level"}, "deadline_s": None}
     decision = router_from_config(config, ["a", "b"]).route(RoutedRequest("1", 100.0))
     assert np.isfinite(decision.scores).all() and decision.fallback == ""
