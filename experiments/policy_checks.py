@@ -1,11 +1,10 @@
 """All that can be checked of an exported policy on this machine, one line a check."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 
-from servegym.agents.serving.artifact import TOLERANCE, ExportedPolicy, check_golden, load_artifact
+from servegym.agents.serving.artifact import TOLERANCE, Backend, ExportedPolicy, check_golden, load_artifact
 from servegym.agents.serving.description import golden_shapes, weight_shapes
 from servegym.agents.serving.golden import plausible_observation
 from servegym.agents.serving.schema import SIGNATURE_FILE
@@ -15,13 +14,14 @@ LARGEST_FLEET, BATCH = 256, 50
 """Of random observations: the largest fleet, and how many are of one."""
 
 
-def checks(folder: Path, key: bytes | None, num_observations: int) -> dict[str, str]:
+def checks(folder: Path, key: bytes | None, backends: list[Backend], num_observations: int) -> dict[str, str]:
     """What was found, by check. InputError at the first that fails.
 
-    num_observations: random ones, in fleets of 2 to LARGEST_FLEET, on which NumPy and ONNX Runtime agree.
+    num_observations: random ones, in fleets of 2 to LARGEST_FLEET, on which the other backends agree with the
+    first.
     """
-    numpy = load_artifact(folder, "numpy", key)
-    about = numpy.description
+    policies = {backend: load_artifact(folder, backend, key) for backend in backends}
+    about = policies[backends[0]].description
     found = {"files": f"{len(about['files']) + 1} files of the lengths and digests described"}
     if key is not None:
         found["signature"] = "of this key"
@@ -31,38 +31,34 @@ def checks(folder: Path, key: bytes | None, num_observations: int) -> dict[str, 
     found["graph"] = "operators, sizes and inputs that servegym export writes"
     found["arrays"] = f"{len(weight_shapes(about))} of the shapes of its network"
     golden = sum(shape[0] for name, shape in golden_shapes(about).items() if name.startswith("logits_"))
-    found["golden, NumPy"] = (
-        f"{golden} observations, scores differ by {check_golden(numpy, folder):.1e} at most"
-    )
-    if importlib.util.find_spec("onnxruntime") is None:
-        found["golden, ONNX Runtime"] = "not installed, left out"
-        return found
-    onnx = load_artifact(folder, "onnx", key)
-    difference = check_golden(onnx, folder)
-    found["golden, ONNX Runtime"] = f"{golden} observations, scores differ by {difference:.1e} at most"
-    if num_observations:
-        found["NumPy and ONNX Runtime"] = _agreement(numpy, onnx, num_observations)
+    for backend, policy in policies.items():
+        difference = check_golden(policy, folder)
+        found[f"golden, {backend}"] = f"{golden} observations, scores differ by {difference:.1e} at most"
+    for backend in backends[1:] if num_observations else ():
+        found[f"{backends[0]} and {backend}"] = _agreement(
+            policies[backends[0]], policies[backend], num_observations
+        )
     return found
 
 
-def _agreement(numpy: ExportedPolicy, onnx: ExportedPolicy, num_observations: int) -> str:
+def _agreement(first: ExportedPolicy, second: ExportedPolicy, num_observations: int) -> str:
     """On random observations, one by one; InputError where they do not agree."""
-    rng, level = np.random.default_rng(0), numpy.description["level"]
+    rng, level = np.random.default_rng(0), first.description["level"]
     largest, others = 0.0, 0
     for begin in range(0, num_observations, BATCH):
         batch = min(BATCH, num_observations - begin)
-        fleet = numpy.num_replicas or int(rng.integers(2, LARGEST_FLEET + 1))
+        fleet = first.num_replicas or int(rng.integers(2, LARGEST_FLEET + 1))
         observation = plausible_observation(level, rng, batch, fleet)
-        due = onnx.scores(observation)
+        due = second.scores(observation)
         legal = due > -1e8
         scale = max(1.0, float(np.abs(due[legal]).max()))
         for k in range(batch):
-            scores = numpy.score_one({name: array[k] for name, array in observation.items()})
+            scores = first.score_one({name: array[k] for name, array in observation.items()})
             difference = float(np.abs(scores - due[k])[legal[k]].max()) / scale
             given_up = float(due[k].max() - due[k][scores.argmax()]) / scale
             if not (difference <= TOLERANCE and given_up <= TOLERANCE):
                 raise InputError(
-                    f"NumPy and ONNX Runtime differ by {max(difference, given_up):g} of the largest score "
+                    f"two backends differ by {max(difference, given_up):g} of the largest score "
                     f"in a fleet of {fleet}; allowed is {TOLERANCE:g}"
                 )
             largest = max(largest, difference)

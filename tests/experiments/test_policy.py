@@ -31,8 +31,8 @@ def test_a_policy_is_inspected(capsys: pytest.CaptureFixture[str], folder: Path)
 
 def test_a_policy_is_verified(capsys: pytest.CaptureFixture[str], copy: str) -> None:
     checks = answer_of(capsys, "policy", "verify", f"policy={copy}", "observations=60")["checks"]
-    assert {"files", "graph", "arrays", "golden, NumPy", "golden, ONNX Runtime"} <= set(checks)
-    assert checks["NumPy and ONNX Runtime"].startswith("60 random observations")
+    assert {"files", "graph", "arrays", "golden, numpy", "golden, onnx"} <= set(checks)
+    assert checks["numpy and onnx"].startswith("60 random observations")
     assert main(["policy", "verify", f"policy={copy}", "observations=0"]) == 0
     assert capsys.readouterr().out.count("ok  ") == 6
 
@@ -72,7 +72,7 @@ def test_decisions_are_timed_in_one_thread(capsys: pytest.CaptureFixture[str], f
         (("eat",), "what = eat: must be one of inspect, verify, bench, sign"),
         (("sign",), "key: missing"),
         (("bench", "sizes=[0]"), "must be fleet sizes from 1 to 4096"),
-        (("bench", "backends=[torch]"), "must be of numpy, onnx"),
+        (("bench", "backends=[torch]"), "must be of numpy, onnx, compiled"),
         (("inspect", "system=triton"), "must be one of vllm, ray_serve"),
         (("verify", "key=none"), "key = none: cannot be read"),
     ],
