@@ -22,9 +22,13 @@ def num_tokens(prompt: Prompt) -> int:
     return max(1, count)
 
 
-def token_ids(text: str) -> list[int]:
-    """A number for each token of a text, equal where tokens are."""
-    parts = (text[at : at + CHARACTERS_PER_TOKEN] for at in range(0, len(text), CHARACTERS_PER_TOKEN))
+def token_ids(prompt: Prompt) -> list[int]:
+    """Its token ids; of a text a number for each token, equal where tokens are."""
+    if not isinstance(prompt, str):
+        return prompt
+    parts = (
+        prompt[at : at + CHARACTERS_PER_TOKEN] for at in range(0, max(1, len(prompt)), CHARACTERS_PER_TOKEN)
+    )
     return [zlib.crc32(part.encode("utf-8", "surrogatepass")) % VOCABULARY for part in parts]
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from servegym.experiments.emulation import sglang_state
 from servegym.experiments.emulation.answers import Answer, StreamedAnswer, WholeAnswer
 from servegym.experiments.emulation.fleet import Arrival, CannotServe, EmulatedFleet, FleetIsFull
 from servegym.experiments.emulation.http_server import HttpServer, Reply, Request
@@ -99,9 +100,16 @@ class Worker:
             ("POST", "/v1/chat/completions"): lambda request, reply: self._complete(
                 request, reply, chat=True
             ),
+            ("POST", "/v1/completions/render"): lambda request, reply: self._render(
+                request, reply, chat=False
+            ),
+            ("POST", "/v1/chat/completions/render"): lambda request, reply: self._render(
+                request, reply, chat=True
+            ),
             ("POST", "/tokenize"): self._tokenize,
             ("GET", "/metrics"): self._metrics,
         }
+        model = self._settings.model
         answers: dict[str, Callable[[], Any]] = {
             "/health": dict,
             "/health_generate": dict,
@@ -109,12 +117,12 @@ class Worker:
             "/version": lambda: {"version": VLLM_VERSION},
             "/v1/models": self._models,
             "/load": self.report,
-            "/get_load": self._sglang_load,
-            "/v1/loads": self._sglang_loads,
-            "/model_info": self._model_info,
-            "/get_model_info": self._model_info,
-            "/server_info": self._server_info,
-            "/get_server_info": self._server_info,
+            "/get_load": lambda: sglang_state.load(self.report()),
+            "/v1/loads": lambda: sglang_state.loads(self.report(), self._config),
+            "/model_info": lambda: sglang_state.model_info(model),
+            "/get_model_info": lambda: sglang_state.model_info(model),
+            "/server_info": lambda: sglang_state.server_info(model, VLLM_VERSION, self._config),
+            "/get_server_info": lambda: sglang_state.server_info(model, VLLM_VERSION, self._config),
         }
         for path, answer in answers.items():
             routes["GET", path] = _answering(answer)
@@ -174,8 +182,19 @@ class Worker:
         body = _json(request)
         chat = isinstance(body, dict) and "messages" in body
         prompt = read_request(body, {}, chat=chat).prompt
-        ids = token_ids(prompt) if isinstance(prompt, str) else prompt
+        ids = token_ids(prompt)
         reply.send_json(200, {"count": len(ids), "max_model_len": self.max_model_len, "tokens": ids})
+
+    def _render(self, request: Request, reply: Reply, *, chat: bool) -> None:
+        """The tokens that a request would be served with."""
+        asked = read_request(_json(request), request.headers, chat=chat)
+        rendered = {
+            "request_id": asked.request_id or "rendered",
+            "token_ids": token_ids(asked.prompt),
+            "sampling_params": {"max_tokens": asked.max_tokens},
+            "model": self._settings.model,
+        }
+        reply.send_json(200, rendered if chat else [rendered])
 
     def _metrics(self, _: Request, reply: Reply) -> None:
         page = self.metrics.page(
@@ -199,62 +218,6 @@ class Worker:
             "max_model_len": self.max_model_len,
         }
         return {"object": "list", "data": [entry]}
-
-    # What routers of SGLang's family ask, under its names (https://docs.sglang.ai, "Native APIs").
-
-    def _model_info(self) -> dict[str, Any]:
-        model = self._settings.model
-        return {"model_path": model, "tokenizer_path": model, "is_generation": True}
-
-    def _server_info(self) -> dict[str, Any]:
-        return {
-            **self._model_info(),
-            "served_model_name": self._settings.model,
-            "version": VLLM_VERSION,
-            "dp_size": 1,
-            "tp_size": 1,
-            "max_running_requests": self._config.max_num_seqs,
-            "max_total_num_tokens": self.max_model_len,
-        }
-
-    def _sglang_load(self) -> list[dict[str, Any]]:
-        report = self.report()
-        return [
-            {
-                "rid": None,
-                "dp_rank": 0,
-                "num_reqs": int(report["running"] + report["waiting"]),
-                "num_waiting_reqs": int(report["waiting"]),
-                "num_tokens": int(report["outstanding_tokens"]),
-            }
-        ]
-
-    def _sglang_loads(self) -> dict[str, Any]:
-        report = self.report()
-        running, waiting = int(report["running"]), int(report["waiting"])
-        usage = report["kv_used_blocks"] / report["kv_total_blocks"]
-        load = {
-            "dp_rank": 0,
-            "num_running_reqs": running,
-            "num_waiting_reqs": waiting,
-            "num_total_reqs": running + waiting,
-            "num_used_tokens": int(report["kv_used_blocks"]) * self._config.block_size,
-            "max_total_num_tokens": self.max_model_len,
-            "token_usage": usage,
-            "gen_throughput": 0.0,
-            "cache_hit_rate": 0.0,
-            "utilization": running / self._config.max_num_seqs,
-            "max_running_requests": self._config.max_num_seqs,
-        }
-        aggregate = {
-            "total_running_reqs": running,
-            "total_waiting_reqs": waiting,
-            "total_reqs": running + waiting,
-            "avg_token_usage": usage,
-            "avg_throughput": 0.0,
-            "avg_utilization": load["utilization"],
-        }
-        return {"timestamp": time.time(), "dp_rank_count": 1, "loads": [load], "aggregate": aggregate}
 
     # Faults, for tests of what stands in front.
 

@@ -254,6 +254,9 @@ def test_what_routers_ask() -> None:
                 assert (await ask(url, "GET", path)).json["model_path"] == "small"
             assert (await ask(url, "GET", "/get_load")).json[0]["num_reqs"] == 0
             assert (await ask(url, "GET", "/v1/loads")).json["aggregate"]["total_reqs"] == 0
+            rendered = (await ask(url, "POST", "/v1/completions/render", {"prompt": "12345"})).json
+            assert len(rendered[0]["token_ids"]) == 2
+            assert len((await ask(url, "POST", "/v1/chat/completions/render", CHAT)).json["token_ids"]) == 3
             tokenized = (await ask(url, "POST", "/tokenize", {"prompt": "12345"})).json
             assert tokenized["count"] == len(tokenized["tokens"]) == 2
 
