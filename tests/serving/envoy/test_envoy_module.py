@@ -393,7 +393,7 @@ def test_how_long_it_takes(tmp_path: Path) -> None:
     """Not held to a limit; said in the report."""
     plain = build_envoy_module(CONFIG, tmp_path / "module")
     with serving(*[0.005] * 16) as workers, proxied(plain, workers, tmp_path) as proxy:
-        load(proxy, 2_000, 8)
+        load(proxy, 500, 8)
         time.sleep(1.2)
         histogram = proxy.stats()["dynamicmodulescustom.servegym_decision_ns"]
     quantiles = dict(re.findall(r"(P\d+)\([^,]*,([\d.]+)\)", histogram))
