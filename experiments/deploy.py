@@ -72,6 +72,7 @@ def deploy(config: DictConfig) -> dict[str, Any]:
             block_size=scenario.engine.block_size,
             kv_blocks=scenario.engine.num_kv_blocks,
             report_max_age_s=settings.report_max_age_s,
+            dispatch_latency_s=scenario.plan.dispatch_latency_s,
         ),
         deadline_s=settings.deadline_s,
         share=settings.share,

@@ -49,12 +49,15 @@ class FleetConfig:
     block_size: int = 16
     kv_blocks: int = 30_000
     report_max_age_s: float = 1.0
+    dispatch_latency_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("block_size", "kv_blocks", "report_max_age_s"):
             value = getattr(self, name)
             if not value > 0:
                 raise InputError(f"fleet.{name} = {value}: must be > 0")
+        if not self.dispatch_latency_s >= 0:
+            raise InputError(f"fleet.dispatch_latency_s = {self.dispatch_latency_s}: must be >= 0")
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def router_from_config(
         block_size=settings.fleet.block_size,
         kv_blocks=settings.fleet.kv_blocks,
         report_max_age_s=settings.fleet.report_max_age_s,
+        dispatch_latency_s=settings.fleet.dispatch_latency_s,
     )
     return Router(
         router_policy(settings),
@@ -194,6 +198,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "block_size": (int,),
     "kv_blocks": (int,),
     "report_max_age_s": (int, float),
+    "dispatch_latency_s": (int, float),
     "policy": (dict,),
     "setting": (dict,),
     "fleet": (dict,),

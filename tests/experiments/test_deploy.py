@@ -18,13 +18,13 @@ def deploy(capsys, *words):
 
 def test_the_policy_is_told_what_the_scenario_is(tmp_path, capsys):
     path = tmp_path / "serving.json"
-    code, answer = deploy(
-        capsys, "scenario=generated_8xh100", "policy=zoo:router", f"out={path}", "share=0.1"
-    )
+    scenario_of_late = ("scenario=generated_8xh100", "scenario.fleet.dispatch_latency_s=0.005")
+    code, answer = deploy(capsys, *scenario_of_late, "policy=zoo:router", f"out={path}", "share=0.1")
     assert code == 0 and (answer["policy"], answer["level"]) == ("zoo:router", "router")
     config, scenario = load_config(path), load_scenario("generated_8xh100")
     assert list(config.setting.values()) == scenario.setting.tolist()
     assert config.fleet.kv_blocks == scenario.engine.num_kv_blocks and config.share == 0.1
+    assert config.fleet.dispatch_latency_s == 0.005
     assert router_from_config(config, ["a", "b"]).route(RoutedRequest("1", 10.0)).replica in ("a", "b")
 
 

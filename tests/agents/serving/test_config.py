@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from servegym.agents.serving.config import engine_from_config, load_config, router_from_config, serving_config
+from servegym.agents.serving.decision_log import DecisionLog
+from servegym.agents.serving.metrics import RouterMetrics
 from servegym.agents.serving.requests import RoutedRequest
 from servegym.agents.serving.schema import SETTING_FEATURES
 from servegym.costmodels.errors import InputError
+from servegym.envs.workloads.decision_log import read_decision_log
 
 SETTING = dict(zip(SETTING_FEATURES, [6e-3, 1.7e-5, 9e-6, 5.6e-8, 2048, 16, 200, 1, 0], strict=True))
 LEARNED = {"policy": {"artifact": "zoo:router"}, "setting": SETTING}
@@ -52,6 +55,7 @@ def test_engines_take_rankings_and_exported_schedulers():
         ({"deadline_s": 0}, "deadline_s = 0: must be > 0, or null"),
         ({"dead_line": 0}, "dead_line: must be one of policy, setting"),
         ({"fleet": {"block_size": -1}}, "fleet.block_size = -1: must be > 0"),
+        ({"fleet": {"dispatch_latency_s": -1}}, "fleet.dispatch_latency_s = -1: must be >= 0"),
         ({"setting": {"overhead_s": 1}}, "setting: must have s_per_prefill_token"),
         ({"setting": {**SETTING, "speed": 1}}, "setting.speed: must be one of overhead_s"),
         ({"setting": {**SETTING, "overhead_s": float("nan")}}, "must be finite numbers >= 0"),
@@ -87,3 +91,19 @@ def test_both_levels_route_as_the_gym_would():
     config = {**LEARNED, "policy": {"artifact": "zoo:two_level"}, "deadline_s": None}
     decision = router_from_config(config, ["a", "b"]).route(RoutedRequest("1", 100.0))
     assert np.isfinite(decision.scores).all() and decision.fallback == ""
+
+
+def test_what_is_logged_and_counted_is_configured(tmp_path):
+    """Before workers that are slowed down, the log too counts their seconds."""
+    path = tmp_path / "decisions.jsonl"
+    watched = {"decision_log": str(path), "metrics": True, "time_scale": 1e6, "deadline_s": None}
+    router = router_from_config({**LEARNED, **watched}, ["a", "b"])
+    for i in range(2):
+        router.route(RoutedRequest(str(i), 100.0))
+    metrics, log = router.observers
+    assert isinstance(metrics, RouterMetrics) and isinstance(log, DecisionLog)
+    log.close()
+    assert b"inference_objective_request_total" in metrics.exposition()
+    read = read_decision_log(path)
+    assert read.setting == LEARNED["setting"] and len(read.decisions) == 2
+    assert read.decisions[1].at_s - read.decisions[0].at_s < 1e-3
