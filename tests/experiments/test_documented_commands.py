@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from servegym.agents.serving.decision_log import DecisionLog
+from servegym.agents.serving.fleet_view import FleetView
+from servegym.agents.serving.least_loaded import LeastLoaded
+from servegym.agents.serving.requests import RoutedRequest
+from servegym.agents.serving.router import Router
+from servegym.agents.serving.schema import SETTING_FEATURES
 from servegym.envs.batch_scenario.config import BatchScenarioConfig
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.elastic_scenario.config import ElasticScenarioConfig
@@ -89,6 +95,8 @@ def reduced(words: list[str]) -> list[str]:
     scenario = next((word.partition("=")[2] for word in words if word.startswith("scenario=")), None)
     schema = None if scenario is None else scenario_kind(scenario)[0]
     smaller = REDUCTIONS.get((words[0], schema or ScenarioConfig), REDUCTIONS.get(words[0], ()))
+    if any(word.startswith("agent.imitate_log=") for word in words):
+        smaller = (*smaller, "agent.imitate_steps=64")
     trials = ("hydra.sweeper.n_trials=2",) if "sweeper=optuna" in words else ()
     return [*words, *FEWER_REQUESTS.get(schema, ()), *smaller, *trials]
 
@@ -108,7 +116,22 @@ def run_all(commands: list[list[str]]) -> None:
         for name in re.findall(r"=(\S+\.csv)", " ".join(words)):
             rows = [f"{second},{200 + second},20" for second in range(60)]
             Path(name).write_text("\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens", *rows]))
+        for name in re.findall(r"=(\S+\.jsonl)", " ".join(words)):
+            log_decisions(Path(name))
         assert main(reduced(words)) == 0, " ".join(words)
+
+
+def log_decisions(path: Path) -> None:
+    """What a router logs in a minute."""
+    now_s = 0.0
+    log = DecisionLog(path, setting=dict.fromkeys(SETTING_FEATURES, 1.0), clock=lambda: now_s)
+    router = Router(LeastLoaded(), FleetView("abcd"), observers=[log], clock=lambda: now_s, deadline_s=None)
+    for i in range(180):
+        now_s = i / 3
+        router.route(RoutedRequest(str(i), 200.0 + i))
+        router.tokens(str(i), 20)
+        router.ended(str(i))
+    log.close()
 
 
 @pytest.fixture(autouse=True)
