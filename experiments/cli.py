@@ -66,9 +66,7 @@ COMMANDS = {
         "emulate scenario=azure_conv_8xh100 port=9100 time_scale=4",
     ),
     "export": Command("write a trained router as ONNX for a serving system", "export run_dir=runs/demo"),
-    "policy": Command(
-        "inspect, verify, time or sign an exported policy", "policy verify policy=zoo:router"
-    ),
+    "policy": Command("inspect, verify, time or sign an exported policy", "policy verify policy=zoo:router"),
     "deploy": Command(
         "the file that tells a serving system which policy decides",
         "deploy scenario=azure_conv_8xh100 policy=zoo:router out=serving.json",
