@@ -1,6 +1,8 @@
 """vLLM's own scheduler with the plugin, stepped without a GPU: something stands in for the model."""
 
+import itertools
 import json
+import random
 import tempfile
 import time
 from collections import deque
@@ -9,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, SpeculativeConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -51,6 +53,7 @@ def make_scheduler(
     deadline_s: float | None = None,
     cls: Any = ServegymScheduler,
     additional_config: dict[str, Any] | None = None,
+    num_drafts: int = 0,
     **options: Any,
 ) -> Any:
     """A scheduler with `num_blocks` usable blocks; policy: an EnginePolicy; None: vLLM's own rules."""
@@ -74,6 +77,7 @@ def make_scheduler(
             **options,
         ),
         additional_config=additional_config or {},
+        speculative_config=_drafting(num_drafts) if num_drafts else None,
     )
     config.scheduler_config.async_scheduling = is_async  # vLLM turns it off where there is no GPU
     spec = FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
@@ -92,6 +96,12 @@ def make_scheduler(
     if policy is not None:
         scheduler.engine = Engine(policy, deadline_s=deadline_s)
     return scheduler
+
+
+def _drafting(num_drafts: int) -> SpeculativeConfig:
+    return SpeculativeConfig(
+        method="ngram", num_speculative_tokens=num_drafts, prompt_lookup_min=2, prompt_lookup_max=3
+    )
 
 
 def make_request(
@@ -142,11 +152,13 @@ def run(
     in_flight: int = 0,
     max_steps: int = 20_000,
     each_step: Callable[[int], None] | None = None,
+    drafts: random.Random | None = None,
 ) -> Stepped:
     """Steps until all have finished. requests: with the steps that they come at, or all at once.
 
     in_flight: iterations that are scheduled before the oldest one's output is known (1 for the asynchronous
-    scheduler). The model: whoever has no more tokens to compute samples one.
+    scheduler). The model: whoever has no more tokens to compute samples one; with `drafts` some are guessed
+    ahead, about half of them right.
     """
     to_come = deque(each if isinstance(each, tuple) else (0, each) for each in requests)
     stepped = Stepped({int(each.request_id): [] for _, each in to_come}, {}, [], 0)
@@ -167,6 +179,8 @@ def run(
         under_way.append((output, _sampled(scheduler, output)))
         while len(under_way) > in_flight or (under_way and not scheduler.has_unfinished_requests()):
             _complete(scheduler, *under_way.popleft(), stepped, step)
+        if drafts is not None:
+            _draft(scheduler, drafts)
         if under_way and not output.num_scheduled_tokens:
             _complete(scheduler, *under_way.popleft(), stepped, step)
     return stepped._replace(num_preemptions=num_preemptions)
@@ -177,9 +191,26 @@ def _sampled(scheduler: Any, output: Any) -> dict[str, list[int]]:
     sampled = {}
     for name in output.num_scheduled_tokens:
         request = scheduler.requests[name]
-        place = request.num_computed_tokens - request.num_prompt_tokens
-        sampled[name] = [] if request.is_prefill_chunk else [token(int(name), place)]
+        guesses = output.scheduled_spec_decode_tokens.get(name, [])
+        place = request.num_computed_tokens - len(guesses) - request.num_prompt_tokens
+        tokens = [token(int(name), place + i) for i in range(len(guesses) + 1)]
+        right = sum(
+            1
+            for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(guesses, tokens, strict=False))
+        )
+        sampled[name] = [] if request.is_prefill_chunk else tokens[: right + 1]
     return sampled
+
+
+def _draft(scheduler: Any, draw: random.Random) -> None:
+    """Guesses of the tokens that those who decode will sample next."""
+    names = [each.request_id for each in scheduler.running if not each.is_prefill_chunk]
+    guesses = []
+    for name in names:
+        place = scheduler.requests[name].num_output_tokens
+        tokens = [token(int(name), place + i) for i in range(scheduler.num_spec_tokens)]
+        guesses.append([each if draw.random() < 0.5 else 0 for each in tokens])
+    scheduler.update_draft_token_ids(DraftTokenIds(names, guesses))
 
 
 def _complete(
