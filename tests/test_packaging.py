@@ -55,7 +55,9 @@ def test_every_folder_with_modules_has_an_init() -> None:
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
-@pytest.mark.parametrize("pattern", ["*.py", "py.typed", "*.yaml", "*.c", "*.h", "fitted/*.json", "profiles/*.json"])
+@pytest.mark.parametrize(
+    "pattern", ["*.py", "py.typed", "*.yaml", "*.c", "*.h", "fitted/*.json", "profiles/*.json"]
+)
 def test_wheel_holds_all_sources_and_data(wheel: set[str], pattern: str) -> None:
     wanted = package_files(pattern)
     assert wanted
