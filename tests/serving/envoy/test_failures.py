@@ -90,8 +90,9 @@ def test_a_replica_that_says_503_is_passed_over_in_the_order_decided(stack) -> N
     assert {answer.replica for answer in answers} == set(it.names[1:])
 
 
-def test_a_picker_that_is_killed_costs_no_request(stack) -> None:
-    it = stack()
+@pytest.mark.parametrize("observed", ["ends", "tokens"])
+def test_a_picker_that_is_killed_costs_no_request(stack, observed: str) -> None:
+    it = stack(setup={"observed": observed})
     answers, stop = [], threading.Event()
 
     def keep_asking() -> None:
@@ -114,6 +115,15 @@ def test_a_picker_that_is_killed_costs_no_request(stack) -> None:
         each.join()
     assert {answer.status for answer in answers} == {200}
     assert all([event["n"] for event in answer.events] == [1, 2, 3] for answer in answers)
+
+
+def test_without_a_picker_streamed_bodies_are_sent_on_when_envoy_has_noticed(stack) -> None:
+    """Those before are lost: bodies are not to be streamed through the picker where Envoy is one's own."""
+    it = stack(setup={"body_mode": "FULL_DUPLEX_STREAMED"})
+    it.processes["picker"].kill()
+    healthy = "cluster.picker.membership_healthy"
+    until(lambda: it.envoy_stats(healthy)[healthy] == 0, "Envoy has noticed")
+    assert {answer.status for answer in it.ask_all([{}] * 30)} == {200}
 
 
 def test_a_picker_that_hangs_costs_no_request(stack) -> None:

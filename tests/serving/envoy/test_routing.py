@@ -1,10 +1,19 @@
 """Requests go where the picker says, through a real Envoy, however bodies are sent."""
 
+import asyncio
+import importlib.util
 import json
 from collections import Counter
 
 import pytest
 
+from servegym.agents.serving.fleet_view import FleetView
+from servegym.agents.serving.least_loaded import LeastLoaded
+from servegym.agents.serving.plugins.endpoint_picker.picker import Limits, Picker
+from servegym.agents.serving.plugins.endpoint_picker.server import Server
+from servegym.agents.serving.requests import RoutedRequest
+from servegym.agents.serving.router import Router
+from servegym.agents.serving.schema import SETTING_FEATURES
 from tests.serving.envoy.stack import call, until
 
 MODES = ("BUFFERED", "FULL_DUPLEX_STREAMED")
@@ -130,3 +139,40 @@ def test_when_all_are_busy_who_can_wait_is_refused(stack) -> None:
     call(int(it.names[1].split(":")[1]), "POST", "/say", {"waiting": 3})
     until(lambda: it.ask({"priority": 1}).status == 200, "room again")
     assert it.ask({"priority": 1}).replica == it.names[1]
+
+
+def test_the_books_follow_who_has_served(stack) -> None:
+    """Envoy says who has answered in the end; the picker runs here, where its router can be looked into."""
+    it = stack(with_picker=False)
+    sent: list[str] = []
+
+    class Watched(Router):
+        def sent(self, request: RoutedRequest, replica: str) -> None:
+            sent.append(replica)
+            super().sent(request, replica)
+
+    async def check() -> None:
+        router = Watched(LeastLoaded(), FleetView(it.names), deadline_s=None)
+        server = Server(Picker(router, Limits()), f"127.0.0.1:{it.picker_port}")
+        await server.start()
+        await asyncio.to_thread(until, it.is_ready, "Envoy finds the picker")
+        answers = await asyncio.to_thread(it.ask_all, [{"refuse": it.names[0], "first_s": 0.05}] * 30)
+        assert {answer.status for answer in answers} == {200}
+        assert set(sent) <= set(it.names[1:])
+        assert len(sent) == len(it.stats(it.names[0])["begun"]) > 5
+        assert router.fleet.num_under_way == 0
+        await server.stop()
+
+    asyncio.run(check())
+
+
+def test_an_exported_policy_decides_with_nothing_else_installed(stack) -> None:
+    setting = dict.fromkeys(SETTING_FEATURES, 1.0)
+    config = {"policy": {"artifact": "zoo:router"}, "setting": setting, "deadline_s": 1.0}
+    it = stack(config=config, replicas=8)
+    for package in ("torch", "numba", "gymnasium", "scipy", "hydra"):
+        assert importlib.util.find_spec(package) is None
+    assert {answer.status for answer in it.ask_all([{"prompt": "x" * 4000, "first_s": 0.02}] * 64)} == {200}
+    decisions = [line for line in it.decisions() if "replica" in line]
+    assert {line["policy"] for line in decisions} == {"zoo:router"}
+    assert not any("fallback" in line for line in decisions)
