@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from servegym.agents.serving.artifact import Backend, load_artifact
+from servegym.agents.serving.artifact import load_artifact
 from servegym.agents.serving.artifact_files import read_file
 from servegym.agents.serving.description import weight_shapes
 from servegym.agents.serving.schema import DESCRIPTION_FILE, MOST_REPLICAS, SIGNATURE_FILE
@@ -59,7 +59,6 @@ def policy(config: DictConfig) -> dict[str, Any]:
     settings = read_config(config, PolicyConfig)
     folder = policy_folder(settings.policy)
     key = None if settings.key is None else read_key(Path(settings.key))
-    backends = cast("list[Backend]", settings.backends)  # as its schema has checked
     answer: dict[str, Any] = {"what": settings.what, "policy": settings.policy}
     if settings.what == "sign":
         assert key is not None
@@ -67,14 +66,14 @@ def policy(config: DictConfig) -> dict[str, Any]:
     if settings.what == "verify":
         from servegym.experiments.policy_checks import checks
 
-        return answer | {"checks": checks(folder, key, backends, settings.observations)}
+        return answer | {"checks": checks(folder, key, settings.backends, settings.observations)}
     description = load_artifact(folder, "numpy", key).description
     if settings.what == "inspect":
         return answer | _about(description, settings.system)
     from servegym.experiments.policy_times import decision_times
 
     sizes = _sizes(description, settings.sizes)
-    return answer | {"times": decision_times(folder, sizes, settings.decisions, backends)}
+    return answer | {"times": decision_times(folder, sizes, settings.decisions, settings.backends)}
 
 
 def show(answer: dict[str, Any]) -> None:

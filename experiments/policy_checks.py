@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from servegym.agents.serving.artifact import TOLERANCE, Backend, ExportedPolicy, check_golden, load_artifact
+from servegym.agents.serving.artifact import TOLERANCE, ExportedPolicy, check_golden, load_artifact
 from servegym.agents.serving.description import golden_shapes, weight_shapes
 from servegym.agents.serving.golden import plausible_observation
 from servegym.agents.serving.schema import SIGNATURE_FILE
@@ -14,7 +14,7 @@ LARGEST_FLEET, BATCH = 256, 50
 """Of random observations: the largest fleet, and how many are of one."""
 
 
-def checks(folder: Path, key: bytes | None, backends: list[Backend], num_observations: int) -> dict[str, str]:
+def checks(folder: Path, key: bytes | None, backends: list[str], num_observations: int) -> dict[str, str]:
     """What was found, by check. InputError at the first that fails.
 
     num_observations: random ones, in fleets of 2 to LARGEST_FLEET, on which the other backends agree with the

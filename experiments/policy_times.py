@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from servegym.agents.serving.artifact import Backend, load_artifact
+from servegym.agents.serving.artifact import load_artifact
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What libraries of linear algebra ask, once, when they are loaded."""
 
 
 def decision_times(
-    folder: Path, sizes: list[int], decisions: int, backends: list[Backend]
+    folder: Path, sizes: list[int], decisions: int, backends: list[str]
 ) -> list[dict[str, Any]]:
     """Median and 99th percentile in microseconds of `score_one`, by fleet size and backend."""
     context = multiprocessing.get_context("spawn")
@@ -26,7 +26,7 @@ def decision_times(
         return process.submit(_measure, folder, sizes, decisions, backends).result()
 
 
-def _measure(folder: Path, sizes: list[int], decisions: int, backends: list[Backend]) -> list[dict[str, Any]]:
+def _measure(folder: Path, sizes: list[int], decisions: int, backends: list[str]) -> list[dict[str, Any]]:
     from servegym.agents.serving.golden import plausible_observation
 
     found: list[dict[str, Any]] = []

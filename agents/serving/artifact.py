@@ -6,7 +6,7 @@ What is read is checked before it is used, whoever wrote it (docs/artifact.md).
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from servegym.costmodels.errors import InputError
 TOLERANCE = 1e-5
 """How far scores may lie from the golden ones, relative to the largest score and at least absolute."""
 
-Backend = Literal["auto", "onnx", "numpy", "compiled"]
+BACKENDS = ("auto", "onnx", "numpy", "compiled")
 
 
 Network = OnnxNetwork | NumpyNetwork | CompiledNetwork
@@ -96,7 +96,7 @@ class ExportedPolicy:
             )
 
 
-def load_artifact(directory: Path, backend: Backend = "auto", key: bytes | None = None) -> ExportedPolicy:
+def load_artifact(directory: Path, backend: str = "auto", key: bytes | None = None) -> ExportedPolicy:
     """The policy in `directory`.
 
     backend: what runs it. "auto": NumPy for single decisions, which is faster there, and for many at once
@@ -108,6 +108,8 @@ def load_artifact(directory: Path, backend: Backend = "auto", key: bytes | None 
     or the arrays are not such as `servegym export` writes, where the signature is not of this key, or where
     the description is of another schema version, level or set of features.
     """
+    if backend not in BACKENDS:
+        raise InputError(f"backend = {backend}: must be one of {', '.join(BACKENDS)}")
     path = directory / DESCRIPTION_FILE
     content = read_file(path)
     if key is not None:

@@ -322,7 +322,7 @@ def outcome(folder: Path) -> str:
     found = []
     for backend in ("numpy", "onnx"):
         try:
-            check_golden(load_artifact(folder, backend), folder)  # type: ignore[arg-type]
+            check_golden(load_artifact(folder, backend), folder)
             found.append("harmless")
         except InputError as error:
             found.append(f"refused: {error}")

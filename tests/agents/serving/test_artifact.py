@@ -208,6 +208,11 @@ def test_missing_export_package_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_there_are_no_other_backends(copy: Path) -> None:
+    with pytest.raises(InputError, match="^backend = torch: must be one of auto, onnx, numpy, compiled$"):
+        load_artifact(copy, "torch")
+
+
 def test_links_are_not_followed(copy: Path, tmp_path: Path) -> None:
     (copy / "policy.npz").rename(tmp_path / "elsewhere.npz")
     (copy / "policy.npz").symlink_to(tmp_path / "elsewhere.npz")

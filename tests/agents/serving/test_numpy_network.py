@@ -145,7 +145,7 @@ def test_buffers_of_many_fleets_are_let_go() -> None:
 
 @pytest.mark.parametrize("backend", ["numpy", "onnx", "auto"])
 def test_one_decision_is_one_of_many(backend: str) -> None:
-    policy = load_artifact(ZOO / "router", backend)  # type: ignore[arg-type]
+    policy = load_artifact(ZOO / "router", backend)
     for num_replicas in (1, 6):
         observation = observations("gnn", 3, 20, num_replicas)
         due = policy.scores(observation)
