@@ -103,7 +103,7 @@ class Stack:
             picker=f"127.0.0.1:{self.picker_port}",
             listen=f"127.0.0.1:{self.port}",
             admin=f"127.0.0.1:{self.admin_port}",
-            **(setup or {}),
+            **{"picker_timeout_s": 5.0, **(setup or {})},  # machines of tests are busy
         )
         made = envoy_config(self.setup)
         if change is not None:
