@@ -13,7 +13,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from servegym.agents.serving.artifact import load_artifact
-from servegym.agents.serving.fleet_view import AVAILABLE, KV_USED_BLOCKS, RUNNING, SPEED
+from servegym.agents.serving.fleet_view import KV_USED_BLOCKS, RUNNING, SPEED
 from servegym.agents.serving.learned_router import LearnedRouter
 from servegym.agents.serving.plugins.ray_serve import request_router_config
 from servegym.agents.serving.router import LATE, NOT_A_NUMBER, RAISED

@@ -179,10 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         sys.exit(f"proxies: {error}")
     stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
     try:
         url = start(urls, router, host=given.host, port=given.port)
+        for number in (signal.SIGTERM, signal.SIGINT):  # Ray has set its own, which abort
+            signal.signal(number, lambda *_: stopped.set())
         print(json.dumps({"url": url}), flush=True)
         while not stopped.wait(1.0):
             pass
