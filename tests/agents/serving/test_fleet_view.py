@@ -27,7 +27,9 @@ from servegym.agents.serving.fleet_view import (
     WAITING,
     FleetView,
 )
+from servegym.agents.serving.least_loaded import LeastLoaded
 from servegym.agents.serving.requests import RoutedRequest
+from servegym.agents.serving.router import Router as ServingRouter
 from servegym.costmodels.errors import InputError
 from servegym.envs.routing.fleet_episodes import FleetRoutingEpisodes
 from servegym.envs.scenario import Scenario, load_scenario
@@ -72,6 +74,27 @@ def _observed(scenario: Scenario, workload: Workload, choices: np.ndarray) -> li
         episodes.step(np.array([choice]))
     assert episodes.finished.all()
     return observed
+
+
+def test_a_router_is_asked_about_requests_as_the_gym_asks() -> None:
+    scenario = _scenario("scenario.workload.clients.priority_shares=[0.5,0.5]")
+    workload = scenario.traffic.test_workload(0).take(slice(50))
+    episodes = FleetRoutingEpisodes(scenario, 1, 50)
+    episodes.begin(0, workload)
+    asked, now_s = [], [0.0]
+
+    class Remembers(LeastLoaded):
+        def scores(self, request: np.ndarray, replicas: np.ndarray, session: float = -1.0) -> np.ndarray:
+            asked.append(request.copy())
+            return super().scores(request, replicas, session)
+
+    router = ServingRouter(Remembers(), FleetView(NAMES), clock=lambda: now_s[0], deadline_s=None)
+    for i in range(50):
+        now_s[0] = float(workload.arrival_s[i])
+        assert workload.priority is not None
+        router.route(_request(workload, i)._replace(priority=float(workload.priority[i])))
+        np.testing.assert_array_equal(asked[i], episodes.request[0])
+        episodes.step(np.array([0]))
 
 
 def _request(workload: Workload, i: int) -> RoutedRequest:
