@@ -1,8 +1,59 @@
 """A limit on how long a policy may think, whatever it does."""
 
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
+
+PATIENCE = 3
+"""Late answers in a row after which a policy that is asked in place is left alone."""
+
+PAUSE_S = 1.0
+"""How long it is left alone."""
+
+
+class Limit(Protocol):
+    """Runs functions that must not take long."""
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns or raises; TimeoutError where the caller must do without.
+
+        To be called by one thread at a time.
+        """
+
+
+def limit(limit_s: float | None, policy: object) -> Limit | None:
+    """How a policy is held to a limit: in place if its class says that it is `bounded`; None: not at all."""
+    if limit_s is None:
+        return None
+    return DeadlineInPlace(limit_s) if getattr(policy, "bounded", False) else Deadline(limit_s)
+
+
+class DeadlineInPlace:
+    """Runs functions that end by themselves, which takes no thread, and leaves them alone if they are slow.
+
+    An answer that comes late is there all the same, and is used. After PATIENCE of them in a row nothing is
+    run for PAUSE_S: who is late now and then has met a busy machine, who always is would hold up everybody.
+    """
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.limit_s = limit_s
+        self._clock = clock
+        self._late = 0
+        self._paused_until_s = -float("inf")
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """As Limit has it."""
+        began_s = self._clock()
+        if began_s < self._paused_until_s:
+            raise TimeoutError
+        try:
+            return work()
+        finally:
+            ended_s = self._clock()
+            self._late = self._late + 1 if ended_s - began_s > self.limit_s else 0
+            if self._late == PATIENCE:
+                self._late, self._paused_until_s = 0, ended_s + PAUSE_S
 
 
 class Deadline:

@@ -12,7 +12,7 @@ from servegym.agents.serving.contracts import (
     as_it_is,
     fault_of_plan,
 )
-from servegym.agents.serving.deadline import Deadline
+from servegym.agents.serving.deadline import limit
 
 _LOG = logging.getLogger("servegym.engine")
 
@@ -43,9 +43,7 @@ class Engine:
         self.policy, self.shadow = policy, shadow
         self.fallbacks: Counter[str] = Counter()
         self.plans = 0
-        self.deadline_s = deadline_s
-        bounded = getattr(policy, "bounded", False)
-        self._deadline = None if deadline_s is None or bounded else Deadline(deadline_s)
+        self._limit = limit(deadline_s, policy)
 
     def plan(self, state: EngineState) -> Planned:
         """What the next iteration is to be made of. `state` must not change while a late policy reads it."""
@@ -61,13 +59,7 @@ class Engine:
     def _asked(self, state: EngineState) -> tuple[EnginePlan | None, str]:
         policy = self.policy
         try:
-            if self._deadline is None:
-                began_s = time.perf_counter()
-                plan = policy.plan(state)
-                if self.deadline_s is not None and time.perf_counter() - began_s > self.deadline_s:
-                    raise TimeoutError
-            else:
-                plan = self._deadline.run(lambda: policy.plan(state))
+            plan = policy.plan(state) if self._limit is None else self._limit.run(lambda: policy.plan(state))
             fault = fault_of_plan(plan, state)
         except TimeoutError:
             return None, self._counted(LATE, "its deadline has passed")

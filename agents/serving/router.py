@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from servegym.agents.serving.contracts import ILLEGAL, RouterPolicy
-from servegym.agents.serving.deadline import Deadline
+from servegym.agents.serving.deadline import limit
 from servegym.agents.serving.fleet_view import AVAILABLE, UNSEEN_REQUESTS, WAITING, FleetView
 from servegym.agents.serving.least_loaded import LeastLoaded
 from servegym.agents.serving.requests import LARGEST, RoutedRequest, believable
@@ -106,10 +106,8 @@ class Router:
         self.fallback = LeastLoaded() if fallback is None else fallback
         self.share, self.shadow, self.needs_reports = share, shadow, needs_reports
         self.observers = list(observers)
-        self.deadline_s = deadline_s
-        # Handing the question to a thread that can be left behind takes longer than a small network.
         self._bounded = getattr(policy, "bounded", False)
-        self._deadline = None if deadline_s is None or self._bounded else Deadline(deadline_s)
+        self._limit = limit(deadline_s, policy)
         self._under_way: dict[str, _Timed] = {}
         self._lock = threading.Lock()
         self._noted: set[str] = set()
@@ -250,13 +248,10 @@ class Router:
             if not self._bounded:
                 # Anybody's code, maybe late: it must neither change these rows nor see the next request's.
                 mine, seen = features.copy(), rows.copy()
-            if self._deadline is None:
-                began_s = time.perf_counter()
+            if self._limit is None:
                 scores = self.policy.scores(mine, seen, request.session)
-                if self.deadline_s is not None and time.perf_counter() - began_s > self.deadline_s:
-                    raise TimeoutError
             else:
-                scores = self._deadline.run(lambda: self.policy.scores(mine, seen, request.session))
+                scores = self._limit.run(lambda: self.policy.scores(mine, seen, request.session))
         except TimeoutError:
             return None, self._noted_as(LATE, "its deadline has passed")
         except Exception as error:  # a policy may be anybody's code

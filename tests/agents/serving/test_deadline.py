@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from servegym.agents.serving.deadline import Deadline
+from servegym.agents.serving.deadline import PATIENCE, PAUSE_S, Deadline, DeadlineInPlace, limit
 
 LONG_S = 60.0
 
@@ -78,3 +78,59 @@ def test_hanging_costs_one_thread() -> None:
             deadline.run(held)
     assert threading.active_count() <= before + 1
     held.go.set()
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def work(self, takes_s: float) -> Any:
+        """Work that takes so long."""
+
+        def run() -> float:
+            self.now_s += takes_s
+            return takes_s
+
+        return run
+
+
+def test_in_place_a_late_answer_is_used_and_who_is_always_late_is_left_alone() -> None:
+    clock = Clock()
+    deadline = DeadlineInPlace(0.01, clock)
+    for takes_s in (0.02, 0.02, 0.001, 0.02, 0.02):
+        assert deadline.run(clock.work(takes_s)) == takes_s
+    assert deadline.run(clock.work(0.02)) == 0.02  # the third in a row
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            deadline.run(clock.work(0.001))
+    clock.now_s += PAUSE_S
+    assert deadline.run(clock.work(0.001)) == 0.001
+
+
+def test_in_place_errors_come_back_and_count_as_late_where_they_are() -> None:
+    clock = Clock()
+    deadline = DeadlineInPlace(0.01, clock)
+
+    def fails() -> None:
+        clock.now_s += 0.02
+        raise ZeroDivisionError
+
+    for _ in range(PATIENCE):
+        with pytest.raises(ZeroDivisionError):
+            deadline.run(fails)
+    with pytest.raises(TimeoutError):
+        deadline.run(fails)
+
+
+def test_a_bounded_policy_needs_no_thread() -> None:
+    class Bounded:
+        bounded = True
+
+    assert isinstance(limit(0.01, Bounded()), DeadlineInPlace)
+    assert isinstance(limit(0.01, object()), Deadline)
+    assert limit(None, Bounded()) is None
