@@ -157,10 +157,10 @@ def _show_checks(answer: dict[str, Any], console: Console) -> None:
 
 
 def _show_times(answer: dict[str, Any], console: Console) -> None:
-    table = Table("replicas", "backend", "p50 us", "p99 us")
+    table = Table("replicas", "backend", "what", "p50 us", "p99 us")
     for each in answer["times"]:
         figures = [f"{each[name]:.1f}" for name in ("p50_us", "p99_us")]
-        table.add_row(str(each["num_replicas"]), each["backend"], *figures)
+        table.add_row(str(each["num_replicas"]), each["backend"], each["what"], *figures)
     console.print(table)
 
 

@@ -1,5 +1,6 @@
 """`servegym policy`: what a policy is, whether it can be trusted, how long it takes, and signing it."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -61,8 +62,9 @@ def test_a_policy_is_signed(capsys: pytest.CaptureFixture[str], copy: str, folde
 
 def test_decisions_are_timed_in_one_thread(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     answer = answer_of(capsys, "policy", "bench", "policy=zoo:router", "sizes=[2,5]", "decisions=100")
-    measured = {(each["num_replicas"], each["backend"]) for each in answer["times"]}
-    assert measured == {(size, backend) for size in (2, 5) for backend in ("numpy", "onnx")}
+    measured = {(each["num_replicas"], each["backend"], each["what"]) for each in answer["times"]}
+    what = ("scores", "features and scores", "route")
+    assert measured == set(itertools.product((2, 5), ("numpy", "onnx"), what))
     assert all(0 < each["p50_us"] <= each["p99_us"] for each in answer["times"])
 
 
