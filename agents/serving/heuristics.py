@@ -11,7 +11,7 @@ from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.sim.llm import ranking, view
 from servegym.envs.sim.llm.router import random_state
 
-LENDS = frozenset({"predictions", "prefix_caching", "sessions"})
+LENDS = frozenset({"predictions", "prefix_caching", "priorities", "sessions"})
 """Needs (`envs/sim/llm/needs.py`) that a serving system can fulfil."""
 
 

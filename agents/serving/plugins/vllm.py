@@ -16,7 +16,7 @@ from typing import Any
 import vllm
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
-from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
+from vllm.v1.core.sched.request_queue import FCFSRequestQueue, PriorityRequestQueue, SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from servegym.agents.serving.config import engine_from_config, load_config
@@ -141,16 +141,10 @@ class SyncServegymScheduler(Scheduler):  # type: ignore[misc]  # vLLM has no typ
         Without those preempted just now: vLLM's workers are not made for a request that goes and comes in one
         iteration.
         """
-        queue = create_request_queue(SchedulingPolicy.FCFS)
-        named = set(plan.waiting)
-        for request in seen.blocked:
-            queue.add_request(request)
-        for row in plan.waiting:
-            queue.add_request(seen.waiting[row])
-        for row, request in enumerate(seen.waiting):
-            if row not in named:
-                queue.add_request(request)
-        return queue
+        named, waiting = set(plan.waiting), seen.waiting
+        first = [waiting[row] for row in plan.waiting]
+        rest = [request for row, request in enumerate(waiting) if row not in named]
+        return FCFSRequestQueue(seen.blocked + first + rest)
 
     def _order_of_service(self, plan: EnginePlan, seen: Seen, victims: set[Any]) -> list[Any]:
         if plan.running is None:
@@ -169,16 +163,21 @@ class SyncServegymScheduler(Scheduler):  # type: ignore[misc]  # vLLM has no typ
         """The queue in its own order again, those whom vLLM gave up in front; those who run as admitted."""
         left, known = list(self.waiting), set(waiting)
         still = victims.union(left)
-        self.waiting = create_request_queue(self.policy)
-        for request in left:
-            if request not in known:
-                self.waiting.add_request(request)
-        for request in waiting:
-            if request in still:
-                self.waiting.add_request(request)
+        given_up = [request for request in left if request not in known]
+        order = given_up + [request for request in waiting if request in still]
+        self.waiting = (
+            FCFSRequestQueue(order) if self.policy == SchedulingPolicy.FCFS else _by_priority(order)
+        )
         here, before = set(self.running), set(running)
         admitted = [request for request in self.running if request not in before]
         self.running[:] = [request for request in running if request in here] + admitted
+
+
+def _by_priority(requests: list[Any]) -> Any:
+    queue = PriorityRequestQueue()
+    for request in requests:
+        queue.add_request(request)
+    return queue
 
 
 class AsyncServegymScheduler(SyncServegymScheduler, AsyncScheduler):  # type: ignore[misc]

@@ -1,17 +1,20 @@
-"""What vLLM's scheduler knows, in the terms of the runtime: it is read, not changed, and not imported."""
+"""What vLLM's scheduler knows, in the terms of the runtime: it is read, not changed."""
 
 from collections.abc import Mapping
+from itertools import chain
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
+from vllm.v1.request import RequestStatus
 
 from servegym.agents.serving.contracts import REQUEST_COLUMNS, EngineLimits, EngineState
 
 PREDICTED = "predicted_output_tokens"
 """Name of a prediction in a request's `vllm_xargs` (SamplingParams.extra_args)."""
 
-ADMISSIBLE = frozenset({"WAITING", "PREEMPTED"})
-"""Names of vLLM's states in which a waiting request can be admitted."""
+_NEW, _PREEMPTED = RequestStatus.WAITING, RequestStatus.PREEMPTED
+_WAITS_FOR_GRAMMAR = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
 
 
 class Seen(NamedTuple):
@@ -91,9 +94,10 @@ class KvPool:
 
 def is_admissible(request: Any) -> bool:
     """Whether vLLM would admit a waiting request if there were room."""
-    if request.status.name in ADMISSIBLE:
+    status = request.status
+    if status is _NEW or status is _PREEMPTED:
         return not request.num_stale_output_tokens or bool(request.drop_stale_output)
-    if request.status.name == "WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR":
+    if status is _WAITS_FOR_GRAMMAR:
         grammar = request.structured_output_request.grammar
         return grammar is not None and not isinstance(grammar, Exception)
     return False
@@ -111,7 +115,7 @@ def is_ending(request: Any) -> bool:
 def seats_of_others(scheduler: Any) -> int:
     """Seats that plans do not dispose of: of paused sessions, of those who come back with their blocks."""
     back = sum(
-        request.status.name in ADMISSIBLE or request.request_id in scheduler.finished_recving_kv_req_ids
+        request.status in (_NEW, _PREEMPTED) or request.request_id in scheduler.finished_recving_kv_req_ids
         for request in scheduler.kv_holding_waiting
     )
     return int(back + scheduler.num_waiting_for_streaming_input)
@@ -127,19 +131,14 @@ def predicted_output_tokens(request: Any) -> float:
         predicted = float(extra.get(PREDICTED, 0.0))
     except (TypeError, ValueError):
         return 0.0
-    return predicted if 0.0 <= predicted < np.inf else 0.0
-
-
-def generated_tokens(request: Any) -> int:
-    """Those in flight included: they will be there when the iteration that is planned now starts."""
-    return int(request.num_output_tokens + request.num_output_placeholders)
+    return predicted if 0.0 <= predicted < inf else 0.0
 
 
 def _row(request: Any, now_s: float, computed: int, blocks: int) -> tuple[float, ...]:
-    """The REQUEST_COLUMNS of a request."""
+    """The REQUEST_COLUMNS. Tokens in flight count: they will be there when the planned iteration starts."""
     return (
         request.num_prompt_tokens,
-        generated_tokens(request),
+        request.num_output_tokens + request.num_output_placeholders,
         computed,
         predicted_output_tokens(request),
         now_s - request.arrival_time,
@@ -149,4 +148,6 @@ def _row(request: Any, now_s: float, computed: int, blocks: int) -> tuple[float,
 
 
 def _rows(rows: list[tuple[float, ...]]) -> np.ndarray:
-    return np.array(rows, np.float64).reshape(len(rows), len(REQUEST_COLUMNS))
+    columns = len(REQUEST_COLUMNS)
+    numbers = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * columns)
+    return numbers.reshape(len(rows), columns)

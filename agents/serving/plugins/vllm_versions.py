@@ -21,8 +21,8 @@ SIGNATURES = {
     f"{SCHEDULER}.update_from_output": ("self", "scheduler_output", "model_runner_output"),
     f"{SCHEDULER}._preempt_request": ("self", "request", "timestamp", "drop_stale_output"),
     f"{SCHEDULER}._request_blocks_can_be_freed": ("self", "request"),
-    f"{QUEUES}:create_request_queue": ("policy",),
-    f"{QUEUES}:RequestQueue.add_request": ("self", "request"),
+    f"{QUEUES}:FCFSRequestQueue.prepend_requests": ("self", "requests"),
+    f"{QUEUES}:PriorityRequestQueue.add_request": ("self", "request"),
 }
 """Parameters of what is called or extended."""
 

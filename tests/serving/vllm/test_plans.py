@@ -49,28 +49,6 @@ def test_random_plans_lose_no_token_and_no_block(seed, is_async, scheduling_poli
     assert not scheduler.engine.fallbacks and not scheduler.unreadable
 
 
-def heavy_tailed(num_requests):
-    draw, requests = random.Random(1), []
-    for number in range(num_requests):
-        prompt = min(400, int(draw.lognormvariate(4, 1)) + 1)
-        outputs = min(200, int(draw.lognormvariate(2.5, 1)) + 1)
-        requests.append(
-            make_request(number, prompt, outputs, extra_args={"predicted_output_tokens": outputs})
-        )
-    return requests
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_shortest_first_finishes_well_before_stock(is_async):
-    means = {}
-    for policy in (None, ShortestFirst()):
-        requests = heavy_tailed(60)
-        scheduler = make_scheduler(policy, is_async=is_async)
-        means[policy and policy.name] = run(scheduler, requests, in_flight=int(is_async)).mean_finish()
-    print(means)
-    assert means["shortest first"] < 0.75 * means[None]
-
-
 @pytest.mark.parametrize("scheduling_policy", ["fcfs", "priority"])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_failing_policy_is_vllms_own_scheduler(is_async, scheduling_policy):
