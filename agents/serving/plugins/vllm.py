@@ -33,7 +33,7 @@ CONFIG_VARIABLE = "SERVEGYM_SERVING_CONFIG"
 _LOG = logging.getLogger("servegym.vllm")
 
 
-class SyncServegymScheduler(Scheduler):  # type: ignore[misc]  # vLLM has no types here
+class SyncServegymScheduler(Scheduler):
     """vLLM's synchronous scheduler under a policy, for `--no-async-scheduling`."""
 
     engine: Engine | None = None
@@ -180,7 +180,7 @@ def _by_priority(requests: list[Any]) -> Any:
     return queue
 
 
-class AsyncServegymScheduler(SyncServegymScheduler, AsyncScheduler):  # type: ignore[misc]
+class AsyncServegymScheduler(SyncServegymScheduler, AsyncScheduler):
     """The same with vLLM's default: an iteration is scheduled while the one before runs."""
 
 
