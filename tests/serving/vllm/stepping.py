@@ -17,7 +17,7 @@ from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from servegym.agents.serving.engine import Engine
@@ -174,7 +174,12 @@ def run(
         if each_step is not None:
             each_step(step)
         output = scheduler.schedule()
-        num_preemptions += len(output.preempted_req_ids or ())
+        preempted = output.preempted_req_ids or set()
+        num_preemptions += len(preempted)
+        # vLLM's workers are not made for a request that goes and comes in one iteration.
+        assert not preempted & output.num_scheduled_tokens.keys()
+        runs = {each for each in scheduler.requests.values() if each.status == RequestStatus.RUNNING}
+        assert runs == set(scheduler.running) and len(runs) == len(scheduler.running)
         stepped.scheduled.append({int(name): count for name, count in output.num_scheduled_tokens.items()})
         under_way.append((output, _sampled(scheduler, output)))
         while len(under_way) > in_flight or (under_way and not scheduler.has_unfinished_requests()):

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from vllm.v1.core.sched.request_queue import create_request_queue
 
 from tests.serving.vllm.policies import Failing, RandomPlans, ShortestFirst, Slow
 from tests.serving.vllm.stepping import free_blocks, make_request, make_scheduler, run, token
@@ -30,23 +31,45 @@ def expected(requests):
 
 @pytest.mark.parametrize("prefix_caching", [False, True])
 @pytest.mark.parametrize("scheduling_policy", ["fcfs", "priority"])
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("in_flight", [0, 1, 2])
 @pytest.mark.parametrize("seed", range(3))
-def test_random_plans_lose_no_token_and_no_block(seed, is_async, scheduling_policy, prefix_caching):
+def test_random_plans_lose_no_token_and_no_block(seed, in_flight, scheduling_policy, prefix_caching):
+    """in_flight: 0 with the synchronous scheduler, 1 with the asynchronous, 2 where a pipeline comes on top."""
     policy = RandomPlans(seed)
     scheduler = make_scheduler(
-        policy, is_async=is_async, scheduling_policy=scheduling_policy, prefix_caching=prefix_caching
+        policy, is_async=in_flight > 0, scheduling_policy=scheduling_policy, prefix_caching=prefix_caching
     )
     free = free_blocks(scheduler)
     requests = workload(seed, prefix_caching)
-    stepped = run(scheduler, requests, in_flight=int(is_async))
+    stepped = run(scheduler, requests, in_flight=in_flight)
     assert stepped.outputs == expected(requests)
     assert len(stepped.finished) == 60
     assert free_blocks(scheduler) == free
     assert not scheduler.requests and not scheduler.running and not scheduler.waiting
+    assert scheduler.policy.value == scheduling_policy
+    assert type(scheduler.waiting) is type(create_request_queue(scheduler.policy))
     assert policy.preempted > 5 and policy.decode_only > 20
     assert stepped.num_preemptions >= policy.preempted // 2
     assert not scheduler.engine.fallbacks and not scheduler.unreadable
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_queues_keep_their_own_order(is_async):
+    """Preempted ones in front, others as they came; those who run as they were admitted."""
+    scheduler = make_scheduler(RandomPlans(2), is_async=is_async)
+    before = {"waiting": [], "running": []}
+
+    def compare(step):
+        now = {"waiting": list(scheduler.waiting), "running": list(scheduler.running)}
+        stayed = [each for each in before["running"] if each in now["running"]]
+        assert now["running"][: len(stayed)] == stayed
+        stayed = [each for each in before["waiting"] if each in now["waiting"]]
+        preempted = [each for each in now["waiting"] if each in before["running"]]
+        assert now["waiting"][: len(preempted) + len(stayed)] == preempted + stayed
+        before.update(now)
+
+    run(scheduler, workload(2), in_flight=int(is_async), each_step=compare)
+    assert scheduler.engine.policy.preempted > 5
 
 
 @pytest.mark.parametrize("scheduling_policy", ["fcfs", "priority"])
