@@ -34,7 +34,7 @@ def expected(requests):
 @pytest.mark.parametrize("in_flight", [0, 1, 2])
 @pytest.mark.parametrize("seed", range(3))
 def test_random_plans_lose_no_token_and_no_block(seed, in_flight, scheduling_policy, prefix_caching):
-    """in_flight: 0 with the synchronous scheduler, 1 with the asynchronous, 2 where a pipeline comes on top."""
+    """in_flight: 0 with the synchronous scheduler, 1 with the asynchronous, 2 as in a pipeline."""
     policy = RandomPlans(seed)
     scheduler = make_scheduler(
         policy, is_async=in_flight > 0, scheduling_policy=scheduling_policy, prefix_caching=prefix_caching
