@@ -1,21 +1,26 @@
 """The examples in docstrings run and give what they say."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
 PACKAGES = ("costmodels", "envs", "agents", "experiments")
 
+PLUGINS = "servegym.agents.serving.plugins."
+"""These can be imported where the systems are that they plug into (tests/serving)."""
+
 
 def modules() -> list[str]:
-    """Every module of the project."""
+    """Every module of the project but PLUGINS."""
     names = []
     for package in PACKAGES:
         folder = importlib.import_module(f"servegym.{package}").__path__
         names += [module.name for module in pkgutil.walk_packages(folder, f"servegym.{package}.")]
-    return names
+    return [name for name in names if not name.startswith(PLUGINS)]
 
 
 def test_examples_run() -> None:
@@ -34,3 +39,11 @@ def test_every_module_says_what_it_is(package: str) -> None:
     for name in modules():
         if name.startswith(f"servegym.{package}"):
             assert (importlib.import_module(name).__doc__ or "").strip(), f"{name} has no docstring"
+
+
+def test_every_plugin_says_what_it_is() -> None:
+    (folder,) = importlib.import_module(PLUGINS.rstrip(".")).__path__
+    files = list(Path(folder).rglob("*.py"))
+    assert len(files) > 5
+    for path in files:
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
