@@ -11,6 +11,7 @@ from rich.console import Console
 
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
+from servegym.agents.serving.artifact import load_artifact
 from servegym.agents.serving.config import (
     FleetConfig,
     PolicyConfig,
@@ -19,6 +20,7 @@ from servegym.agents.serving.config import (
     router_policy,
 )
 from servegym.agents.serving.schema import SETTING_FEATURES
+from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_file import write_text
 from servegym.envs.scenario import Scenario
@@ -82,7 +84,7 @@ def deploy(config: DictConfig) -> dict[str, Any]:
         metrics=settings.metrics,
         time_scale=settings.time_scale,
     )
-    level = settings.level or ("router" if settings.scheduler is None else "engine")
+    level = settings.level or _level(settings)
     name = (engine_policy if level == "engine" else router_policy)(serving).name
     write_text(Path(settings.out), json.dumps(asdict(serving), indent=2, default=_plain) + "\n")
     return {"out": settings.out, "policy": name, "level": level, "scenario": scenario.name}
@@ -94,6 +96,14 @@ def show(answer: dict[str, Any]) -> None:
     Console(soft_wrap=True).print(
         f"{answer['policy']} as the policy of {level}, for {answer['scenario']}: {answer['out']}"
     )
+
+
+def _level(settings: DeployConfig) -> str:
+    """What the policy decides, of LEVELS; one of both levels routes."""
+    if settings.policy is None:
+        return "router" if settings.scheduler is None else "engine"
+    decides = load_artifact(policy_folder(settings.policy), "numpy").description["level"]
+    return "engine" if decides == "scheduler" else "router"
 
 
 def _policy(settings: DeployConfig, scenario: Scenario) -> PolicyConfig:

@@ -5,6 +5,7 @@ import doctest
 import importlib
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,11 +24,24 @@ def modules() -> list[str]:
     return [name for name in names if not name.startswith(PLUGINS)]
 
 
+def imported(name: str) -> ModuleType | None:
+    """A module; None for a plugin of a serving system that is not installed (tests/serving imports those)."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if name.startswith("servegym.agents.serving.plugins.") and "servegym" not in str(error.name):
+            return None
+        raise
+
+
 def test_examples_run() -> None:
     """All doctests pass, and the examples known to exist are among them."""
     attempted = {}
     for name in modules():
-        result = doctest.testmod(importlib.import_module(name))
+        module = imported(name)
+        if module is None:
+            continue
+        result = doctest.testmod(module)
         assert result.failed == 0, name
         attempted[name] = result.attempted
     assert attempted["servegym.envs.routing.reward"] >= 3
@@ -38,7 +52,8 @@ def test_examples_run() -> None:
 def test_every_module_says_what_it_is(package: str) -> None:
     for name in modules():
         if name.startswith(f"servegym.{package}"):
-            assert (importlib.import_module(name).__doc__ or "").strip(), f"{name} has no docstring"
+            module = imported(name)
+            assert module is None or (module.__doc__ or "").strip(), f"{name} has no docstring"
 
 
 def test_every_plugin_says_what_it_is() -> None:

@@ -40,6 +40,13 @@ def test_published_routers_serve_with_the_parameters_of_the_scenario(router, tmp
     assert serving.route(RoutedRequest("1", 10.0)).replica == "b"
 
 
+def test_an_exported_scheduler_serves_an_engine(tmp_path, capsys):
+    path = tmp_path / "serving.json"
+    code, answer = deploy(capsys, "scenario=generated_1xh100", "policy=zoo:scheduler", f"out={path}")
+    assert code == 0 and answer["level"] == "engine"
+    assert engine_from_config(load_config(path)).policy.name == "zoo:scheduler"
+
+
 def test_published_schedulers_serve_an_engine(tmp_path, capsys):
     path = tmp_path / "serving.json"
     code, answer = deploy(capsys, "scenario=generated_1xh100", "scheduler=larry", f"out={path}")
@@ -52,7 +59,7 @@ def test_published_schedulers_serve_an_engine(tmp_path, capsys):
     [
         (["policy=zoo:router", "router=jsq"], "must be one of them, not policy and router"),
         ([], "must be one of them, not none"),
-        (["policy=zoo:scheduler"], "decides as scheduler; must be router or two_level"),
+        (["policy=zoo:scheduler", "level=router"], "decides as scheduler; must be router or two_level"),
         (["router=splitwise"], "router splitwise: needs roles, which no serving system tells"),
         (["policy=zoo:router", "level=both"], "level = both: must be router or engine, or null"),
         (["policy=zoo:router", "share=2"], "share = 2.0: must be from 0 to 1"),

@@ -88,6 +88,8 @@ def reduced(words: list[str]) -> list[str]:
     """The same command on less."""
     if not words or words[0] not in COMMANDS or RUNS_NOTHING & set(words):
         return words
+    if words[0] == "live":  # needs environments of real routers: its configuration is only composed
+        return ["live", *(word for word in words if "=" in word and "$(" not in word), "--cfg", "job"]
     if "suite=claims" in words:
         return [*words, "claims=[intelligent_router]"]  # the cheapest, and without data
     if any(word.startswith("suite=") for word in words):
@@ -156,7 +158,7 @@ def test_examples_of_the_usage(folder: Path) -> None:
 
 def test_demo_and_bench_are_found_in_the_makefile() -> None:
     found = documented(ROOT / "Makefile")
-    assert [words[0] for words in found] == ["train", "evaluate", "export"] + 8 * ["bench"]
+    assert [words[0] for words in found] == ["train", "evaluate", "export", "live"] + 8 * ["bench"]
 
 
 def test_commands_are_found_in_markdown() -> None:

@@ -187,7 +187,7 @@ def test_exported_policy_does_as_its_run(tmp_path: Path, capsys: pytest.CaptureF
         (["seeds=few"], "seeds = few: must be a number of seeds"),
         (["run_dir=nowhere"], "nowhere: no such run directory"),
         (["policies=[here]"], "here is incomplete: missing config.yaml, provenance.json, policy.pt"),
-        (["policies=[artifact]"], "policy.onnx: missing"),
+        (["policies=[artifact]"], "artifact/policy.json: schema_version = None"),
         (["out=here"], "out = here: exists and holds something else"),
         (["scenario.fleet.replicas=0"], "fleet.replicas = 0: must be from 1"),
     ],

@@ -163,7 +163,7 @@ def test_training_seeds_of_one_agent_are_one_policy(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "policy.json").write_text("{}")
     pattern = str(tmp_path / "gnn-seed*")
-    with pytest.raises(InputError, match=r"gnn-seed10/.*: missing"):
+    with pytest.raises(InputError, match=r"gnn-seed10/policy.json: schema_version = None"):
         entrants_of([pattern], TOY.environment)
 
 

@@ -179,9 +179,18 @@ class Stack:
         with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(lambda body: self.ask(body, headers), bodies))
 
-    def decisions(self) -> list[dict]:
-        """The lines of the decision log."""
+    def log_lines(self) -> list[dict]:
+        """The lines of the decision log, which is written a little later."""
         return [json.loads(line) for line in (self.folder / "decisions.jsonl").read_text().splitlines()]
+
+    def decisions(self, at_least: int = 0) -> list[dict]:
+        """Those of them that are decisions, when there are so many."""
+
+        def found() -> list[dict]:
+            return [line for line in self.log_lines() if "replica" in line]
+
+        until(lambda: len(found()) >= at_least, f"{at_least} decisions in the log")
+        return found()
 
     def stats(self, name: str) -> dict:
         return call(int(name.split(":")[1]), "GET", "/stats").said
