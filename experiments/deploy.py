@@ -11,7 +11,8 @@ from rich.console import Console
 
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.schedulers import SCHEDULERS
-from servegym.agents.serving.artifact import load_artifact
+from servegym.agents.serving.artifact.load import load_artifact
+from servegym.agents.serving.artifact.schema import SETTING_FEATURES
 from servegym.agents.serving.config import (
     FleetConfig,
     PolicyConfig,
@@ -19,7 +20,6 @@ from servegym.agents.serving.config import (
     engine_policy,
     router_policy,
 )
-from servegym.agents.serving.schema import SETTING_FEATURES
 from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_file import write_text

@@ -140,7 +140,7 @@ def _load(name: str) -> _Policy:
     if kind not in ("artifact", "run"):
         raise InputError(f"policy = {name}: must be trained: a folder of a run, of an export, or zoo:NAME")
     if kind == "artifact":
-        from servegym.agents.serving.artifact import load_artifact
+        from servegym.agents.serving.artifact.load import load_artifact
 
         artifact = load_artifact(policy_folder(name))
         found = _Policy(artifact, None, artifact.description["level"])
@@ -156,7 +156,7 @@ def _load(name: str) -> _Policy:
 
 
 def _sensitivities(policy: Scored, network: Any, decisions: Decisions, seed: int) -> list[Sensitivity]:
-    from servegym.agents.serving.export import COLUMNS
+    from servegym.agents.serving.artifact.export import COLUMNS
 
     rng = np.random.default_rng(seed)
     open_ones = np.flatnonzero(decisions.choices)

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from servegym.agents.learners.families import FAMILIES, family_of
 from servegym.agents.networks.build import MIXTURES
-from servegym.agents.serving.export import export_policy
-from servegym.agents.serving.schema import FILES
+from servegym.agents.serving.artifact.export import export_policy
+from servegym.agents.serving.artifact.schema import FILES
 from servegym.agents.zoo import PREFIX, ZOO
 from servegym.costmodels.errors import InputError
 from servegym.experiments.configs import read_config

@@ -9,8 +9,8 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from servegym.agents.serving.artifact.schema import SETTING_FEATURES
 from servegym.agents.serving.config import PLAIN, FleetConfig, PolicyConfig, ServingConfig
-from servegym.agents.serving.schema import SETTING_FEATURES
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_folder import check_replaceable
 from servegym.costmodels.progress import progress

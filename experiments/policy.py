@@ -8,12 +8,12 @@ from omegaconf import MISSING, DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from servegym.agents.serving.artifact import load_artifact
-from servegym.agents.serving.artifact_files import read_file
-from servegym.agents.serving.description import weight_shapes
-from servegym.agents.serving.schema import DESCRIPTION_FILE, MOST_REPLICAS, SIGNATURE_FILE
-from servegym.agents.serving.signature import read_key, sign
-from servegym.agents.serving.sources import SYSTEMS
+from servegym.agents.serving.artifact.description import weight_shapes
+from servegym.agents.serving.artifact.files import read_file
+from servegym.agents.serving.artifact.load import load_artifact
+from servegym.agents.serving.artifact.schema import DESCRIPTION_FILE, MOST_REPLICAS, SIGNATURE_FILE
+from servegym.agents.serving.artifact.signature import read_key, sign
+from servegym.agents.serving.artifact.sources import SYSTEMS
 from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.output_file import write_text

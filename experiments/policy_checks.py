@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from servegym.agents.serving.artifact import TOLERANCE, ExportedPolicy, check_golden, load_artifact
-from servegym.agents.serving.description import golden_shapes, weight_shapes
-from servegym.agents.serving.golden import plausible_observation
-from servegym.agents.serving.schema import SIGNATURE_FILE
+from servegym.agents.serving.artifact.description import golden_shapes, weight_shapes
+from servegym.agents.serving.artifact.golden import plausible_observation
+from servegym.agents.serving.artifact.load import TOLERANCE, ExportedPolicy, check_golden, load_artifact
+from servegym.agents.serving.artifact.schema import SIGNATURE_FILE
 from servegym.costmodels.errors import InputError
 
 LARGEST_FLEET, BATCH = 256, 50

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from servegym.agents.serving.artifact import ExportedPolicy, load_artifact
-from servegym.agents.serving.fleet_view import FleetView
-from servegym.agents.serving.learned_router import LearnedRouter
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Router
-from servegym.agents.serving.schema import REPLICA_FEATURES, SETTING_FEATURES
+from servegym.agents.serving.artifact.load import ExportedPolicy, load_artifact
+from servegym.agents.serving.artifact.schema import REPLICA_FEATURES, SETTING_FEATURES
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.learned_router import LearnedRouter
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import Router
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """What libraries of linear algebra ask, once, when they are loaded."""
@@ -67,7 +67,7 @@ def _times_us(work: Work, decisions: int) -> np.ndarray:
 
 
 def _decisions(policy: ExportedPolicy, size: int) -> Iterator[tuple[str, Work]]:
-    from servegym.agents.serving.golden import plausible_observation
+    from servegym.agents.serving.artifact.golden import plausible_observation
 
     level = policy.description["level"]
     batch = plausible_observation(level, np.random.default_rng(size), NUM_INPUTS, size)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from servegym.agents.serving.artifact import ExportedPolicy, load_artifact
+from servegym.agents.serving.artifact.load import ExportedPolicy, load_artifact
 from servegym.agents.serving.contracts import EnginePolicy, RouterPolicy
-from servegym.agents.serving.engine import Engine
-from servegym.agents.serving.fleet_view import FleetView
-from servegym.agents.serving.learned_router import LearnedRouter, setting_row
-from servegym.agents.serving.learned_scheduler import LearnedScheduler
-from servegym.agents.serving.least_loaded import LeastLoaded
-from servegym.agents.serving.round_robin import RoundRobin
-from servegym.agents.serving.router import Observer, Router
+from servegym.agents.serving.engine.engine import Engine
+from servegym.agents.serving.engine.learned_scheduler import LearnedScheduler
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.learned_router import LearnedRouter, setting_row
+from servegym.agents.serving.routing.least_loaded import LeastLoaded
+from servegym.agents.serving.routing.round_robin import RoundRobin
+from servegym.agents.serving.routing.router import Observer, Router
 from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 
@@ -179,11 +179,11 @@ def _artifact(policy: PolicyConfig) -> ExportedPolicy:
 def _observers(settings: ServingConfig) -> list[Observer]:
     observers: list[Observer] = []
     if settings.metrics:
-        from servegym.agents.serving.metrics import RouterMetrics
+        from servegym.agents.serving.telemetry.metrics import RouterMetrics
 
         observers.append(RouterMetrics())
     if settings.decision_log is not None:
-        from servegym.agents.serving.decision_log import DecisionLog
+        from servegym.agents.serving.telemetry.decision_log import DecisionLog
 
         path, scale = Path(settings.decision_log), settings.time_scale
         observers.append(DecisionLog(path, setting=settings.setting, clock=lambda: time.time() / scale))

@@ -1,6 +1,6 @@
 """Read back the decisions that a router in a real serving system has logged.
 
-The format is that of `agents/serving/decision_log.py`: JSON lines, with base64 for arrays.
+The format is that of `agents/serving/telemetry/decision_log.py`: JSON lines, with base64 for arrays.
 """
 
 import binascii

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from servegym.agents.heuristics import ROUTERS
 from servegym.agents.policy import Policy
 from servegym.agents.schedulers import SCHEDULERS
-from servegym.agents.serving.schema import FILES
+from servegym.agents.serving.artifact.schema import FILES
 from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario
@@ -87,7 +87,7 @@ def suite_of(name: str) -> Suite | None:
 
         return load_run_config(Path(name)).suite
     if kind == "artifact":
-        from servegym.agents.serving.artifact import load_artifact
+        from servegym.agents.serving.artifact.load import load_artifact
 
         suite = load_artifact(policy_folder(name)).description["provenance"].get("suite")
         return load_suite(suite["name"]) if suite else None
@@ -107,7 +107,7 @@ def contender(name: str, kind: str, scenario: Scenario) -> Contender:
     from servegym.agents.learners.families import family_of, family_of_level
 
     if kind == "artifact":
-        from servegym.agents.serving.artifact import load_artifact
+        from servegym.agents.serving.artifact.load import load_artifact
 
         artifact = load_artifact(policy_folder(name))
         _check_disjoint(name, artifact.description["provenance"], scenario)

@@ -15,7 +15,7 @@ Row = dict[str, str]
 
 
 def quote(folder: Path, *names: str) -> dict[str, Any]:
-    """What agents/serving/card.py shows of an evaluation: what, command, table and limits.
+    """What agents/serving/artifact/card.py shows of an evaluation: what, command, table and limits.
 
     folder: what `servegym evaluate suite=...` has written. names: what the policy may be called there; its
     card calls it by the first. InputError where the folder is no such evaluation, or not of this policy.

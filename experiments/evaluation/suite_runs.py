@@ -118,7 +118,7 @@ def _check_whole(name: str, kind: str) -> None:
 
         load_run_policy(Path(name))
     elif kind == "artifact":
-        from servegym.agents.serving.artifact import load_artifact
+        from servegym.agents.serving.artifact.load import load_artifact
 
         load_artifact(policy_folder(name))
 

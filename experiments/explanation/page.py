@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from servegym.agents.serving.card import table
+from servegym.agents.serving.artifact.card import table
 
 LOOKS_AT = (
     "A column changes places among decisions: how many choices change then, and how much is lost of the lead "

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from servegym.agents.serving.golden import plausible_observation
+from servegym.agents.serving.artifact.golden import plausible_observation
 from servegym.envs.sim.llm import view
 
 

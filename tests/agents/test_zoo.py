@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from servegym.agents.serving.artifact import check_golden, load_artifact
-from servegym.agents.serving.card import card
-from servegym.agents.serving.schema import FILES
+from servegym.agents.serving.artifact.card import card
+from servegym.agents.serving.artifact.load import check_golden, load_artifact
+from servegym.agents.serving.artifact.schema import FILES
 from servegym.agents.zoo import PREFIX, ZOO, policy_folder, zoo_policies
 from servegym.costmodels.errors import InputError
 from servegym.experiments.cli import main

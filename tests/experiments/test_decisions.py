@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from servegym.agents.serving.artifact.schema import SETTING_FEATURES
 from servegym.agents.serving.contracts import UNKNOWN
-from servegym.agents.serving.decision_log import DecisionLog
-from servegym.agents.serving.fleet_view import FleetView
-from servegym.agents.serving.least_loaded import LeastLoaded
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Router
-from servegym.agents.serving.schema import SETTING_FEATURES
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.least_loaded import LeastLoaded
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import Router
+from servegym.agents.serving.telemetry.decision_log import DecisionLog
 from servegym.envs.routing.logged import load_logged
 from servegym.envs.scenario import Scenario, load_scenario
 from servegym.envs.workloads import Workload, read_trace

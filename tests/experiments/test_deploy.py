@@ -5,7 +5,7 @@ import json
 import pytest
 
 from servegym.agents.serving.config import engine_from_config, load_config, router_from_config
-from servegym.agents.serving.requests import RoutedRequest
+from servegym.agents.serving.routing.requests import RoutedRequest
 from servegym.envs.scenario import load_scenario
 from servegym.experiments.cli import main
 

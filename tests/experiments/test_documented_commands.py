@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from servegym.agents.serving.decision_log import DecisionLog
-from servegym.agents.serving.fleet_view import FleetView
-from servegym.agents.serving.least_loaded import LeastLoaded
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Router
-from servegym.agents.serving.schema import SETTING_FEATURES
+from servegym.agents.serving.artifact.schema import SETTING_FEATURES
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.least_loaded import LeastLoaded
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import Router
+from servegym.agents.serving.telemetry.decision_log import DecisionLog
 from servegym.envs.batch_scenario.config import BatchScenarioConfig
 from servegym.envs.dynamic_batching.config import DynamicBatchingConfig
 from servegym.envs.elastic_scenario.config import ElasticScenarioConfig

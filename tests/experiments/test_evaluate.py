@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from servegym.agents.learners.config import PPOConfig
 from servegym.agents.networks.build import build_network
-from servegym.agents.serving.export import export_policy
+from servegym.agents.serving.artifact.export import export_policy
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import Scenario, load_scenario
 from servegym.envs.scenario.compose import compose_scenario
@@ -163,7 +163,7 @@ def test_gnn_on_another_fleet(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.usefixtures("no_plots")
 def test_exported_policy_does_as_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
-    from servegym.agents.serving.export import export_policy
+    from servegym.agents.serving.artifact.export import export_policy
     from servegym.experiments.run_directory import load_network, load_run_config
 
     run = write_run(tmp_path / "run")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servegym.agents.serving.schema import FILES
+from servegym.agents.serving.artifact.schema import FILES
 from servegym.agents.zoo import ZOO
 from servegym.experiments.cli import main
 from tests.experiments.commands import answer_of, error_of

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from servegym.agents.learners.checkpoint import checkpoints
-from servegym.agents.serving.artifact import load_artifact
+from servegym.agents.serving.artifact.load import load_artifact
 from servegym.experiments.cli import main
 from servegym.experiments.run_directory import load_run_config, load_run_policy
 from tests.experiments.commands import SHORT_TRAINING, SMALL_SCENARIO, SMALL_TRAINING, answer_of, error_of

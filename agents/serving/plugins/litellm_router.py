@@ -21,9 +21,9 @@ from litellm.integrations.custom_logger import CustomLogger
 from litellm.types.router import CustomRoutingStrategyBase
 
 from servegym.agents.serving.config import load_config, router_from_config
-from servegym.agents.serving.load_reports import LoadReports
-from servegym.agents.serving.request_features import from_mapping
-from servegym.agents.serving.router import NoReplicaError, Router
+from servegym.agents.serving.routing.load_reports import LoadReports
+from servegym.agents.serving.routing.request_features import from_mapping
+from servegym.agents.serving.routing.router import NoReplicaError, Router
 from servegym.costmodels.errors import InputError
 
 ID_KEY = "servegym_request_id"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from servegym.agents.serving.config import engine_from_config, load_config
 from servegym.agents.serving.contracts import EnginePlan
-from servegym.agents.serving.engine import Engine
+from servegym.agents.serving.engine.engine import Engine
 from servegym.agents.serving.plugins.sglang_state import Seen, look, look_at
 
 CONFIG_VARIABLE = "SERVEGYM_SERVING_CONFIG"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from servegym.agents.serving.router import Router
+from servegym.agents.serving.routing.router import Router
 from servegym.costmodels.errors import InputError
 
 TARGET_HEADER = "x-smg-target-worker"

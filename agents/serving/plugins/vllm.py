@@ -21,7 +21,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from servegym.agents.serving.config import engine_from_config, load_config
 from servegym.agents.serving.contracts import EnginePlan
-from servegym.agents.serving.engine import Engine
+from servegym.agents.serving.engine.engine import Engine
 from servegym.agents.serving.plugins.vllm_load import Load, LoadSettings, start_load
 from servegym.agents.serving.plugins.vllm_state import Seen, limits_of, look, seats_of_others
 from servegym.agents.serving.plugins.vllm_versions import check_fields, check_version

@@ -15,7 +15,7 @@ from servegym.agents.learners.rollouts import FastA2C
 from servegym.agents.learners.training import resume, train
 from servegym.agents.networks.action_network import as_tensors
 from servegym.agents.networks.mixture import ATOMIC, RouterMixture
-from servegym.agents.serving.golden import plausible_observation
+from servegym.agents.serving.artifact.golden import plausible_observation
 from servegym.costmodels.errors import InputError
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.sim.llm import view

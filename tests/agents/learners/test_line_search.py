@@ -10,7 +10,7 @@ from servegym.agents.networks.action_network import as_tensors
 from servegym.agents.networks.build import build_network
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.router_network import RouterNetwork
-from servegym.agents.serving.golden import plausible_observation
+from servegym.agents.serving.artifact.golden import plausible_observation
 from servegym.envs.scenario import load_scenario
 
 SCENARIOS = [

@@ -6,7 +6,7 @@ import torch
 from servegym.agents.heuristics import make_router
 from servegym.agents.heuristics.forecasts import completion_s, ttft_s
 from servegym.agents.networks.forecasts import FORECASTS, LONGEST_S, forecasts
-from servegym.agents.serving.golden import plausible_observation
+from servegym.agents.serving.artifact.golden import plausible_observation
 from servegym.costmodels.iterations.linear import LinearClock
 from servegym.envs.routing.observation import PARTS
 from servegym.envs.sim.llm import view

@@ -8,7 +8,7 @@ from torch_geometric.nn import HeteroConv, SAGEConv
 
 from servegym.agents.networks.action_network import ILLEGAL_LOGIT
 from servegym.agents.networks.gnn import MessageRound, RouterGNN
-from servegym.agents.serving.golden import plausible_observation
+from servegym.agents.serving.artifact.golden import plausible_observation
 from servegym.envs.routing.observation import PARTS
 
 TO_REPLICA = ("request", "asks", "replica")

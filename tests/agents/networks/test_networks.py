@@ -10,7 +10,7 @@ from servegym.agents.networks.gnn import RouterGNN
 from servegym.agents.networks.mlp import RouterMLP
 from servegym.agents.networks.network_policy import NetworkPolicy
 from servegym.agents.networks.router_network import RouterNetwork
-from servegym.agents.serving.golden import plausible_observation
+from servegym.agents.serving.artifact.golden import plausible_observation
 from servegym.costmodels.errors import InputError
 from servegym.envs.routing.observation import PARTS
 from servegym.envs.sim.llm import view

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from servegym.agents.serving.artifact.schema import SETTING_FEATURES
 from servegym.agents.serving.config import engine_from_config, load_config, router_from_config, serving_config
-from servegym.agents.serving.decision_log import DecisionLog
-from servegym.agents.serving.metrics import RouterMetrics
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.schema import SETTING_FEATURES
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.telemetry.decision_log import DecisionLog
+from servegym.agents.serving.telemetry.metrics import RouterMetrics
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads.decision_log import read_decision_log
 

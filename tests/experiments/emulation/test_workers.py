@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servegym.agents.serving.schema import REPLICA_FEATURES
+from servegym.agents.serving.artifact.schema import REPLICA_FEATURES
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import load_scenario
 from servegym.experiments.emulation import http_server

@@ -19,11 +19,11 @@ import envoy._bin
 import numpy as np
 import pytest
 
-from servegym.agents.serving.artifact import load_artifact
+from servegym.agents.serving.artifact.load import load_artifact
+from servegym.agents.serving.artifact.schema import REPLICA_FEATURES, REQUEST_FEATURES, SETTING_FEATURES
 from servegym.agents.serving.config import ServingConfig, serving_config
-from servegym.agents.serving.learned_router import setting_row
 from servegym.agents.serving.plugins.envoy_module.build import build_envoy_module
-from servegym.agents.serving.schema import REPLICA_FEATURES, REQUEST_FEATURES, SETTING_FEATURES
+from servegym.agents.serving.routing.learned_router import setting_row
 from servegym.agents.zoo import policy_folder
 
 ENVOY = Path(next(iter(envoy._bin.__path__))) / "envoy"

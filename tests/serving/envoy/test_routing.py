@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from servegym.agents.serving.fleet_view import FleetView
-from servegym.agents.serving.least_loaded import LeastLoaded
+from servegym.agents.serving.artifact.schema import SETTING_FEATURES
 from servegym.agents.serving.plugins.endpoint_picker.picker import Limits, Picker
 from servegym.agents.serving.plugins.endpoint_picker.server import Server
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Router
-from servegym.agents.serving.schema import SETTING_FEATURES
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.least_loaded import LeastLoaded
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import Router
 from tests.serving.envoy.stack import call, until
 
 MODES = ("BUFFERED", "FULL_DUPLEX_STREAMED")

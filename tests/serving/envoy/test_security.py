@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from servegym.agents.serving.protobuf import message, number, text
+from servegym.agents.serving.artifact.protobuf import message, number, text
 from tests.serving.envoy.stack import LEAST_LOADED, PICKER, call, free_port, until
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -295,7 +295,7 @@ def test_prompts_are_never_logged_whatever_comes(stack, picker) -> None:
 def test_a_router_that_fails_is_passed_by(stack, tmp_path) -> None:
     """An error that quotes the prompt is logged without its words; the request goes on without the picker."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from servegym.agents.serving.router import Router\n"
+        "from servegym.agents.serving.routing.router import Router\n"
         "def route(self, request, *_, **__):\n"
         f"    raise RuntimeError('cannot route {MARKER}')\n"
         "Router.route = route\n"

@@ -17,9 +17,9 @@ os.environ.update(LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_TELEMETRY="False"
 
 import litellm
 
-from servegym.agents.serving.fleet_view import FleetView
 from servegym.agents.serving.plugins.litellm_router import ServegymStrategy
-from servegym.agents.serving.router import Router
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.router import Router
 
 
 class Server:

@@ -13,8 +13,14 @@ import pytest
 from litellm.exceptions import InternalServerError
 
 from servegym.agents.serving.contracts import ILLEGAL, UNKNOWN
-from servegym.agents.serving.fleet_view import AVAILABLE, KV_USED_BLOCKS, OUTSTANDING_TOKENS, SPEED, WAITING
-from servegym.agents.serving.router import RAISED
+from servegym.agents.serving.routing.fleet_view import (
+    AVAILABLE,
+    KV_USED_BLOCKS,
+    OUTSTANDING_TOKENS,
+    SPEED,
+    WAITING,
+)
+from servegym.agents.serving.routing.router import RAISED
 from tests.serving.litellm.conftest import Made, Recorder, Server, deployment
 
 Make, Run = Callable[..., Made], Callable[..., Any]

@@ -9,8 +9,8 @@ import numpy as np
 from ray import serve
 
 from servegym.agents.serving.contracts import ILLEGAL, UNKNOWN
-from servegym.agents.serving.fleet_view import AVAILABLE, OUTSTANDING_TOKENS, SPEED, WAITING
 from servegym.agents.serving.plugins.ray_serve.routing_stats import routing_stats
+from servegym.agents.serving.routing.fleet_view import AVAILABLE, OUTSTANDING_TOKENS, SPEED, WAITING
 
 
 class ShortestBacklog:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from servegym.agents.serving.fleet_view import FleetView
 from servegym.agents.serving.plugins.ray_serve import ServegymRouter
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Decision, Router
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import Decision, Router
 from tests.serving.ray_serve import recordings
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from servegym.agents.serving.contracts import RouterPolicy
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Decision
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import Decision
 
 if TYPE_CHECKING:
     from tests.serving.ray_serve.recording_router import RecordingRouter

@@ -12,11 +12,11 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from servegym.agents.serving.artifact import load_artifact
-from servegym.agents.serving.fleet_view import KV_USED_BLOCKS, RUNNING, SPEED
-from servegym.agents.serving.learned_router import LearnedRouter
+from servegym.agents.serving.artifact.load import load_artifact
 from servegym.agents.serving.plugins.ray_serve import request_router_config
-from servegym.agents.serving.router import LATE, NOT_A_NUMBER, RAISED
+from servegym.agents.serving.routing.fleet_view import KV_USED_BLOCKS, RUNNING, SPEED
+from servegym.agents.serving.routing.learned_router import LearnedRouter
+from servegym.agents.serving.routing.router import LATE, NOT_A_NUMBER, RAISED
 from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 from tests.serving.ray_serve import recordings

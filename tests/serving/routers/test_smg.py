@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from servegym.agents.serving.fleet_view import FleetView
-from servegym.agents.serving.least_loaded import LeastLoaded
 from servegym.agents.serving.plugins.smg import SmgPinning
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Router
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.least_loaded import LeastLoaded
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import Router
 from servegym.costmodels.errors import InputError
 from servegym.experiments.serving_routers.start import FAMILIES, start_router
 from tests.serving.routers.fake_workers import MODEL, FakeWorker, FakeWorkers

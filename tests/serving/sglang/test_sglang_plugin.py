@@ -31,7 +31,7 @@ from servegym.agents.serving.contracts import (
     EngineState,
     as_it_is,
 )
-from servegym.agents.serving.engine import Engine
+from servegym.agents.serving.engine.engine import Engine
 from servegym.agents.serving.plugins.sglang import CONFIG_VARIABLE, Planner, Ranks, hook, register
 from tests.serving.sglang.stepped import SteppedScheduler, token_of
 

@@ -20,7 +20,7 @@ from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from servegym.agents.serving.engine import Engine
+from servegym.agents.serving.engine.engine import Engine
 from servegym.agents.serving.plugins.vllm import ServegymScheduler
 
 MAX_MODEL_LEN = 4096

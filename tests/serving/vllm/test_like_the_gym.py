@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from servegym.agents.serving.learned_scheduler import LearnedScheduler
+from servegym.agents.serving.artifact.schema import LEVELS
+from servegym.agents.serving.engine.learned_scheduler import LearnedScheduler
 from servegym.agents.serving.plugins import vllm as plugin
 from servegym.agents.serving.plugins.vllm_load import NAMES, Load
-from servegym.agents.serving.schema import LEVELS
 from tests.serving.vllm.stepping import make_request, make_scheduler, run
 
 CASES = range(10)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from servegym.agents.serving.fleet_view import FleetView
-from servegym.agents.serving.load_reports import LoadReports, read_load
 from servegym.agents.serving.plugins.vllm_load import NAMES
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.round_robin import RoundRobin
-from servegym.agents.serving.router import Router
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.load_reports import LoadReports, read_load
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.round_robin import RoundRobin
+from servegym.agents.serving.routing.router import Router
 
 pytestmark = pytest.mark.slow
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from servegym.agents.serving.config import load_config, router_from_config
-from servegym.agents.serving.load_reports import LoadReports, address
-from servegym.agents.serving.metrics import RouterMetrics
-from servegym.agents.serving.metrics_server import MetricsServer
 from servegym.agents.serving.plugins.endpoint_picker.picker import Limits, Picker
 from servegym.agents.serving.plugins.endpoint_picker.server import Server, Tls
-from servegym.agents.serving.router import Router
+from servegym.agents.serving.routing.load_reports import LoadReports, address
+from servegym.agents.serving.routing.router import Router
+from servegym.agents.serving.telemetry.metrics import RouterMetrics
+from servegym.agents.serving.telemetry.metrics_server import MetricsServer
 from servegym.costmodels.errors import InputError
 
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from servegym.agents.serving.load_reports import address
 from servegym.agents.serving.plugins.endpoint_picker.health import READINESS
 from servegym.agents.serving.plugins.endpoint_picker.messages import (
     ENDPOINT,
@@ -21,6 +20,7 @@ from servegym.agents.serving.plugins.endpoint_picker.messages import (
     SERVED,
     SUBSET_NAMESPACE,
 )
+from servegym.agents.serving.routing.load_reports import address
 from servegym.costmodels.errors import InputError
 
 BODY_MODES = ("BUFFERED", "FULL_DUPLEX_STREAMED")

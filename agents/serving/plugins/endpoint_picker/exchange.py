@@ -19,7 +19,7 @@ from servegym.agents.serving.plugins.endpoint_picker.messages import (
     same_body,
 )
 from servegym.agents.serving.plugins.endpoint_picker.picker import Picker
-from servegym.agents.serving.requests import RoutedRequest
+from servegym.agents.serving.routing.requests import RoutedRequest
 
 
 class Exchange:

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from servegym.agents.serving.protobuf import BYTES, fields, number
+from servegym.agents.serving.artifact.protobuf import BYTES, fields, number
 
 PROCESSOR = "envoy.service.ext_proc.v3.ExternalProcessor"
 LIVENESS, READINESS = "liveness", "readiness"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from servegym.agents.serving.protobuf import BYTES, fields, message, number, text
+from servegym.agents.serving.artifact.protobuf import BYTES, fields, message, number, text
 
 REQUEST_HEADERS, RESPONSE_HEADERS, REQUEST_BODY, RESPONSE_BODY, REQUEST_TRAILERS, RESPONSE_TRAILERS = range(
     2, 8

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from servegym.agents.serving.plugins.endpoint_picker.messages import Refused
-from servegym.agents.serving.request_features import parse_openai
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import NoReplicaError, Router
+from servegym.agents.serving.routing.request_features import parse_openai
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import NoReplicaError, Router
 from servegym.costmodels.errors import InputError
 
 _LOG = logging.getLogger("servegym.endpoint_picker")

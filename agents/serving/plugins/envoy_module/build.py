@@ -10,12 +10,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from servegym.agents.serving.artifact import load_artifact
-from servegym.agents.serving.c_source import array_text, number_text, router_source
-from servegym.agents.serving.compiled import compile_library
+from servegym.agents.serving.artifact.load import load_artifact
 from servegym.agents.serving.config import ServingConfig, load_config
-from servegym.agents.serving.learned_router import setting_row
-from servegym.agents.serving.numpy_networks.router_inputs import Weights
+from servegym.agents.serving.networks.c_source import array_text, number_text, router_source
+from servegym.agents.serving.networks.compiled import compile_library
+from servegym.agents.serving.networks.numpy_networks.router_inputs import Weights
+from servegym.agents.serving.routing.learned_router import setting_row
 from servegym.agents.zoo import policy_folder
 from servegym.costmodels.errors import InputError
 

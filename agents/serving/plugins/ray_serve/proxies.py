@@ -33,9 +33,9 @@ from ray.serve.config import HTTPOptions, RequestRouterConfig
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from servegym.agents.serving.load_reports import read_load
 from servegym.agents.serving.plugins.ray_serve import request_router_config
 from servegym.agents.serving.plugins.ray_serve.routing_stats import UNAVAILABLE, routing_stats
+from servegym.agents.serving.routing.load_reports import read_load
 from servegym.costmodels.errors import InputError
 
 MAX_ONGOING = 4096

@@ -16,11 +16,11 @@ from ray.serve.request_router import MultiplexMixin, PendingRequest, ReplicaID, 
 
 from servegym.agents.serving.config import load_config, router_from_config, router_policy, serving_config
 from servegym.agents.serving.contracts import UNKNOWN
-from servegym.agents.serving.fleet_view import FleetView
 from servegym.agents.serving.plugins.ray_serve.requests import routed_request
 from servegym.agents.serving.plugins.ray_serve.routing_stats import tell
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import NoReplicaError, Router
+from servegym.agents.serving.routing.fleet_view import FleetView
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import NoReplicaError, Router
 from servegym.costmodels.errors import InputError
 
 _LOG = logging.getLogger("servegym.ray_serve")

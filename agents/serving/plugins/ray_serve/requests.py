@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from servegym.agents.serving.request_features import from_mapping, parse_openai
-from servegym.agents.serving.requests import RoutedRequest
+from servegym.agents.serving.routing.request_features import from_mapping, parse_openai
+from servegym.agents.serving.routing.requests import RoutedRequest
 
 _BODY_KEYS = ("messages", "prompt", "input")
 _READ_KEYS = (*_BODY_KEYS, "tools", "system", "instructions", "user", "prompt_cache_key", "priority")

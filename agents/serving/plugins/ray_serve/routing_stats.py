@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from servegym.agents.serving.fleet_view import REPORT_COLUMNS
-from servegym.agents.serving.router import Router
+from servegym.agents.serving.routing.fleet_view import REPORT_COLUMNS
+from servegym.agents.serving.routing.router import Router
 from servegym.costmodels.errors import InputError
 
 AT_KEY, AVAILABLE_KEY = "at_unix_s", "available"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servegym.agents.serving.artifact import load_artifact
-from servegym.agents.serving.compiled import compile_library
+from servegym.agents.serving.artifact.load import load_artifact
+from servegym.agents.serving.artifact.schema import REPLICA_FEATURES, SETTING_FEATURES
+from servegym.agents.serving.networks.compiled import compile_library
 from servegym.agents.serving.plugins.envoy_module import build
-from servegym.agents.serving.schema import REPLICA_FEATURES, SETTING_FEATURES
 from servegym.agents.zoo import policy_folder
 
 SETTING = dict(zip(SETTING_FEATURES, (0.01, 1e-4, 1e-3, 0.0, 2048.0, 16.0, 50.0, 0.0, 1.0), strict=True))

@@ -5,8 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from servegym.agents.serving.fleet_view import RUNNING, WAITING, FleetView
-from servegym.agents.serving.least_loaded import LeastLoaded
+from servegym.agents.serving.artifact.protobuf import fields, message, number, text
 from servegym.agents.serving.plugins.endpoint_picker.answer_tokens import AnswerTokens
 from servegym.agents.serving.plugins.endpoint_picker.exchange import Exchange
 from servegym.agents.serving.plugins.endpoint_picker.messages import (
@@ -31,9 +30,10 @@ from servegym.agents.serving.plugins.endpoint_picker.messages import (
     same_body,
 )
 from servegym.agents.serving.plugins.endpoint_picker.picker import Limits, Picker
-from servegym.agents.serving.protobuf import fields, message, number, text
-from servegym.agents.serving.requests import RoutedRequest
-from servegym.agents.serving.router import Decision, Router
+from servegym.agents.serving.routing.fleet_view import RUNNING, WAITING, FleetView
+from servegym.agents.serving.routing.least_loaded import LeastLoaded
+from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.serving.routing.router import Decision, Router
 from servegym.costmodels.errors import InputError
 
 NAMES = ("a:1", "b:2", "c:3")

@@ -1,0 +1,1 @@
+"""The exported policy as files: what they say, reading them without trust, and making them."""

@@ -1,0 +1,1 @@
+"""Engines at work: what runs in the next batch of one replica."""

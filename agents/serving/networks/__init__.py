@@ -1,0 +1,1 @@
+"""Who computes an artifact's network: ONNX Runtime, NumPy, or C made for it."""

@@ -1,0 +1,1 @@
+"""Routers at work: what is known of requests and replicas, and the policies that choose."""
