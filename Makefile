@@ -103,16 +103,17 @@ test-witness: $(INSTALLED)
 	python=$$($(ENVIRONMENT) vllm) && \
 	SERVEGYM_VLLM_PYTHON="$$python" $(BIN)/python -m pytest tests/witness $(ARGS)
 
-# The routers that serving systems ship and ours, one after the other on one trace; a quarter of an hour.
-LIVE := picker:zoo:router,envoy:round_robin,envoy:least_request,ray:zoo:router,ray:round_robin,ray:pow2,$\
+# The routers that serving systems ship and ours, one after the other on one trace; three quarters of an hour.
+LIVE := picker:zoo:router,ray:zoo:router,envoy:least_request,ray:pow2,$\
     sglang-router:power_of_two,sglang-router:cache_aware,smg:power_of_two,smg:cache_aware,smg:least_load,$\
     vllm-router:power_of_two,vllm-router:cache_aware
 
 live: $(INSTALLED)
-	$(BIN)/servegym live scenario=azure_conv_8xh100 'routers=[$(LIVE)]' out=runs/live $(ARGS) \
+	$(BIN)/servegym live scenario=azure_conv_8xh100 'baselines=[envoy:round_robin,ray:round_robin]' \
+	    'routers=[$(LIVE)]' requests=2500 time_scale=8 stream_interval=40 report_period_s=0.25 out=runs/live \
 	    python.envoy=$$($(ENVIRONMENT) envoy) \
 	    python.ray_serve=$$($(ENVIRONMENT) ray_serve) \
-	    python.routers=$$($(ENVIRONMENT) routers)
+	    python.routers=$$($(ENVIRONMENT) routers) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

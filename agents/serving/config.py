@@ -139,7 +139,8 @@ def router_from_config(
         deadline_s=settings.deadline_s,
         needs_reports=settings.needs_reports,
         observers=[*_observers(settings), *observers],
-        clock=clock if settings.time_scale == 1.0 else lambda: clock() / settings.time_scale,
+        clock=clock,
+        time_scale=settings.time_scale,
     )
 
 

@@ -6,6 +6,7 @@ The format is that of `agents/serving/telemetry/decision_log.py`: JSON lines, wi
 import binascii
 import gzip
 import json
+import math
 import reprlib
 from base64 import b64decode
 from collections.abc import Iterator
@@ -36,8 +37,9 @@ class LoggedDecision:
 
     at_s: since 1970. arrived_s: the same of the first decision about this request, if it was sent anew.
     request: float32 (F,), by the features of the log. session: -1 for none. replicas: names of the rows.
-    rows: float32 (R, F), None where they were not logged. shadow: a name, or empty. ended: None where it is
-    not known, or another decision about the request came after.
+    rows: float32 (R, F), None where they were not logged. shadow: a name, or empty. age_s: of the replicas'
+    reports that were used, in the mean; NaN without one. ended: None where it is not known, or another
+    decision about the request came after.
     """
 
     at_s: float
@@ -53,6 +55,7 @@ class LoggedDecision:
     fallback: str
     shadow: str
     took_s: float
+    age_s: float = math.nan
     ended: Ended | None = None
 
 
@@ -196,6 +199,7 @@ def _read_decision(
         fallback=_of(where, record, "fallback", str) if "fallback" in record else "",
         shadow=_of(where, record, "shadow", str) if "shadow" in record else "",
         took_s=_number(where, record, "took_s"),
+        age_s=_number(where, record, "age_s") if "age_s" in record else math.nan,
     )
 
 

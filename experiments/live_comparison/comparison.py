@@ -1,6 +1,7 @@
 """One trace through every contestant in turn, each before workers that have just started."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,16 @@ from servegym.agents.serving.config import ServingConfig
 from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.workloads import Workload
+from servegym.envs.workloads.decision_log import read_decision_log
 from servegym.experiments.emulation.drive import LoadSettings, drive
 from servegym.experiments.emulation.load_results import LoadResults
 from servegym.experiments.evaluation.contenders import contender, kind_of
 from servegym.experiments.live_comparison.children import first_answer, servegym_command
 from servegym.experiments.live_comparison.contestant import Contestant
-from servegym.experiments.live_comparison.fronts import front, running
+from servegym.experiments.live_comparison.fronts import DECISIONS, front, running
+
+ROUTER_FOLDER = "router"
+"""In the folder of a run: what its router was given, and wrote."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,19 @@ def run_live(
         urls = first_answer(workers, log)["urls"]
         assert isinstance(urls, list)
         period_s, pythons = settings.report_period_s, settings.pythons
-        with front(contestant, urls, serving, period_s, pythons, folder / "router") as url:
+        with front(contestant, urls, serving, period_s, pythons, folder / ROUTER_FOLDER) as url:
             return asyncio.run(drive(workload, [url], LoadSettings(settings.model, settings.time_scale)))
 
 
-def foretell(contestant: Contestant, workload: Workload, scenario: Scenario) -> Results | None:
-    """The same in the simulator; None where that has nothing that does what the contestant does.
+def report_age_s(folder: Path) -> float:
+    """How old the reports were, in the mean, that decided in a run whose folder this is; 0 without any."""
+    log = read_decision_log(folder / ROUTER_FOLDER / DECISIONS)
+    ages_s = [each.age_s for each in log.decisions if math.isfinite(each.age_s)]
+    return sum(ages_s) / len(ages_s) if ages_s else 0.0
 
-    scenario: for ours with the age of what it sees of the workers.
-    """
+
+def foretell(contestant: Contestant, workload: Workload, scenario: Scenario) -> Results | None:
+    """The same in the simulator; None where that has nothing that does what the contestant does."""
     if contestant.simulated is None:
         return None
     policy = contestant.simulated

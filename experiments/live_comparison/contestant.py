@@ -62,6 +62,11 @@ class Contestant:
         return self.family in (PICKER, RAY) and self.policy != RAY_OWN
 
     @property
+    def proxy(self) -> str:
+        """What passes its requests on: with the picker it is Envoy."""
+        return "envoy" if self.family == PICKER else self.family
+
+    @property
     def environment(self) -> str:
         """Which Python it runs in."""
         return ENVIRONMENTS.get(self.family, "routers")

@@ -25,6 +25,9 @@ from servegym.experiments.serving_routers.start import start_router
 PLUGINS = "servegym.agents.serving.plugins"
 POLL_S = 0.05
 
+DECISIONS = "decisions.jsonl"
+"""Their log, in the folder of one of ours."""
+
 
 @contextlib.contextmanager
 def front(
@@ -138,7 +141,7 @@ def free_ports(count: int) -> list[int]:
 
 def _write_config(serving: ServingConfig, folder: Path) -> Path:
     path = folder / "serving.json"
-    log = str((folder / "decisions.jsonl").resolve())
+    log = str((folder / DECISIONS).resolve())
     path.write_text(json.dumps(asdict(replace(serving, decision_log=log)), indent=2))
     return path
 

@@ -9,17 +9,34 @@ from servegym.experiments.cli import main
 from servegym.experiments.live import _compare
 
 
-def test_advantages_are_over_the_first_line():
+def _line(router, proxy, seen, foretold):
     metrics = ("mean_ttft_s", "p99_ttft_s", "mean_latency_s")
+    return {
+        "router": router,
+        "proxy": proxy,
+        "seen": dict.fromkeys(metrics, seen),
+        "foretold": foretold and dict.fromkeys(metrics, foretold),
+    }
+
+
+def test_advantages_are_over_the_baseline_of_the_same_proxy():
     lines = [
-        {"seen": dict.fromkeys(metrics, 2.0), "foretold": dict.fromkeys(metrics, 4.0)},
-        {"seen": dict.fromkeys(metrics, 1.0), "foretold": dict.fromkeys(metrics, 3.0)},
-        {"seen": dict.fromkeys(metrics, 3.0), "foretold": None},
+        _line("envoy:round_robin", "envoy", 2.0, 4.0),
+        _line("ray:round_robin", "ray", 8.0, 8.0),
+        _line("picker:zoo:router", "envoy", 1.0, 3.0),
+        _line("ray:zoo:router", "ray", 2.0, 4.0),
+        _line("smg:cache_aware", "smg", 3.0, None),
     ]
-    _compare(lines)
-    assert [line["advantage"]["p99_ttft_s"] for line in lines] == [0.0, 0.5, -0.5]
-    assert lines[1]["advantage_foretold"]["mean_ttft_s"] == 0.25
-    assert lines[2]["advantage_foretold"] is None
+    _compare(lines, ["envoy:round_robin", "ray:round_robin"])
+    assert [line["advantage"]["p99_ttft_s"] for line in lines] == [0.0, 0.0, 0.5, 0.75, -0.5]
+    assert [line["baseline"] for line in lines[2:]] == [
+        "envoy:round_robin",
+        "ray:round_robin",
+        "envoy:round_robin",
+    ]
+    assert lines[2]["advantage_foretold"]["mean_ttft_s"] == 0.25
+    assert lines[3]["advantage_foretold"]["mean_ttft_s"] == 0.5
+    assert lines[4]["advantage_foretold"] is None
 
 
 @pytest.mark.parametrize(
@@ -29,6 +46,7 @@ def test_advantages_are_over_the_first_line():
         (["time_scale=0"], "time_scale = 0.0: must be positive and finite"),
         (["routers=[nginx:best]"], "nginx:best: must be FAMILY:POLICY"),
         (["seeds=[]"], "seeds"),
+        (["baselines=[]"], "baselines = []: must have one at least"),
         ([], "python.envoy: must be given for envoy:round_robin"),
     ],
 )

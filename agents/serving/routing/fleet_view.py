@@ -60,6 +60,8 @@ class FleetView:
     report_max_age_s: reports older than this are not used. dispatch_latency_s: from when a request is sent
     until its replica may say that it is there. Times are of whatever clock the caller has, in seconds.
 
+    ages_s: float64 (R,), how old the reports were that the last rows came from; inf where none was used.
+
     What a fresh report says is as it was at its instant, nothing of it is moved on to now: so do policies see
     the state of a fleet in training, live or stale.
     """
@@ -91,6 +93,7 @@ class FleetView:
         self._reported_s = np.full(len(self.names), -np.inf)
         self._is_told = np.zeros(size, bool)
         self._rows = np.zeros(size, np.float32)
+        self.ages_s = np.full(len(self.names), np.inf)
         self._unseen: list[deque[tuple[float, float]]] = [deque() for _ in self.names]
         self._under_way: dict[str, _UnderWay] = {}
         max_blocks = max(1, kv_blocks * block_size // prefix_block_tokens)
@@ -133,11 +136,13 @@ class FleetView:
     def rows(self, now_s: float, prefix_hashes: tuple[int, ...] = ()) -> np.ndarray:
         """The rows at an instant, for a request of these prefixes; valid until the next call."""
         rows = self._rows
-        age_s = now_s - self._reported_s
+        ages_s = now_s - self._reported_s
         np.copyto(rows, self._own)
-        fresh = age_s <= self.report_max_age_s
+        fresh = ages_s <= self.report_max_age_s
         if fresh.any():
             np.copyto(rows, self._reported, where=self._is_told & fresh[:, None])
+        ages_s[~fresh] = np.inf
+        self.ages_s = ages_s
         remaining = rows[:, PREDICTED_REMAINING_TOKENS]
         np.maximum(remaining, 0.0, out=remaining)
         if prefix_hashes:

@@ -39,7 +39,8 @@ class Decision:
     """Where a request goes.
 
     policy: whose choice it is. fallback: one of REASONS, or empty. shadow: what the policy in the shadow
-    would have chosen, or empty. scores: of the replicas of these names, ILLEGAL where not available.
+    would have chosen, or empty. scores: of the replicas of these names, ILLEGAL where not available. ages_s:
+    of the replicas' reports that it was made from, inf for none.
     """
 
     request_id: str
@@ -50,6 +51,7 @@ class Decision:
     decision_s: float
     names: Sequence[str]
     scores: np.ndarray
+    ages_s: np.ndarray
 
     @property
     def ranked(self) -> tuple[str, ...]:
@@ -86,7 +88,8 @@ class Router:
     fallback: decides where the policy does not; also where `share` leaves a request to it, and always with
     `shadow`, where the policy is asked but does not act. share: of sessions (of requests without one) that
     the policy decides about, 0 to 1. deadline_s: how long it may think; None: as long as it likes.
-    needs_reports: whether a fleet without one fresh report is left to the fallback. clock: seconds.
+    needs_reports: whether a fleet without one fresh report is left to the fallback. clock: seconds on the
+    wall. time_scale: how many of these a second of the fleet lasts: `self.clock` says the fleet's seconds.
     """
 
     def __init__(
@@ -101,8 +104,10 @@ class Router:
         needs_reports: bool = False,
         observers: Iterable[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
+        time_scale: float = 1.0,
     ) -> None:
-        self.policy, self.fleet, self.clock = policy, fleet, clock
+        self.policy, self.fleet, self.time_scale = policy, fleet, time_scale
+        self.clock = clock if time_scale == 1.0 else lambda: clock() / time_scale
         self.fallback = LeastLoaded() if fallback is None else fallback
         self.share, self.shadow, self.needs_reports = share, shadow, needs_reports
         self.observers = list(observers)
@@ -232,10 +237,11 @@ class Router:
         if scores is None:
             scores = self.fallback.scores(features, rows, request.session)
         scores = np.where(rows[:, AVAILABLE] > 0, scores, np.float32(ILLEGAL))
-        names = self.fleet.names
-        replica = names[int(scores.argmax())]
+        fleet, replica = self.fleet, self.fleet.names[int(scores.argmax())]
         took_s = time.perf_counter() - began_s
-        return Decision(request.request_id, replica, policy, reason, shadow, took_s, names, scores)
+        return Decision(
+            request.request_id, replica, policy, reason, shadow, took_s, fleet.names, scores, fleet.ages_s
+        )
 
     def _asked(
         self, request: RoutedRequest, features: np.ndarray, rows: np.ndarray, now_s: float

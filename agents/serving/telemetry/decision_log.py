@@ -105,6 +105,9 @@ class DecisionLog:
             "policy": decision.policy,
             "took_s": round(decision.decision_s, 7),
         }
+        age_s = _mean_age_s(decision)
+        if age_s is not None:
+            line["age_s"] = age_s
         if request.session >= 0:
             line["session"] = request.session
         if decision.fallback:
@@ -195,6 +198,12 @@ class DecisionLog:
         self._file.write(b"\n".join(texts) + b"\n")
         self._names = names
         return number - first
+
+
+def _mean_age_s(decision: Decision) -> float | None:
+    """Of the reports that were used; None without one."""
+    used = decision.ages_s[np.isfinite(decision.ages_s)]
+    return round(float(used.mean()), 6) if len(used) else None
 
 
 def _with_base64(line: bytes, key: bytes, array: np.ndarray) -> bytes:

@@ -35,7 +35,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from servegym.agents.serving.plugins.ray_serve import request_router_config
 from servegym.agents.serving.plugins.ray_serve.routing_stats import UNAVAILABLE, routing_stats
-from servegym.agents.serving.routing.load_reports import read_load
+from servegym.agents.serving.routing.load_reports import AGE, read_load
 from servegym.costmodels.errors import InputError
 
 MAX_ONGOING = 4096
@@ -73,7 +73,7 @@ class Worker:
         except Exception:  # whatever it is: it must not be chosen
             return UNAVAILABLE
         # True at some time between question and answer: at the earlier one a request counts twice at worst.
-        return routing_stats(numbers, began_s)
+        return routing_stats(numbers, began_s - numbers.get(AGE, 0.0))
 
     async def forward(
         self, body: bytes, *, method: str, path: str, headers: dict[str, str]

@@ -40,6 +40,6 @@ def tell(router: Router, replica: str, stats: Mapping[str, Any]) -> None:
     at = stats.get(AT_KEY)
     age_s = max(0.0, time.time() - at) if isinstance(at, int | float) else 0.0
     try:
-        router.report(replica, numbers, router.clock() - age_s)
+        router.report(replica, numbers, router.clock() - age_s / router.time_scale)
     except (TypeError, ValueError) as error:
         raise InputError(f"routing stats of {replica}: {error}") from error
