@@ -19,11 +19,11 @@ from servegym.envs.scenario.stream import EpisodeStream
 from servegym.envs.workloads import Workload
 from servegym.experiments.answer_folder import CONFIG_FILE, ORIGIN_FILES, write_json, write_origin
 from servegym.experiments.configs import build_scenario, read_config
-from servegym.experiments.emulation.drive import LoadSettings, drive
-from servegym.experiments.emulation.http_client import HttpClient
-from servegym.experiments.emulation.load_results import LoadResults
 from servegym.experiments.emulation.worker import WorkerSettings
 from servegym.experiments.emulation.workers import EmulatedWorkers, allow_many_connections
+from servegym.experiments.load_generator.drive import LoadSettings, drive
+from servegym.experiments.load_generator.http_client import HttpClient
+from servegym.experiments.load_generator.load_results import LoadResults
 
 REQUESTS_FILE, SUMMARY_FILE = "requests.parquet", "summary.json"
 FILES = (REQUESTS_FILE, SUMMARY_FILE, CONFIG_FILE, *ORIGIN_FILES)

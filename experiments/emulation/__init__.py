@@ -1,1 +1,1 @@
-"""Emulated GPU workers, which answer as vLLM does on the simulator's clock, and load for them."""
+"""Emulated GPU workers, which answer as vLLM does on the simulator's clock."""

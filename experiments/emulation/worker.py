@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from servegym.agents.serving.routing.fleet_view import REPORT_COLUMNS
+from servegym.agents.serving.routing.request_features import PREDICTED_HEADER
 from servegym.experiments.emulation import sglang_state
 from servegym.experiments.emulation.answers import Answer, StreamedAnswer, WholeAnswer
 from servegym.experiments.emulation.fleet import Arrival, CannotServe, EmulatedFleet, FleetIsFull
@@ -20,12 +22,6 @@ VLLM_VERSION = "0.33.0"
 
 REPLICA_HEADER = "x-servegym-replica"
 """Of every answer: the number of the replica."""
-
-PREDICTED_HEADER = "x-servegym-output-tokens-predicted"
-"""Of a request: what a length predictor says of its output."""
-
-NOT_REPORTED = ("available", "prefix_hit_tokens", "unseen_requests", "unseen_prefill_tokens")
-"""Of what a router sees of a replica: what depends on the router, or on the request."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -71,7 +67,7 @@ class Worker:
         row = self.engine.row()
         counts = self._fleet.counts[self.replica_id]
         return {
-            **{name: value for name, value in row.items() if name not in NOT_REPORTED},
+            **{name: value for name, value in row.items() if name in REPORT_COLUMNS},
             "time_s": self.engine.now_s(),
             "time_scale": self._settings.time_scale,
             "received_requests": counts.received_requests,

@@ -11,12 +11,12 @@ from servegym.envs.scenario import Scenario
 from servegym.envs.sim.llm.simulate import Results
 from servegym.envs.workloads import Workload
 from servegym.envs.workloads.decision_log import read_decision_log
-from servegym.experiments.emulation.drive import LoadSettings, drive
-from servegym.experiments.emulation.load_results import LoadResults
 from servegym.experiments.evaluation.contenders import contender, kind_of
 from servegym.experiments.live_comparison.children import first_answer, servegym_command
 from servegym.experiments.live_comparison.contestant import Contestant
 from servegym.experiments.live_comparison.fronts import DECISIONS, front, running
+from servegym.experiments.load_generator.drive import LoadSettings, drive
+from servegym.experiments.load_generator.load_results import LoadResults
 
 ROUTER_FOLDER = "router"
 """In the folder of a run: what its router was given, and wrote."""

@@ -26,6 +26,9 @@ SIMULATED = {
 }
 """Policies of other people's routers that a router of the simulator does as well."""
 
+ASK_SELDOM = ("sglang-router", "smg")
+"""Families whose `power_of_two` goes by loads that are many seconds old: nothing in the simulator does."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -74,4 +77,6 @@ class Contestant:
     @property
     def simulated(self) -> str | None:
         """What does the same in the simulator; None: nothing."""
+        if self.family in ASK_SELDOM and self.policy == "power_of_two":
+            return None
         return SIMULATED.get(self.policy, self.policy if self.is_ours else None)

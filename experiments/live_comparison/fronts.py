@@ -82,7 +82,7 @@ def _picker(
     ]
     path = package_folder(folder / "package")
     command = module_command(python, f"{PLUGINS}.endpoint_picker", path, arguments)
-    setup = EnvoySetup(replicas, picker=picker, listen=envoy, first_byte_timeout_s=600.0)
+    setup = EnvoySetup(replicas, picker=picker, listen=envoy, first_byte_timeout_s=600.0, trusts_clients=True)
     (folder / "envoy.json").write_text(json.dumps(envoy_config(setup), indent=2))
     options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]
     envoy_command = [python, "-I", "-m", "envoy._main", "--config-path", str(folder / "envoy.json"), *options]

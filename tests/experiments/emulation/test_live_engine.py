@@ -16,7 +16,7 @@ from servegym.envs.workloads import Workload
 from servegym.experiments.emulation.fleet import Arrival, CannotServe, EmulatedFleet, FleetIsFull
 from servegym.experiments.emulation.live_engine import LiveEngine
 from servegym.experiments.emulation.prompts import block_keys
-from servegym.experiments.emulation.synthetic_prompts import SyntheticPrompts
+from servegym.experiments.load_generator.synthetic_prompts import SyntheticPrompts
 from tests.experiments.emulation.fake_clock import FakeClock
 
 SMALL = ("scenario.fleet.replicas=2", "scenario.workload.rate_rps=60", "scenario.workload.test_s=40")

@@ -5,7 +5,7 @@ import pytest
 
 from servegym.envs.workloads import Workload
 from servegym.experiments.emulation.prompts import block_keys, num_tokens, token_ids
-from servegym.experiments.emulation.synthetic_prompts import SyntheticPrompts
+from servegym.experiments.load_generator.synthetic_prompts import SyntheticPrompts
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.agents.serving.artifact.schema import REPLICA_FEATURES
+from servegym.agents.serving.routing.fleet_view import NOT_REPORTED
 from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import load_scenario
 from servegym.experiments.emulation import http_server
-from servegym.experiments.emulation.worker import NOT_REPORTED
 from servegym.experiments.emulation.workers import replica_specs
 from tests.conftest import examples
 from tests.experiments.emulation.asking import ask, parse_metrics, workers_of
@@ -112,7 +112,7 @@ def test_report_and_metrics() -> None:
         async with workers_of("engine@scenario.engine=vllm_v1_prefix_caching", time_scale=20.0) as workers:
             url = workers.urls[1]
             body = {"prompt": "12345678" * 100, "max_tokens": 50, "stream": True}
-            header = {"x_servegym_output_tokens_predicted": "60.4"}
+            header = {"x_servegym_predicted_output_tokens": "60.4"}
             asking = [
                 asyncio.create_task(ask(url, "POST", "/v1/completions", body, **header)) for _ in range(3)
             ]

@@ -16,7 +16,7 @@ from servegym.experiments.live_comparison.contestant import Contestant
         ("ray:round_robin", "ray_serve", "round_robin", True),
         ("envoy:least_request", "envoy", "power_of_two", False),
         ("envoy:round_robin", "envoy", "round_robin", False),
-        ("smg:power_of_two", "routers", "power_of_two", False),
+        ("smg:power_of_two", "routers", None, False),
         ("sglang-router:cache_aware", "routers", None, False),
     ],
 )

@@ -10,7 +10,7 @@ import pyarrow as pa
 from servegym.envs.metrics import latency_s, percentile, tpot_s, ttft_s
 from servegym.envs.sim.llm.simulate import OUTCOMES, Counts, Results, Times
 from servegym.envs.workloads import Workload
-from servegym.experiments.emulation.received_stream import NO_STATUS, ReceivedStream
+from servegym.experiments.load_generator.received_stream import NO_STATUS, ReceivedStream
 from servegym.experiments.simulate import requests_table
 
 FINISHED, CANCELLED, LOST = range(len(OUTCOMES))

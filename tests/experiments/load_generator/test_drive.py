@@ -10,10 +10,10 @@ import pytest
 
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import Workload
-from servegym.experiments.emulation.drive import LoadSettings, drive
 from servegym.experiments.emulation.http_server import Handler, HttpServer, Reply, Request
+from servegym.experiments.load_generator.drive import LoadSettings, drive
 from tests.experiments.emulation.asking import ask, workers_of
-from tests.experiments.emulation.test_received_stream import DONE, tokens
+from tests.experiments.load_generator.test_received_stream import DONE, tokens
 
 pytestmark = pytest.mark.compiled
 
@@ -79,7 +79,7 @@ def test_predictions_priorities_and_sessions_go_along() -> None:
     assert [request.headers["x-request-id"] for request in seen] == ["run-0", "run-1", "run-2"]
     assert [request.headers["x-session-id"] for request in seen] == ["run-0", "run-1", "run-0"]
     assert [request.headers["x-servegym-prompt-tokens"] for request in seen] == ["5", "5", "9"]
-    assert [request.headers["x-servegym-output-tokens-predicted"] for request in seen] == ["7", "8", "9"]
+    assert [request.headers["x-servegym-predicted-output-tokens"] for request in seen] == ["7", "8", "9"]
     assert [request.json()["priority"] for request in seen] == [0, -1, 2]
     prompts = [request.json()["prompt"] for request in seen]
     assert prompts[2].startswith(prompts[0]) and list(map(len, prompts)) == [20, 20, 36]

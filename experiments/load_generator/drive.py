@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from servegym.agents.serving.routing.request_features import PREDICTED_HEADER
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads import Workload
-from servegym.experiments.emulation.http_client import HttpClient
-from servegym.experiments.emulation.load_results import LoadResults
-from servegym.experiments.emulation.received_stream import ReceivedStream, request_id
-from servegym.experiments.emulation.synthetic_prompts import SyntheticPrompts
-from servegym.experiments.emulation.worker import PREDICTED_HEADER
+from servegym.experiments.load_generator.http_client import HttpClient
+from servegym.experiments.load_generator.load_results import LoadResults
+from servegym.experiments.load_generator.received_stream import ReceivedStream, request_id
+from servegym.experiments.load_generator.synthetic_prompts import SyntheticPrompts
 
 APIS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 PROMPTS = ("text", "token_ids")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.experiments.emulation.answers import text_of_tokens
-from servegym.experiments.emulation.received_stream import ReceivedStream
+from servegym.experiments.load_generator.received_stream import ReceivedStream
 from tests.conftest import examples
 
 DONE = b"data: [DONE]\n\n"

@@ -1,0 +1,1 @@
+"""Load for OpenAI endpoints: a workload replayed on the wall clock, every answer checked."""
