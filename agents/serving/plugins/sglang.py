@@ -10,6 +10,7 @@ import functools
 import inspect
 import logging
 import os
+import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +27,13 @@ SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 QUEUE = "sglang.srt.managers.schedule_policy.SchedulePolicy.calc_priority"
 PREFILL = "sglang.srt.managers.schedule_policy.PrefillAdder.__init__"
 VICTIMS = "sglang.srt.managers.schedule_batch.ScheduleBatch._get_decode_retraction_order"
+
+PARAMETERS = {
+    QUEUE: ("self", "waiting_queue", "running_batch", "processed_tokens"),
+    PREFILL: ("page_size", "rem_chunk_tokens", "num_mixed_decode_tokens", "prefill_max_requests"),
+    VICTIMS: ("reqs",),
+}
+"""What the hooks know of: all parameters, but of PREFILL those that are read."""
 
 _LOG = logging.getLogger("servegym.sglang")
 
@@ -69,9 +77,12 @@ class Planner:
         self._limits: Limits | None = None
         self._ranks: Ranks | None = None
 
-    def begin(self, result: None, scheduler: Any) -> None:
+    def begin(self, result: None, scheduler: Any, *_: Any, **__: Any) -> None:
         """After a scheduler has made its policy."""
         self._scheduler = scheduler
+        if changed := changed_function():
+            _LOG.warning("%s: SGLang's own rules decide", changed)
+            return
         self._ranks = ranks_of(scheduler)
         _LOG.info("policy %s plans for SGLang", self.engine.policy.name)
 
@@ -158,6 +169,18 @@ class Planner:
                         "the scheduler's state cannot be read: SGLang's own rules decide; said once"
                     )
         return ranks.told(found)
+
+
+def changed_function() -> str | None:
+    """Which hooked function takes other parameters than the hooks know of, and which; None where all fit."""
+    for target, known in PARAMETERS.items():
+        try:
+            found = tuple(inspect.signature(pkgutil.resolve_name(target)).parameters)
+        except (ImportError, AttributeError):
+            return f"{target} is missing"
+        if not set(known) <= set(found) or (target != PREFILL and found != known):
+            return f"{target} takes ({', '.join(found)}), which this plugin was not made for"
+    return None
 
 
 @functools.cache

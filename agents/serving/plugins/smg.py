@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
 
 from servegym.agents.serving.routing.router import Router
@@ -89,7 +90,11 @@ class SmgPinning:
         with self._refreshing:
             if not (self._stale or self._look() != self._seen):
                 return False
-            self._calibrate()
+            try:
+                self._calibrate()
+            except InputError:
+                self._stale = True
+                raise
             return True
 
     @contextmanager
@@ -126,7 +131,7 @@ class SmgPinning:
                 for each in workers
                 if self.model in (each["model_id"], *(model["id"] for model in each["models"]))
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{self.url}/workers: status {status}, and not a list of workers") from error
 
     def _calibrate(self, twice: bool = False) -> None:
@@ -140,7 +145,6 @@ class SmgPinning:
                 break
         index = {worker: i for i, worker in found.items()}
         if again != found or len(index) != len(found):
-            self._stale = True
             raise InputError(
                 f"{self.url}: sends requests elsewhere than {TARGET_HEADER} says: "
                 "SMG must be started with --policy consistent_hashing"
@@ -176,6 +180,6 @@ class SmgPinning:
                 status, found, content = answer.status, answer.headers, answer.read(MAX_ANSWER_BYTES)
         except urllib.error.HTTPError as error:
             status, found, content = error.code, error.headers, b""
-        except OSError as error:
-            raise InputError(f"{self.url}{path}: does not answer: {error}") from error
+        except (OSError, HTTPException) as error:  # the latter where it breaks off
+            raise InputError(f"{self.url}{path}: does not answer: {error!r}") from error
         return status, {name.lower(): value for name, value in found.items()}, content

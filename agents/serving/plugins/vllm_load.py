@@ -7,14 +7,13 @@ which vLLM then collects from all its processes.
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 from servegym.agents.serving.plugins.vllm_state import KvPool, predicted_output_tokens
+from servegym.agents.serving.telemetry.page_server import Page, PageServer
 from servegym.costmodels.errors import InputError
 
 LOOK_SHARE = 0.05
@@ -224,33 +223,6 @@ def start_load(scheduler: Any, settings: LoadSettings, engine: int) -> Load | No
         return None
     load = Load(scheduler, Gauges(NAMES, engine) if multiprocess else None)
     if settings.load_port:
-        serve(load, settings.load_host, settings.load_port + engine)
+        page = Page("application/json", lambda: json.dumps(load.report()).encode())
+        PageServer({"/load": page}, host=settings.load_host, port=settings.load_port + engine)
     return load
-
-
-def serve(load: Load, host: str, port: int) -> HTTPServer:
-    """Answers GET /load from a thread of its own, one client at a time. InputError where a port is taken."""
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 1.0  # a slow client costs no more
-
-        def do_GET(self) -> None:
-            if self.path != "/load":
-                self.send_error(404)
-                return
-            body = json.dumps(load.report()).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Reports are asked for many times a second."""
-
-    try:
-        server = HTTPServer((host, port), Handler)
-    except OSError as error:
-        raise InputError(f"servegym.load_port = {port} on {host}: {error}") from error
-    threading.Thread(target=server.serve_forever, name="servegym load", daemon=True).start()
-    return server

@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from math import inf
+from math import isfinite
 
 from servegym.agents.serving.routing.fleet_view import REPORT_COLUMNS
 from servegym.agents.serving.routing.router import Router
@@ -72,8 +72,11 @@ class LoadReports:
         while True:
             asked_s = self._router.clock()
             try:
-                numbers, path = await asyncio.wait_for(read_load(where, path), self._timeout_s)
-            except (NoAnswer, OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+                async with asyncio.timeout(
+                    self._timeout_s
+                ):  # wait_for of Python 3.11 can miss a cancellation
+                    numbers, path = await read_load(where, path)
+            except Exception as error:  # what one replica says must not end the polling of the others
                 misses += 1
                 if misses == self._failures:
                     _LOG.warning("%s is unavailable: %s", replica, type(error).__name__)
@@ -93,8 +96,8 @@ class LoadReports:
     def _report(self, replica: str, numbers: dict[str, float], asked_s: float) -> None:
         try:
             if numbers:
-                age_s = numbers.pop(AGE, 0.0)
-                self._router.report(replica, numbers, asked_s - age_s if 0.0 <= age_s < inf else asked_s)
+                age_s = max(0.0, numbers.pop(AGE, 0.0))
+                self._router.report(replica, numbers, asked_s - age_s)
         except InputError as error:
             if replica not in self._noted:
                 self._noted.add(replica)
@@ -119,22 +122,24 @@ async def read_load(where: str, path: str = "/load") -> tuple[dict[str, float], 
 
 
 def json_report(body: bytes) -> dict[str, float]:
-    """The numbers of a JSON report that have a name in REPORT_COLUMNS, and its AGE; none where it is none."""
+    """Of a JSON report what has a name in REPORT_COLUMNS, and its AGE, where that is a finite number."""
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
         return {}
     if not isinstance(said, dict):
         return {}
-    return {
-        name: float(value)
-        for name, value in said.items()
-        if name in (*REPORT_COLUMNS, AGE) and isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    numbers = {}
+    for name in (*REPORT_COLUMNS, AGE):
+        value = said.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with suppress(OverflowError):  # an integer beyond all floats
+                numbers[name] = float(value)
+    return _finite(numbers)
 
 
 def vllm_report(metrics: str) -> dict[str, float]:
-    """A report from the metrics of vLLM; of several engines behind one address, of all together.
+    """A report of finite numbers from the metrics of vLLM; several engines at one address are put together.
 
     What this project's plugin adds (`servegym:NAME`) goes before what vLLM itself says about the same.
     """
@@ -150,11 +155,19 @@ def vllm_report(metrics: str) -> dict[str, float]:
     usage = said.get("vllm:kv_cache_usage_perc") or said.get("vllm:gpu_cache_usage_perc")
     if usage and blocks:
         numbers["kv_total_blocks"] = blocks
-        numbers["kv_used_blocks"] = round(sum(usage) / len(usage) * blocks)
-    for name in REPORT_COLUMNS:
-        if values := said.get(f"servegym:{name}"):
-            numbers[name] = sum(values) / (len(values) if name in _OF_EACH_ENGINE else 1)
-    return numbers
+        used = sum(usage) / len(usage) * blocks
+        if isfinite(used):
+            numbers["kv_used_blocks"] = round(used)
+    ours = {
+        name: sum(values) / (len(values) if name in _OF_EACH_ENGINE else 1)
+        for name in REPORT_COLUMNS
+        if (values := said.get(f"servegym:{name}"))
+    }
+    return _finite(numbers) | _finite(ours)
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: number for name, number in numbers.items() if isfinite(number)}
 
 
 async def get(where: str, path: str) -> tuple[int, bytes]:

@@ -1,11 +1,13 @@
 """Who may talk to a picker, how much it takes, and what it never says."""
 
 import datetime
+import http.client
 import ipaddress
 import json
 import os
 import random
 import signal
+import ssl
 import subprocess
 import sys
 from contextlib import suppress
@@ -135,6 +137,25 @@ def test_who_has_no_certificate_is_not_let_in(picker, tmp_path) -> None:
         assert error.value.code() == grpc.StatusCode.UNAVAILABLE
     with grpc.insecure_channel(where) as channel, pytest.raises(grpc.RpcError):
         health(channel, "")
+
+
+def test_who_has_no_certificate_is_shown_no_metrics(picker, tmp_path) -> None:
+    ours, port, config = Authority(tmp_path, "ours"), free_port(), tmp_path / "metrics.json"
+    config.write_text(json.dumps({**LEAST_LOADED, "metrics": True}))
+    options = ["--config", str(config), "--metrics", f"127.0.0.1:{port}"]
+    picker(*options, *tls_options(*ours.certificate("picker"), ours.file))
+
+    def page(*own: str) -> bytes:
+        context = ssl.create_default_context(cafile=ours.file)
+        if own:
+            context.load_cert_chain(*own)
+        connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=context)
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read()
+
+    with pytest.raises((OSError, http.client.HTTPException)):
+        page()
+    assert b"servegym_router_decisions_total" in page(*ours.certificate("prometheus"))
 
 
 @pytest.mark.parametrize(
@@ -309,3 +330,16 @@ def test_a_router_that_fails_is_passed_by(stack, tmp_path) -> None:
     assert {answer.status for answer in it.ask_all([{"prompt": MARKER}] * 10)} == {200}
     assert "RuntimeError at " in it.log("picker")
     assert MARKER not in it.log("picker")
+
+
+def test_polling_that_ends_by_an_error_is_logged(picker, tmp_path, monkeypatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from servegym.agents.serving.routing.load_reports import LoadReports\n"
+        "async def poll(self, *_):\n"
+        "    raise RuntimeError('what nobody thought of')\n"
+        "LoadReports._poll = poll\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    _, log = picker("--report-period-s", "0.1")
+    said = "replicas are not asked for their load any more: RuntimeError at "
+    until(lambda: said in log.read_text(), "the picker says so")

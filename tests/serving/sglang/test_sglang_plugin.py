@@ -248,6 +248,29 @@ def test_sglang_goes_by_its_own_rules_where_the_policy_fails(
     assert len([each for each in caplog.records if each.name.startswith("servegym")]) == 1
 
 
+@pytest.mark.parametrize(("owner", "name"), HOOKED[1:])
+def test_sglang_goes_by_its_own_rules_where_it_is_another_than_the_hooks_know(
+    tmp_path: Path, owner: type, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hooked(None):
+        own = stepped(tmp_path)
+        own.run()
+    is_static, original = isinstance(vars(owner)[name], staticmethod), getattr(owner, name)
+
+    def changed(*given: Any, **named: Any) -> Any:
+        return original(*given, **named)
+
+    monkeypatch.setattr(owner, name, staticmethod(changed) if is_static else changed)
+    with caplog.at_level(logging.WARNING), hooked(By(shortest_first)) as planner:
+        scheduler = stepped(tmp_path)
+        scheduler.run()
+    assert planner is not None and planner.engine.plans == 0
+    assert scheduler.history == own.history
+    assert_all_exact(scheduler)
+    (said,) = [each.getMessage() for each in caplog.records if each.name.startswith("servegym")]
+    assert f"{owner.__name__}.{name} takes (given, named)" in said
+
+
 def test_what_a_policy_is_told(tmp_path: Path) -> None:
     states: list[EngineState] = []
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import sys
+import traceback
 from pathlib import Path
 
 from servegym.agents.serving.config import load_config, router_from_config
@@ -12,8 +13,10 @@ from servegym.agents.serving.plugins.endpoint_picker.server import Server, Tls
 from servegym.agents.serving.routing.load_reports import LoadReports, address
 from servegym.agents.serving.routing.router import Router
 from servegym.agents.serving.telemetry.metrics import RouterMetrics
-from servegym.agents.serving.telemetry.metrics_server import MetricsServer
+from servegym.agents.serving.telemetry.page_server import PROMETHEUS, Page, PageServer
 from servegym.costmodels.errors import InputError
+
+_LOG = logging.getLogger("servegym.endpoint_picker")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,16 +71,39 @@ def _polling(router: Router, replicas: list[str], given: argparse.Namespace) -> 
         timeout_s=given.report_timeout_s,
         failures=given.report_failures,
     )
-    return asyncio.create_task(reports.run())
+    polling = asyncio.create_task(reports.run())
+    polling.add_done_callback(_say_if_it_failed)
+    return polling
 
 
-def _metrics(router: Router, where: str, tls: Tls | None) -> MetricsServer:
+def _say_if_it_failed(polling: asyncio.Task[None]) -> None:
+    """Nobody waits for it: without a word dead replicas would stay available."""
+    if polling.cancelled():
+        return
+    error = polling.exception()
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        _LOG.error(
+            "replicas are not asked for their load any more: %s at %s:%s",
+            type(error).__name__,
+            where.filename,
+            where.lineno,
+        )
+
+
+def _metrics(router: Router, where: str, tls: Tls | None) -> PageServer:
     counts = next((each for each in router.observers if isinstance(each, RouterMetrics)), None)
     if counts is None:
         raise InputError(f"--metrics = {where}: the configuration must have metrics = true")
     host, port = address(where)
-    files = (None, None) if tls is None else (tls.certificate, tls.key)
-    return MetricsServer(counts.exposition, host=host, port=port, certificate=files[0], key=files[1])
+    pages = {"/metrics": Page(PROMETHEUS, counts.exposition)}
+    if tls is None:
+        return PageServer(pages, host=host, port=port)
+    return PageServer(
+        pages, host=host, port=port, certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca
+    )
 
 
 def _tls(given: argparse.Namespace) -> Tls | None:

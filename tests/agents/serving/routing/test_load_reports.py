@@ -20,7 +20,13 @@ from servegym.agents.serving.routing.fleet_view import (
     FleetView,
 )
 from servegym.agents.serving.routing.least_loaded import LeastLoaded
-from servegym.agents.serving.routing.load_reports import LoadReports, get, read_load, vllm_report
+from servegym.agents.serving.routing.load_reports import (
+    LoadReports,
+    get,
+    json_report,
+    read_load,
+    vllm_report,
+)
 from servegym.agents.serving.routing.requests import RoutedRequest
 from servegym.agents.serving.routing.router import NoReplicaError, Router
 from servegym.costmodels.errors import InputError
@@ -221,7 +227,7 @@ def test_a_few_misses_do_no_harm() -> None:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("number", ["-1", "1e999", "NaN"])
+@pytest.mark.parametrize("number", ["-1", "1e300"])
 def test_a_report_with_a_wrong_number_changes_nothing(number: str, caplog: pytest.LogCaptureFixture) -> None:
     async def check() -> None:
         said = ['{"running": 1, "waiting": 1}']
@@ -238,6 +244,102 @@ def test_a_report_with_a_wrong_number_changes_nothing(number: str, caplog: pytes
 
     asyncio.run(check())
     assert caplog.text.count("a report is not used") == 1
+
+
+HUGE = "1" + "0" * 400
+"""An integer that no float can hold."""
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", HUGE, "9" * 5000])
+def test_what_is_no_finite_number_is_not_said(number: str) -> None:
+    said = json_report(f'{{"running": 7, "waiting": {number}, "age_s": {number}}}'.encode())
+    assert said == ({} if len(number) > 4300 else {"running": 7})  # Python reads no longer integers
+    ours = f"servegym:waiting {number}\nservegym:queued_prefill_tokens 1e308\n" * 2
+    numbers = vllm_report(VLLM + ours + "servegym:kv_used_blocks 3\n")
+    assert numbers == {"running": 5, "waiting": 2, "kv_total_blocks": 2000, "kv_used_blocks": 3}
+
+
+@pytest.mark.parametrize(
+    ("known", "instead"),
+    [
+        ('num_gpu_blocks="2000"', 'num_gpu_blocks="inf"'),
+        ('num_gpu_blocks="2000"', 'num_gpu_blocks="nan"'),
+        ('model_name="m"} 0.25', 'model_name="m"} 1e999'),
+    ],
+)
+def test_memory_that_is_no_finite_number_is_not_said(known: str, instead: str) -> None:
+    assert known in VLLM
+    numbers = vllm_report(VLLM.replace(known, instead))
+    assert numbers["running"] == 5 and "kv_used_blocks" not in numbers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ok(f'{{"running": {HUGE}}}'),
+        ok('vllm:kv_cache_usage_perc 1e999\nvllm:cache_config_info{num_gpu_blocks="2"} 1\n'),
+    ],
+)
+def test_one_replica_does_not_end_the_polling_of_others(answer: bytes) -> None:
+    async def check() -> None:
+        said = [1]
+        async with (
+            Replica(lambda path: answer) as odd,
+            Replica(lambda path: ok(f'{{"running": {said[0]}}}')) as sound,
+        ):
+            router = router_of("odd", "sound")
+            addresses = {"odd": odd.address, "sound": sound.address}
+            task = asyncio.create_task(LoadReports(router, addresses, period_s=0.01, timeout_s=0.5).run())
+            await until(lambda: len(odd.asked) > 5 or task.done())
+            said[0] = 2
+            await until(lambda: row(router, "sound")[RUNNING] == 2)
+            assert not task.done()
+            task.cancel()
+
+    asyncio.run(check())
+
+
+def test_whatever_goes_wrong_with_an_answer_makes_its_replica_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(body: bytes) -> dict[str, float]:
+        raise ZeroDivisionError
+
+    async def check() -> None:
+        async with Replica(lambda path: ok('{"running": 1}')) as replica:
+            router = router_of("a")
+            monkeypatch.setattr(load_reports, "json_report", fails)
+            task = polled(router, replica)
+            await until(lambda: row(router, "a")[AVAILABLE] == 0 or task.done())
+            assert not task.done()
+            monkeypatch.undo()
+            await until(lambda: row(router, "a")[AVAILABLE] == 1)
+            task.cancel()
+
+    asyncio.run(check())
+
+
+def test_polling_ends_when_it_is_told_to_even_as_an_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        asked, comes = asyncio.Event(), asyncio.Event()
+
+        async def read(where: str, path: str) -> tuple[dict[str, float], str]:
+            asked.set()
+            await comes.wait()
+            return {"running": 1}, path
+
+        monkeypatch.setattr(load_reports, "read_load", read)
+        reports = LoadReports(router_of("a"), {"a": "host:1"}, period_s=0.01, timeout_s=10.0)
+        task = asyncio.create_task(reports.run())
+        await asked.wait()
+        comes.set()
+        task.cancel()
+        await asyncio.wait({task}, timeout=5.0)
+        ended = task.done()
+        task.cancel()
+        assert ended
+
+    asyncio.run(check())
 
 
 def test_an_answer_without_a_size_is_read_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:

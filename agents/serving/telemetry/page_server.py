@@ -1,52 +1,68 @@
-"""A page for Prometheus to scrape: GET /metrics on an address of this machine."""
+"""Pages that other programs ask for again and again, such as metrics: GET on an address of this machine."""
 
 import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from servegym.costmodels.errors import InputError
 
 LOOPBACK = "127.0.0.1"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+"""The type of a page of metrics."""
+
 MAX_HEAD_BYTES = 8192
-MAX_CONNECTIONS = 16
+MAX_CONNECTIONS = 128
+"""At once; asyncio takes up to 100 in one go, as come together where the process was busy."""
+
 TIMEOUT_S = 5.0
 """To ask, and to take the answer; who is slower is cut off."""
 
-_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+class Page(NamedTuple):
+    """Its content is made anew each time."""
+
+    content_type: str
+    content: Callable[[], bytes]
 
 
-class MetricsServer:
-    """Serves what `exposition` returns, in a thread of its own, until `close`.
+class PageServer:
+    """Serves pages, by their paths, in a thread of its own, until `close`.
 
     host: an address of this machine; others can reach it only if it is not a loopback one. port: 0 for any
-    that is free. certificate, key: PEM files; with them it speaks TLS only. InputError where the address
-    cannot be had or the files cannot be used.
+    that is free. certificate, key: PEM files; with them it speaks TLS only. client_ca: PEM file of who signs
+    the certificates that clients must have; None: anybody may ask. InputError where the address cannot be had
+    or the files cannot be used.
     """
 
     def __init__(
         self,
-        exposition: Callable[[], bytes],
+        pages: Mapping[str, Page],
         *,
         host: str = LOOPBACK,
         port: int = 0,
         certificate: Path | str | None = None,
         key: Path | str | None = None,
+        client_ca: Path | str | None = None,
     ) -> None:
-        self._exposition = exposition
+        self._pages = dict(pages)
         self._connections = 0
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        where = f"{', '.join(pages)} on {host}:{port}"
+        if certificate is None and client_ca is not None:
+            raise InputError(f"{where}: client_ca = {client_ca}: must have a certificate")
         try:
-            self._tls = None if certificate is None else _tls(certificate, key)
+            self._tls = None if certificate is None else _tls(certificate, key, client_ca)
             self._socket = socket.create_server((host, port), family=family)
-        except OSError as error:
-            raise InputError(f"metrics on {host}:{port}: cannot be served: {error}") from error
+        except (OSError, OverflowError) as error:  # the latter for a port that cannot be
+            raise InputError(f"{where}: cannot be served: {error}") from error
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="servegym metrics", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="servegym pages", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -88,23 +104,27 @@ class MetricsServer:
         head = await reader.readuntil(b"\r\n\r\n")
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
-        if path != b"/metrics":
-            status, page = "404 Not Found", b"there is only /metrics\n"
+        page = self._pages.get(path.decode("latin-1"))
+        kind = "text/plain"
+        if page is None:
+            status, content = "404 Not Found", f"there is only {', '.join(self._pages)}\n".encode()
         elif method not in (b"GET", b"HEAD"):
-            status, page = "405 Method Not Allowed", b"GET only\n"
+            status, content = "405 Method Not Allowed", b"GET only\n"
         else:
-            status, page = "200 OK", self._exposition()
+            status, kind, content = "200 OK", page.content_type, page.content()
         writer.write(
-            f"HTTP/1.1 {status}\r\nContent-Type: {_TYPE}\r\nContent-Length: {len(page)}\r\n"
+            f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
             "Connection: close\r\n\r\n".encode()
         )
         if method != b"HEAD":
-            writer.write(page)
+            writer.write(content)
         writer.transport.set_write_buffer_limits(0)  # so that draining is until all is taken
         await writer.drain()
 
 
-def _tls(certificate: Path | str, key: Path | str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+def _tls(certificate: Path | str, key: Path | str | None, client_ca: Path | str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
     context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
