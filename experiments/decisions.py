@@ -1,5 +1,6 @@
 """`servegym decisions`: what a router in a real serving system has decided, and what to learn from it."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,12 @@ from rich.table import Table
 
 from servegym.costmodels.output_file import output_file
 from servegym.envs.routing.logged import logged_actions, logged_observations
-from servegym.envs.workloads.decision_log import DecisionLogContents, LoggedDecision, read_decision_log
+from servegym.envs.workloads.decision_log import (
+    UNKNOWN_TOKENS,
+    DecisionLogContents,
+    LoggedDecision,
+    read_decision_log,
+)
 from servegym.experiments.configs import read_config
 
 
@@ -46,6 +52,10 @@ def decisions(config: DictConfig) -> dict[str, Any]:
         "refused": log.refused,
         "failed": sum(each.ended is not None and not each.ended.ok for each in made),
         "unfinished": sum(each.ended is None for each in made),
+        "unknown_lengths": sum(
+            each.ended is not None and each.ended.ok and each.ended.output_tokens == UNKNOWN_TOKENS
+            for each in made
+        ),
         "cut_off_lines": log.cut_off,
         "decision_us": _percentiles(np.array([1e6 * each.took_s for each in made])),
         "policies": _by_policy(made),
@@ -66,6 +76,8 @@ def show(answer: dict[str, Any]) -> None:
         f"{answer['refused']:,} requests refused, {answer['failed']:,} failed, {answer['unfinished']:,} "
         f"unfinished; {answer['cut_off_lines']:,} lines cut off"
     )
+    if answer["unknown_lengths"]:
+        console.print(f"{answer['unknown_lengths']:,} served, but how many tokens came is not known")
     table = Table("policy", "decisions", "served", "TTFT mean", "P99", "latency mean", "P99")
     for name, policy in answer["policies"].items():
         ttft, latency = policy["ttft_s"], policy["latency_s"]
@@ -94,7 +106,7 @@ def _by_policy(made: list[LoggedDecision]) -> dict[str, Any]:
         answer[name] = {
             "decisions": count,
             "served": len(served),
-            "ttft_s": _percentiles(np.array([each.ttft_s for each in served if each.output_tokens > 0])),
+            "ttft_s": _percentiles(np.array([each.ttft_s for each in served if not math.isnan(each.ttft_s)])),
             "latency_s": _percentiles(np.array([each.latency_s for each in served])),
         }
     return answer

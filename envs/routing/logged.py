@@ -14,7 +14,7 @@ from servegym.envs.sim.llm.view import (
     SETTING_COLUMNS,
     SETTING_FEATURES,
 )
-from servegym.envs.workloads.decision_log import DecisionLogContents
+from servegym.envs.workloads.decision_log import UNKNOWN_TOKENS, DecisionLogContents
 
 UNKNOWN_ACTION = -1
 
@@ -73,7 +73,9 @@ def logged_actions(log: DecisionLogContents) -> dict[str, np.ndarray]:
         ),
         "fell_back": np.array([bool(each.fallback) for each in decisions]),
         "ok": np.array([each is not None and each.ok for each in ended]),
-        "output_tokens": np.array([-1 if each is None else each.output_tokens for each in ended], np.int64),
+        "output_tokens": np.array(
+            [UNKNOWN_TOKENS if each is None else each.output_tokens for each in ended], np.int64
+        ),
         "ttft_s": np.array([nan if each is None else each.ttft_s for each in ended]),
         "latency_s": np.array([nan if each is None else each.latency_s for each in ended]),
     }

@@ -21,9 +21,11 @@ from servegym.envs.workloads.workload import MAX_TOKENS
 
 VERSION = 1
 
+UNKNOWN_TOKENS = -1
+
 
 class Ended(NamedTuple):
-    """What became of a request; ttft_s: NaN where no token came."""
+    """What became of a request; output_tokens: UNKNOWN_TOKENS, ttft_s: NaN, where they are not known."""
 
     output_tokens: int
     ttft_s: float
@@ -205,9 +207,11 @@ def _read_decision(
 
 def _read_ended(where: str, record: dict[str, Any]) -> Ended:
     ttft_s = record.get("ttft_s")
-    output_tokens = _of(where, record, "output_tokens", int)
-    if not 0 <= output_tokens <= MAX_TOKENS:
-        raise _wrong(where, "output_tokens", output_tokens, f"from 0 to {MAX_TOKENS}")
+    output_tokens = UNKNOWN_TOKENS
+    if record.get("output_tokens", 0) is not None:
+        output_tokens = _of(where, record, "output_tokens", int)
+        if not 0 <= output_tokens <= MAX_TOKENS:
+            raise _wrong(where, "output_tokens", output_tokens, f"from 0 to {MAX_TOKENS}, or null")
     return Ended(
         output_tokens,
         float("nan") if ttft_s is None else _number(where, record, "ttft_s"),

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 
 from servegym.costmodels.errors import InputError
-from servegym.envs.workloads.decision_log import DecisionLogContents, LoggedDecision, read_decision_log
+from servegym.envs.workloads.decision_log import (
+    UNKNOWN_TOKENS,
+    DecisionLogContents,
+    LoggedDecision,
+    read_decision_log,
+)
 from servegym.envs.workloads.workload import MAX_TOKENS, Workload
 
 MAX_PRIORITY = 2**31 - 1
@@ -22,10 +27,19 @@ def as_workload(log: DecisionLogContents, path: str | Path) -> Workload:
     """The requests that were served to their end, with the tokens that came back.
 
     The first arrives at 0. Those that were refused, failed, or were under way when the log ended are not
-    among them: their lengths are not known. Priorities are rounded. Sessions and predictions are there where
-    the log has any; a request that belongs to no session is one by itself, predictions must be of all.
-    InputError where nobody was served.
+    among them, nor are those whose tokens the router did not see: their lengths are not known. Priorities are
+    rounded. Sessions and predictions are there where the log has any; a request that belongs to no session is
+    one by itself, predictions must be of all.
+
+    InputError where nobody was served, or where the lengths of more than half of these are not known.
     """
+    outcomes = [each.ended for each in log.decisions if each.ended and each.ended.ok]
+    num_unknown = sum(each.output_tokens == UNKNOWN_TOKENS for each in outcomes)
+    if 2 * num_unknown > len(outcomes):
+        raise InputError(
+            f"{path}: output_tokens are unknown of {num_unknown} of the {len(outcomes)} requests served, "
+            "allowed: of half of them; the router must see answers (endpoint picker: --observed tokens)"
+        )
     served = [each for each in log.decisions if each.ended and each.ended.ok and each.ended.output_tokens > 0]
     if not served:
         raise InputError(f"{path}: none of {len(log.decisions)} requests was served to its end, must be one")

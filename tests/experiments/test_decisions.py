@@ -237,6 +237,28 @@ def test_what_cannot_be_read_or_learned_from_is_said(
     assert message in error_of(capsys, *words)
 
 
+def test_lengths_that_the_router_did_not_see_are_counted_and_not_made_up(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    log = DecisionLog(LOG, setting=dict.fromkeys(SETTING_FEATURES, 1.0))
+    router = Router(LeastLoaded(), FleetView(NAMES), observers=[log])
+    for name in "abc":
+        router.route(RoutedRequest(name, 1.0))
+        router.began(name)
+        router.ended(name, ok=name != "c")
+    log.close()
+    answer = answer_of(capsys, "decisions", f"log={LOG}", "out=d.npz")
+    assert (answer["unknown_lengths"], answer["failed"]) == (2, 1)
+    policy = answer["policies"]["least_loaded"]
+    assert policy["served"] == 2 and policy["ttft_s"]["mean"] is None and policy["latency_s"]["mean"] > 0
+    arrays = np.load("d.npz", allow_pickle=False)
+    assert (arrays["output_tokens"] == -1).all() and np.isnan(arrays["ttft_s"]).all()
+    of_log = (f"scenario.workload.trace={LOG}", "scenario.workload.format=decisions")
+    assert "--observed tokens" in error_of(capsys, "simulate", *SMALL_SCENARIO, *of_log)
+    assert main(["decisions", f"log={LOG}"]) == 0
+    assert "2 served, but how many tokens came is not known" in capsys.readouterr().out
+
+
 def test_the_json_says_nothing_of_times_where_nobody_was_served(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:

@@ -13,6 +13,7 @@ import uuid
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -48,6 +49,8 @@ class ServegymStrategy(CustomRoutingStrategyBase):
         settings = load_config(config) if isinstance(config, str) else config
         self.router: Router = router_from_config(settings, self._names)
         self._in_a_thread = ThreadPoolExecutor(1, thread_name_prefix="servegym litellm")
+        self._gone: SimpleQueue[tuple[Router, str]] = SimpleQueue()
+        threading.Thread(target=_end_those_gone, args=(self._gone,), daemon=True).start()
         if report_period_s is not None:
             reports = LoadReports(self.router, self._addresses(), period_s=report_period_s)
             threading.Thread(target=asyncio.run, args=(reports.run(),), daemon=True).start()
@@ -119,7 +122,7 @@ class ServegymStrategy(CustomRoutingStrategyBase):
         key = _METADATA[0] if _METADATA[0] in kwargs else _METADATA[1]
         # Another object for each attempt: callbacks of the last one may come later.
         kwargs[key] = {**(kwargs.get(key) or {}), ID_KEY: request_id}
-        weakref.finalize(request_id, self.router.ended, str(request_id), False).atexit = False
+        weakref.finalize(request_id, self._gone.put, (self.router, str(request_id))).atexit = False
         return deployments[name]
 
     def _deployment_ids(self) -> list[str]:
@@ -170,7 +173,8 @@ class _Endings(CustomLogger):
 
     def log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
         for request_id in _ids(kwargs):
-            request_id.router.tokens(str(request_id), _output_tokens(response_obj))
+            # LiteLLM says so when the answer is whole, of a stream too: nobody knows when its tokens came.
+            request_id.router.tokens(str(request_id), _output_tokens(response_obj), just_now=False)
             request_id.router.ended(str(request_id))
 
     def log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
@@ -179,6 +183,17 @@ class _Endings(CustomLogger):
 
 
 _ENDINGS = _Endings()
+
+
+def _end_those_gone(gone: "SimpleQueue[tuple[Router, str]]") -> None:
+    """Ends requests whose ids nobody holds any more.
+
+    Python may find that out, while it collects garbage, in any thread at any line, with the lock of a router
+    or of its log held. To put something into a SimpleQueue is all that may be done there; this is a thread.
+    """
+    while True:
+        router, request_id = gone.get()
+        router.ended(request_id, False)
 
 
 def _ids(kwargs: Mapping[str, Any]) -> list[_RequestId]:

@@ -17,7 +17,13 @@ import numpy as np
 
 from servegym.agents.serving.contracts import ILLEGAL, RouterPolicy
 from servegym.agents.serving.deadline import limit
-from servegym.agents.serving.routing.fleet_view import AVAILABLE, UNSEEN_REQUESTS, WAITING, FleetView
+from servegym.agents.serving.routing.fleet_view import (
+    AVAILABLE,
+    PREFIX_HIT_TOKENS,
+    UNSEEN_REQUESTS,
+    WAITING,
+    FleetView,
+)
 from servegym.agents.serving.routing.least_loaded import LeastLoaded
 from servegym.agents.serving.routing.requests import LARGEST, RoutedRequest, believable
 
@@ -39,8 +45,9 @@ class Decision:
     """Where a request goes.
 
     policy: whose choice it is. fallback: one of REASONS, or empty. shadow: what the policy in the shadow
-    would have chosen, or empty. scores: of the replicas of these names, ILLEGAL where not available. ages_s:
-    of the replicas' reports that it was made from, inf for none.
+    would have chosen, or empty. decision_s: seconds on the wall. scores: float32 (R,), of the replicas of
+    these names, ILLEGAL where not available. ages_s: float64 (R,), of the replicas' reports that it was made
+    from, inf for none.
     """
 
     request_id: str
@@ -72,14 +79,14 @@ class Observer(Protocol):
         """No replica was available."""
 
     def ended(self, request_id: str, output_tokens: int, ttft_s: float, latency_s: float, ok: bool) -> None:
-        """A request is over; ttft_s is NaN where no token came."""
+        """A request is over; output_tokens is -1, ttft_s NaN, where nobody has told of them."""
 
 
 class _Timed:
-    """When a request was routed, and what has come back of it."""
+    """When a request was routed, and what has come back of it; tokens: -1 until somebody tells of some."""
 
     def __init__(self, routed_s: float) -> None:
-        self.routed_s, self.first_s, self.tokens = routed_s, float("nan"), 0
+        self.routed_s, self.first_s, self.tokens = routed_s, float("nan"), -1
 
 
 class Router:
@@ -132,9 +139,14 @@ class Router:
             if not rows[:, AVAILABLE].any():
                 self._tell("refused", request)
                 raise NoReplicaError("no replica is available")
+            prompt_tokens = believable(request.prompt_tokens)
+            if request.prefix_hashes:
+                # Hits are reckoned from bytes, a prompt may have been counted. Its last token is never one.
+                hit_tokens = rows[:, PREFIX_HIT_TOKENS]
+                np.minimum(hit_tokens, max(0.0, prompt_tokens - 1.0), out=hit_tokens)
             features = np.array(
                 [
-                    believable(request.prompt_tokens),
+                    prompt_tokens,
                     believable(request.predicted_output_tokens),
                     self.fleet.gap_s(now_s),
                     request.priority if abs(request.priority) <= LARGEST else 0.0,
@@ -155,17 +167,27 @@ class Router:
             return float((rows[:, WAITING] + rows[:, UNSEEN_REQUESTS]).min()) if len(rows) else 0.0
 
     def sent(self, request: RoutedRequest, replica: str) -> None:
-        """A request has gone to a replica, by `route(..., send=False)` or anybody else's choice."""
+        """A request has gone to a replica, by `route(..., send=False)` or anybody else's choice.
+
+        InputError for a replica that is not there.
+        """
         with self._lock:
             self._send(request, replica, self.clock())
 
-    def tokens(self, request_id: str, count: int = 1) -> None:
-        """So many tokens of an answer have come back."""
+    def began(self, request_id: str) -> None:
+        """An answer has begun whose tokens are not seen: the request runs, but nothing is known of them."""
+        with self._lock:
+            self.fleet.tokens(request_id)
+
+    def tokens(self, request_id: str, count: int = 1, *, just_now: bool = True) -> None:
+        """So many tokens of an answer have come back; `just_now` False: nobody knows when."""
         with self._lock:
             timed = self._under_way.get(request_id)
             if timed is not None and count > 0:
-                if timed.tokens == 0:
-                    timed.first_s = self.clock()
+                if timed.tokens < 0:
+                    timed.tokens = 0
+                    if just_now:
+                        timed.first_s = self.clock()
                 timed.tokens += count
             self.fleet.tokens(request_id, count)
 
@@ -179,17 +201,20 @@ class Router:
                 self._tell("ended", request_id, timed.tokens, ttft_s, latency_s, ok)
 
     def report(self, replica: str, numbers: Mapping[str, float], at_s: float | None = None) -> None:
-        """What a replica says of itself (FleetView.report), true at `at_s` of the clock, by default now."""
+        """What a replica says of itself, true at `at_s` of `self.clock`, by default now.
+
+        InputError as of FleetView.report; then the last report stays.
+        """
         with self._lock:
             self.fleet.report(replica, numbers, self.clock() if at_s is None else at_s)
 
     def set_available(self, replica: str, available: bool) -> None:
-        """Whether a replica may be chosen."""
+        """Whether a replica may be chosen. InputError for one that is not there."""
         with self._lock:
             self.fleet.set_available(replica, available)
 
     def set_replicas(self, replicas: Iterable[str]) -> None:
-        """The fleet now is these; those that stay keep what is known of them."""
+        """The fleet now is these; those that stay keep what is known of them. InputError for none, twins."""
         with self._lock:
             self.fleet.set_replicas(replicas)
 

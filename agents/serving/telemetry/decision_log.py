@@ -127,11 +127,11 @@ class DecisionLog:
         self._put(_encode({"at_s": self._clock(), "refused": request.request_id}).encode())
 
     def ended(self, request_id: str, output_tokens: int, ttft_s: float, latency_s: float, ok: bool) -> None:
-        """Logs what became of a request."""
+        """Logs what became of a request; null is what is not known of it."""
         line = {
             "ended_s": self._clock(),
             "id": request_id,
-            "output_tokens": output_tokens,
+            "output_tokens": output_tokens if output_tokens >= 0 else None,
             "ttft_s": ttft_s if math.isfinite(ttft_s) else None,
             "latency_s": latency_s,
             "ok": ok,

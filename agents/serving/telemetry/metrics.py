@@ -3,6 +3,7 @@
 Dashboards and alerts made for those read these; what only we have is named `servegym_router_...`.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -107,14 +108,16 @@ class RouterMetrics:
         self._errors.add("ServiceUnavailable")
 
     def ended(self, request_id: str, output_tokens: int, ttft_s: float, latency_s: float, ok: bool) -> None:
-        """Counts what became of a request; times of one that failed are not among the histograms'."""
+        """Counts what became of a request; histograms have what is known of those that did not fail."""
         if not ok:
             self._errors.add("ModelServerError")
             return
         self._latency_s.observe(latency_s)
-        self._output_tokens.observe(output_tokens)
-        if output_tokens > 0:
-            self._ttft_s.observe(ttft_s)
+        if output_tokens >= 0:
+            self._output_tokens.observe(output_tokens)
+        if math.isnan(ttft_s):
+            return
+        self._ttft_s.observe(ttft_s)
         if output_tokens > 1:
             self._tpot_s.observe((latency_s - ttft_s) / (output_tokens - 1))
 

@@ -1,26 +1,32 @@
-"""A file that one process appends to, whole pieces or nothing; when it is large enough it makes room."""
+"""A file that one writer appends to, whole pieces or nothing; when it is large enough it makes room."""
 
 import contextlib
+import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+MOST_WRITERS = 1000
+"""Files of one name that are written to at the same time."""
 
 
 class RotatingFile:
     """`path`; once it has `max_bytes` it is renamed to `path.1`, that to `path.2`, ..., `kept` at most.
 
-    One that another process writes to is left to it: this one's `path` then has the number of its process
-    before the suffix. Only its owner may read it. OSError where it cannot be written.
+    One that somebody else writes to, in this process or another, is left to them: this one's `path` then has
+    the number of its process before the suffix, and where that is taken too a number more. Only its owner may
+    read it. OSError where it cannot be written.
     """
 
     def __init__(self, path: Path, max_bytes: int, kept: int) -> None:
-        self.path, self.max_bytes, self.kept = path, max_bytes, kept
+        self.max_bytes, self.kept = max_bytes, kept
         self._descriptor = -1
-        try:
-            self._open()
-        except BlockingIOError:
-            self.path = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
-            self._open()
+        for self.path in _paths(path):
+            with contextlib.suppress(BlockingIOError):
+                self._open()
+                return
+        raise OSError(errno.EAGAIN, f"{MOST_WRITERS} others write to it")
 
     def begin(self) -> int:
         """Bytes that the file has, room made if they are too many: to be asked before each `write`."""
@@ -74,3 +80,12 @@ class RotatingFile:
                 os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
         os.replace(self.path, f"{self.path}.1")
         self._open()
+
+
+def _paths(path: Path) -> Iterator[Path]:
+    """The path and those to go to where it is taken: none that `path` could be renamed to."""
+    yield path
+    own = f"{path.stem}-{os.getpid()}"
+    yield path.with_name(f"{own}{path.suffix}")
+    for number in range(2, MOST_WRITERS):
+        yield path.with_name(f"{own}-{number}{path.suffix}")

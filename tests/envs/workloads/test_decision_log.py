@@ -42,7 +42,7 @@ def decision(
     }
 
 
-def ended(name: str, tokens: int = 5, ok: bool = True) -> dict[str, Any]:
+def ended(name: str, tokens: int | None = 5, ok: bool = True) -> dict[str, Any]:
     """The line of a request's end."""
     return {"ended_s": 9.0, "id": name, "output_tokens": tokens, "ttft_s": 0.1, "latency_s": 0.2, "ok": ok}
 
@@ -67,6 +67,8 @@ def test_those_who_were_served_in_the_order_of_their_arrival(tmp_path: Path, nam
         decision(1005.0, "empty"),
         {"at_s": 1005.5, "refused": "nobody"},
         decision(1006.0, "under way"),
+        decision(1007.0, "not counted"),
+        ended("not counted", None),
         ended("third", 7),
         ended("failed", 3, ok=False),
         ended("first"),
@@ -164,6 +166,10 @@ def test_lines_that_were_cut_off_are_counted(tmp_path: Path) -> None:
             "replica is 'c', allowed: one of the replicas",
         ),
         ([HEADER, decision(0.0, "a"), {**ended("a"), "output_tokens": -1}], "output_tokens is -1"),
+        (
+            [HEADER, decision(0.0, "a"), {"ended_s": 1.0, "id": "a"}],
+            "output_tokens is None, allowed: of type",
+        ),
         ([HEADER, decision(0.0, "a"), {**ended("a"), "ok": 1}], "ok is 1, allowed: of type bool"),
         ([HEADER, decision(0.0, "a"), {**ended("a"), "latency_s": 10**400}], "latency_s is 1000"),
     ],
@@ -171,6 +177,24 @@ def test_lines_that_were_cut_off_are_counted(tmp_path: Path) -> None:
 def test_what_is_no_log_is_refused(tmp_path: Path, lines: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_decision_log(write(tmp_path / "log", *lines))
+
+
+def test_a_log_of_a_router_that_saw_no_tokens_is_no_workload(tmp_path: Path) -> None:
+    made = [decision(float(i), name) for i, name in enumerate("abcd")]
+    path = write(tmp_path / "log", HEADER, *made, ended("a", None), ended("b", None, ok=False), ended("c", 0))
+    with pytest.raises(InputError, match="none of 4 requests was served to its end"):
+        read_trace(path, "decisions")
+    assert [each.ended and each.ended.output_tokens for each in read_decision_log(path).decisions] == [
+        -1,
+        -1,
+        0,
+        None,
+    ]
+    write(path, HEADER, *made, ended("a", None), ended("b", None), ended("c"), ended("d", 3, ok=False))
+    with pytest.raises(InputError, match="output_tokens are unknown of 2 of the 3 .*--observed tokens"):
+        read_trace(path, "decisions")
+    write(path, HEADER, *made, ended("a", None), ended("b", None), ended("c"), ended("d", 3))
+    assert read_trace(path, "decisions").output_tokens.tolist() == [5, 3]
 
 
 def test_a_log_of_nobody_served_is_no_workload_and_a_missing_file_is_said(tmp_path: Path) -> None:

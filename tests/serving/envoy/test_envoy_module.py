@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -412,6 +413,9 @@ def test_what_cannot_be_built(tmp_path: Path) -> None:
     scheduler = serving_config({"policy": {"artifact": "zoo:scheduler"}, "setting": CONFIG.setting})
     with pytest.raises(InputError, match="compiled"):
         build_envoy_module(scheduler, tmp_path)
+    for name, value in (("shadow", True), ("share", 0.1), ("metrics", True)):
+        with pytest.raises(InputError, match=f"{name} = {value}: the module inside Envoy knows none"):
+            build_envoy_module(replace(CONFIG, **{name: value}), tmp_path)
     assert list(tmp_path.iterdir()) == []
     config = tmp_path / "serving.json"
     config.write_text(json.dumps({"policy": {"artifact": "zoo:router"}, "setting": CONFIG.setting}))

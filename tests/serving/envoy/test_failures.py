@@ -1,6 +1,7 @@
 """Replicas, pickers and clients that fail: no request is lost that a healthy replica can serve."""
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -67,6 +68,38 @@ def test_an_answer_that_has_begun_is_never_begun_again(stack) -> None:
             assert len({event["replica"] for event in answer.events}) == 1
     for name in it.names[1:]:
         assert it.stats(name)["begun"] == begun[name]
+
+
+def test_an_answer_that_is_seen_to_be_cut_off_has_failed_in_the_log(stack) -> None:
+    it = stack(setup={"observed": "tokens"})
+    left = http.client.HTTPConnection("127.0.0.1", it.port, timeout=30)
+    body = {"prompt": "x" * 4000, "tokens": 1000, "token_s": 0.05, "stream": True}
+    left.request("POST", "/v1/completions", json.dumps(body))
+    left.getresponse().readline()
+    with ThreadPoolExecutor(12) as pool:
+
+        def ask(_: int) -> None:
+            with suppress(http.client.HTTPException):
+                it.ask({"tokens": 10, "token_s": 0.2, "stream": True})
+
+        waiting = [pool.submit(ask, i) for i in range(12)]
+        time.sleep(1.0)
+        it.processes[it.names[0]].kill()
+        for each in waiting:
+            each.result()
+    left.close()
+
+    def outcomes() -> dict[str, dict]:
+        found = {line["id"]: line for line in it.log_lines() if "ended_s" in line}
+        return found if len(found) == 13 else {}
+
+    seen = until(outcomes, "all requests have ended in the log")
+    for decision in it.decisions(13):
+        outcome = seen[decision["id"]]
+        is_whole = decision["request"][0] < 500 and decision["replica"] != it.names[0]
+        assert outcome["ok"] == is_whole
+        assert outcome["output_tokens"] == 10 if is_whole else 0 < outcome["output_tokens"] < 1000
+    assert sum(outcome["ok"] for outcome in seen.values()) in range(6, 12)
 
 
 def test_a_request_at_a_replica_that_hangs_is_tried_elsewhere(stack) -> None:

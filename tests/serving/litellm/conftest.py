@@ -112,6 +112,7 @@ class Recorder:
     def __init__(self) -> None:
         self.decisions: list[tuple[Any, Any, np.ndarray, np.ndarray]] = []
         self.outcomes: list[tuple[str, int, bool]] = []
+        self.ttfts_s: list[float] = []
 
     def decided(self, decision: Any, request: Any, features: np.ndarray, replicas: np.ndarray) -> None:
         self.decisions.append((decision, request, features.copy(), replicas.copy()))
@@ -120,6 +121,7 @@ class Recorder:
         pass
 
     def ended(self, request_id: str, output_tokens: int, ttft_s: float, latency_s: float, ok: bool) -> None:
+        self.ttfts_s.append(ttft_s)
         self.outcomes.append((request_id, output_tokens, ok))
 
 

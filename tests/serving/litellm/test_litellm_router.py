@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -35,6 +36,16 @@ class ShortestBacklog:
     def scores(self, request: np.ndarray, replicas: np.ndarray, session: float = UNKNOWN) -> np.ndarray:
         scores = -(replicas[:, OUTSTANDING_TOKENS] + 10.0 * replicas[:, WAITING])
         return np.where(replicas[:, AVAILABLE] > 0, scores, ILLEGAL).astype(np.float32)
+
+
+class Collecting(ShortestBacklog):
+    """Python collects garbage while it decides, as it may at any time."""
+
+    name = "collecting"
+
+    def scores(self, request: np.ndarray, replicas: np.ndarray, session: float = UNKNOWN) -> np.ndarray:
+        gc.collect()
+        return super().scores(request, replicas, session)
 
 
 class Favourite:
@@ -109,6 +120,7 @@ def test_requests_go_where_the_policy_sends_them(run: Run, make: Make, servers: 
     assert decided == {name: server.seen["requests"] for name, server in servers.items()}
     assert decided["s2"] < min(decided["s0"], decided["s1"])
     assert tokens(recorder) == sorted(1 + i % 5 for i in range(120))
+    assert np.isnan(recorder.ttfts_s).all()  # LiteLLM does not say when tokens came
 
 
 def test_failed_attempts_are_requests_of_their_own(run: Run, make: Make, servers: dict[str, Server]) -> None:
@@ -171,6 +183,31 @@ def test_a_cancelled_request_is_over(run: Run, make: Make, servers: dict[str, Se
     assert [ok for _, _, ok in recorder.outcomes] == [False] * 4
 
 
+def test_who_was_given_up_may_be_found_while_the_router_is_at_work(run: Run, make: Make) -> None:
+    """That is when Python finds that nobody holds its id: in any thread, whatever locks that has."""
+    made = router, strategy, recorder = make(Collecting())
+
+    async def give_up() -> None:
+        request: dict[str, Any] = {}
+        await strategy.async_get_available_deployment("m", MESSAGES, request_kwargs=request)
+        request["itself"] = request  # only the collector can find it
+
+    gc.disable()
+    try:
+        run(give_up())
+        assert strategy.router.fleet.num_under_way == 1
+        asking = threading.Thread(
+            target=router.completion, kwargs={"model": "m", "messages": MESSAGES}, daemon=True
+        )
+        asking.start()
+        asking.join(30)
+        assert not asking.is_alive()
+    finally:
+        gc.enable()
+    run(all_ended(made, 2))
+    assert sorted(ok for _, _, ok in recorder.outcomes) == [False, True]
+
+
 def test_a_stream_counts_until_its_end(run: Run, make: Make) -> None:
     made = router, strategy, recorder = make()
 
@@ -184,6 +221,7 @@ def test_a_stream_counts_until_its_end(run: Run, make: Make) -> None:
 
     run(drive())
     assert tokens(recorder) == [9]
+    assert np.isnan(recorder.ttfts_s).all()
 
 
 def test_a_stream_that_nobody_reads_to_its_end_is_over(run: Run, make: Make) -> None:

@@ -12,15 +12,17 @@ class AnswerTokens:
 
     A stream of events (`text/event-stream`) counts an event a token, as engines send them. Any other answer
     says at its end how many tokens it has (`usage.completion_tokens`).
+
+    is_stream: whether tokens are counted as they come.
     """
 
     def __init__(self, content_type: str) -> None:
-        self._is_stream = content_type.startswith("text/event-stream")
+        self.is_stream = content_type.startswith("text/event-stream")
         self._kept = b""
 
     def of(self, piece: bytes, is_last: bool) -> int:
         """Tokens that are known of with this piece and were not before."""
-        if not self._is_stream:
+        if not self.is_stream:
             self._kept = (self._kept + piece)[-_KEPT_BYTES:]
             said = _USAGE.findall(self._kept) if is_last else []
             return int(said[-1]) if said else 0

@@ -44,6 +44,7 @@ class EnvoySetup:
     the picker may take over a part. num_retries: replicas that are tried after the first one. max_requests:
     under way at a time. picker_ca: a file of PEM that the picker's certificate is checked with; None: no TLS.
     picker_name: the name in it. client_certificate, client_key: what Envoy shows the picker.
+    trusts_clients: whether what clients say of their requests in FORWARDED_PREFIX is believed: a front's.
     """
 
     replicas: Sequence[str]
@@ -63,6 +64,7 @@ class EnvoySetup:
     picker_name: str = "localhost"
     client_certificate: str | None = None
     client_key: str | None = None
+    trusts_clients: bool = False
 
     def __post_init__(self) -> None:
         for where in (*self.replicas, self.picker, self.listen, *([self.admin] if self.admin else [])):
@@ -95,7 +97,7 @@ def _listener(setup: EnvoySetup) -> dict[str, Any]:
         "request_timeout": "60s",
         "stream_idle_timeout": "900s",
         "common_http_protocol_options": {"max_headers_count": 100, "idle_timeout": "3600s"},
-        "early_header_mutation_extensions": [_without_headers_of_clients()],
+        "early_header_mutation_extensions": [_without_headers_of_clients(setup)],
         "http_filters": [
             {"name": "picker", "typed_config": _ask_picker(setup)},
             {
@@ -121,9 +123,11 @@ def _listener(setup: EnvoySetup) -> dict[str, Any]:
     }
 
 
-def _without_headers_of_clients() -> dict[str, Any]:
+def _without_headers_of_clients(setup: EnvoySetup) -> dict[str, Any]:
     """Clients must not say where a request goes, nor speak for a front that counts tokens."""
-    removed = [{"exact": ENDPOINT}, {"prefix": FORWARDED_PREFIX}]
+    removed = [{"exact": ENDPOINT}]
+    if not setup.trusts_clients:
+        removed.append({"prefix": FORWARDED_PREFIX})
     return {
         "name": "clients",
         "typed_config": {

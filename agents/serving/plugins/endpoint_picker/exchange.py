@@ -5,12 +5,12 @@ from servegym.agents.serving.plugins.endpoint_picker.messages import (
     BUFFERED,
     BUFFERED_PARTIAL,
     FULL_DUPLEX_STREAMED,
-    NONE,
     REQUEST_BODY,
     REQUEST_HEADERS,
     REQUEST_TRAILERS,
     RESPONSE_BODY,
     RESPONSE_HEADERS,
+    STREAMED,
     Part,
     Refused,
     go_on,
@@ -20,6 +20,9 @@ from servegym.agents.serving.plugins.endpoint_picker.messages import (
 )
 from servegym.agents.serving.plugins.endpoint_picker.picker import Picker
 from servegym.agents.serving.routing.requests import RoutedRequest
+
+SHOWN_WHOLE = (STREAMED, BUFFERED, FULL_DUPLEX_STREAMED)
+"""How a proxy sends the bodies of answers where we see their tokens, and that they come to their end."""
 
 
 class Exchange:
@@ -42,7 +45,7 @@ class Exchange:
         self._request: RoutedRequest | None = None
         self._endpoint = ""
         self._tokens: AnswerTokens | None = None
-        self._succeeded = False
+        self._succeeded = self._is_shown = self._is_whole = False  # the answer
         self.is_decided, self.is_refused = False, False
 
     def answers(self, part: Part) -> list[bytes]:
@@ -67,12 +70,14 @@ class Exchange:
         """The proxy has no more to say, or was not heard to the end."""
         if self._request is not None:
             request, self._request = self._request, None
-            self._picker.ended(request, self._succeeded)
+            is_cut_off = self._is_shown and not self._is_whole
+            self._picker.ended(request, self._succeeded and not is_cut_off)
 
     def _request_headers(self, part: Part) -> list[bytes]:
         self._headers, self._subset = part.headers, part.subset
         if part.request_body_mode is not None and part.response_body_mode is not None:
             self._request_mode, self._response_mode = part.request_body_mode, part.response_body_mode
+            self._is_shown = self._response_mode in SHOWN_WHOLE
         if part.is_last or self._request_mode not in (BUFFERED, BUFFERED_PARTIAL, FULL_DUPLEX_STREAMED):
             return [go_to(REQUEST_HEADERS, self._pick(b""))]
         if self._request_mode == FULL_DUPLEX_STREAMED:
@@ -104,13 +109,15 @@ class Exchange:
         answer = [go_on(part.kind)]
         if part.kind == RESPONSE_BODY and self._response_mode == FULL_DUPLEX_STREAMED:
             answer = same_body(RESPONSE_BODY, part.body, part.is_last)
-        if self._request is None:
+        if self._request is None or part.kind == REQUEST_TRAILERS:
             return answer
         if part.kind == RESPONSE_HEADERS:
             self._answer_begins(self._request, part)
-        elif part.kind == RESPONSE_BODY and self._tokens is not None:
-            self._count(self._request, self._tokens.of(part.body, part.is_last))
+        elif self._tokens is not None:
+            self._is_shown = True  # also by a proxy that has not said so
+            self._count(self._request, self._tokens, part)
         if part.is_last:
+            self._is_whole = True
             self.close()
         return answer
 
@@ -121,11 +128,12 @@ class Exchange:
         self._succeeded = part.headers.get(":status", "").startswith("2")
         if not self._succeeded:
             return
-        if self._response_mode == NONE:
-            self._count(request, 1)
-        else:
+        if self._response_mode in SHOWN_WHOLE:
             self._tokens = AnswerTokens(part.headers.get("content-type", ""))
+        else:
+            self._picker.router.began(request.request_id)
 
-    def _count(self, request: RoutedRequest, num_tokens: int) -> None:
-        if num_tokens:
-            self._picker.router.tokens(request.request_id, num_tokens)
+    def _count(self, request: RoutedRequest, tokens: AnswerTokens, part: Part) -> None:
+        if count := tokens.of(part.body, part.is_last):
+            just_now = tokens.is_stream and self._response_mode != BUFFERED
+            self._picker.router.tokens(request.request_id, count, just_now=just_now)

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servegym.agents.serving.contracts import ILLEGAL, UNKNOWN
-from servegym.agents.serving.routing.fleet_view import AVAILABLE, KV_USED_BLOCKS, RUNNING, FleetView
+from servegym.agents.serving.routing.fleet_view import (
+    AVAILABLE,
+    KV_USED_BLOCKS,
+    PREFIX_HIT_TOKENS,
+    RUNNING,
+    FleetView,
+)
 from servegym.agents.serving.routing.requests import RoutedRequest
 from servegym.agents.serving.routing.router import REASONS, Decision, NoReplicaError, Router
 from tests.conftest import examples
@@ -86,9 +92,9 @@ class Watcher:
         self.refused_ids.append(request.request_id)
 
     def ended(self, request_id: str, output_tokens: int, ttft_s: float, latency_s: float, ok: bool) -> None:
-        assert np.isnan(ttft_s) == (output_tokens == 0) and latency_s >= 0
+        assert np.isnan(ttft_s) == (output_tokens == -1) and latency_s >= 0
         self.ended_ids[request_id] += 1
-        self.tokens[request_id] = output_tokens
+        self.tokens[request_id] = max(0, output_tokens)
 
 
 KINDS = ("well", "unavailable", *FAULTS)
@@ -317,3 +323,19 @@ def test_threads_route_while_the_fleet_changes() -> None:
     assert len(watcher.decisions) == 1200 == sum(watcher.ended_ids.values()) == len(watcher.ended_ids)
     assert router.fleet.num_under_way == 0
     assert not router.fleet.rows(1e9)[:, RUNNING : KV_USED_BLOCKS + 1].any()
+
+
+@pytest.mark.parametrize(("prompt_tokens", "due"), [(5000.0, 4096), (3200.0, 3199), (1.0, 0), (NAN, 0)])
+def test_no_more_of_a_prompt_is_cached_than_all_but_its_last_token(prompt_tokens: float, due: int) -> None:
+    """64 blocks are 16 kB, reckoned as 4,096 tokens: a front that counts may have found fewer."""
+    seen: list[list[float]] = []
+
+    class Sees(Mischief):
+        def scores(self, request: np.ndarray, replicas: np.ndarray, session: float = UNKNOWN) -> Any:
+            seen.append(replicas[:, PREFIX_HIT_TOKENS].tolist())
+            return super().scores(request, replicas, session)
+
+    router = Router(Sees(), FleetView(NAMES), deadline_s=None)
+    for i in range(2):
+        router.route(RoutedRequest(str(i), prompt_tokens, prefix_hashes=tuple(range(64))))
+    assert seen == [[0, 0, 0], [due, 0, 0]]

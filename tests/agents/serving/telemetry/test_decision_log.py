@@ -99,7 +99,8 @@ def test_what_is_read_is_what_was_decided(tmp_path: Path) -> None:
     assert one.ended == (3, 0.5, 1.5, True)
     assert (two.request_id, two.policy, two.fallback) == ('ü\n"', "least_loaded", "raised")
     assert two.replica in "bc" and two.session == UNKNOWN and two.ended is not None
-    assert (two.ended.output_tokens, two.ended.ok) == (0, False) and np.isnan(two.ended.ttft_s)
+    assert (two.ended.output_tokens, two.ended.ok) == (-1, False) and np.isnan(two.ended.ttft_s)
+    assert '"output_tokens":null,"ttft_s":null' in path.read_text()
     assert (three.replica, three.replicas, three.ended) == ("c", ("c", "a", "d"), None)
 
 
@@ -251,6 +252,40 @@ print(log.path)
     assert theirs.parent == tmp_path and theirs != path and theirs.suffix == ".jsonl"
     assert [each.request_id for each in read_decision_log(path).decisions] == ["mine"]
     assert [each.request_id for each in read_decision_log(theirs).decisions] == ["theirs"]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log"])
+def test_logs_of_one_name_get_files_of_their_own(tmp_path: Path, name: str) -> None:
+    """In one process, or in containers on one volume, where all processes may have the same number."""
+    path = tmp_path / name
+    logs = [DecisionLog(path) for _ in range(4)]
+    paths = [log.path for log in logs]
+    assert len(set(paths)) == 4 and paths[0] == path
+    assert {each.suffix for each in paths} == {path.suffix}
+    for i, log in enumerate(logs):
+        _router(log).route(RoutedRequest(str(i), 1.0))
+        log.close()
+    for i, each in enumerate(paths):  # none takes another one for what it was renamed to
+        assert [decision.request_id for decision in read_decision_log(each).decisions] == [str(i)]
+    again = DecisionLog(path)
+    again.close()
+    assert again.path == path
+
+
+def test_a_process_with_the_number_of_a_renamed_file_leaves_that_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    for i in range(2):
+        log = DecisionLog(path, max_bytes=1)
+        _router(log).route(RoutedRequest(str(i), 1.0))
+        log.close()
+    monkeypatch.setattr(rotating_file.os, "getpid", lambda: 1)
+    mine, theirs = DecisionLog(path), DecisionLog(path)
+    _router(theirs).route(RoutedRequest("theirs", 1.0))
+    theirs.close()
+    mine.close()
+    assert [each.request_id for each in read_decision_log(path).decisions] == ["0", "1"]
 
 
 def test_threads_share_it(tmp_path: Path) -> None:

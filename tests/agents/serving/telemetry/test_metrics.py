@@ -81,6 +81,24 @@ def test_requests_are_counted_from_decision_to_end() -> None:
     assert counted["inference_pool_average_kv_cache_utilization{mine}"] == pytest.approx(0.5 / 3)
 
 
+def test_tokens_and_times_that_are_not_known_are_not_counted() -> None:
+    metrics, clock = RouterMetrics(), Clock()
+    router = Router(Always(), FleetView("ab"), observers=[metrics], deadline_s=None, clock=clock)
+    for name in ("unseen", "counted"):
+        router.route(RoutedRequest(name, 10.0))
+    clock.now_s = 2.0
+    router.began("unseen")
+    router.tokens("counted", 20, just_now=False)
+    for name in ("unseen", "counted"):
+        router.ended(name)
+    counted = _counted(metrics)
+    assert counted["inference_objective_output_tokens_count"] == 1
+    assert counted["inference_objective_output_tokens_sum"] == 20
+    assert counted["inference_objective_request_ttft_seconds_count"] == 0
+    assert counted["inference_objective_request_tpot_seconds_count"] == 0
+    assert counted["inference_objective_request_duration_seconds_count"] == 2
+
+
 def test_fallbacks_refusals_and_the_shadow_are_counted() -> None:
     metrics, policy = RouterMetrics(), Always()
     router = Router(policy, FleetView("ab"), observers=[metrics], deadline_s=None, shadow=True)

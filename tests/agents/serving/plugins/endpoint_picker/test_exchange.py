@@ -48,6 +48,7 @@ class Ends:
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
         self.ended_ones: list[tuple[str, int, bool]] = []
+        self.ttfts_s: list[float] = []
         self.num_refused = 0
 
     def decided(
@@ -60,6 +61,7 @@ class Ends:
 
     def ended(self, request_id: str, output_tokens: int, ttft_s: float, latency_s: float, ok: bool) -> None:
         self.ended_ones.append((request_id, output_tokens, ok))
+        self.ttfts_s.append(ttft_s)
 
 
 def picker(**limits: int) -> tuple[Picker, Ends]:
@@ -140,6 +142,7 @@ def test_tokens_are_counted_and_handed_on(response_mode: int) -> None:
         streamed = same_body(RESPONSE_BODY, part.body, part.is_last)
         assert answers == (streamed if response_mode == FULL_DUPLEX_STREAMED else [go_on(RESPONSE_BODY)])
     assert ends.ended_ones == [("r", 3, True)]
+    assert np.isfinite(ends.ttfts_s).all()
     assert pick.num_under_way == 0
     assert not books(pick)[:, [WAITING, RUNNING]].any()
     exchange.close()
@@ -155,7 +158,69 @@ def test_an_answer_that_is_not_shown_has_begun_with_its_headers() -> None:
     assert books(pick)[0, [WAITING, RUNNING]].tolist() == [0, 1]
     assert ends.ended_ones == []
     exchange.answers(Part(RESPONSE_TRAILERS, {}, b"", True))
-    assert ends.ended_ones == [("r", 1, True)]
+    assert ends.ended_ones == [("r", -1, True)]
+    assert np.isnan(ends.ttfts_s).all()
+
+
+@pytest.mark.parametrize("response_mode", [STREAMED, BUFFERED, FULL_DUPLEX_STREAMED])
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_answer_that_is_cut_off_has_failed(response_mode: int, count: int) -> None:
+    pick, ends = picker()
+    exchange = Exchange(pick)
+    exchange.answers(headers(response_mode=response_mode))
+    exchange.answers(body())
+    exchange.answers(Part(RESPONSE_HEADERS, STREAM))
+    for _ in range(count):
+        exchange.answers(body(EVENT, last=False, kind=RESPONSE_BODY))
+    exchange.close()
+    assert ends.ended_ones == [("r", count or -1, False)]
+    assert not books(pick)[:, [WAITING, RUNNING]].any()
+
+
+def test_a_proxy_that_does_not_say_how_it_sends_bodies_may_send_none() -> None:
+    pick, ends = picker()
+    for parts, ok in (
+        ([], True),
+        ([body(EVENT, last=False, kind=RESPONSE_BODY)], False),
+        ([body(EVENT, kind=RESPONSE_BODY)], True),
+    ):
+        exchange = Exchange(pick)
+        exchange.answers(headers(last=True)._replace(request_body_mode=None, response_body_mode=None))
+        for part in (Part(RESPONSE_HEADERS, STREAM), *parts):
+            exchange.answers(part)
+        exchange.close()
+        assert ends.ended_ones.pop() == ("r", len(parts) or -1, ok)
+
+
+@pytest.mark.parametrize("trailers", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "kind"), [(STREAMED, "application/json"), (BUFFERED, STREAM["content-type"])]
+)
+def test_the_time_of_the_first_token_of_a_whole_answer_is_not_known(
+    mode: int, kind: str, trailers: bool
+) -> None:
+    pick, ends = picker()
+    exchange = Exchange(pick)
+    exchange.answers(headers(response_mode=mode))
+    exchange.answers(body())
+    exchange.answers(Part(RESPONSE_HEADERS, {":status": "200", "content-type": kind}))
+    answer = EVENT * 5 if mode == BUFFERED else b'{"usage": {"completion_tokens": 5}}'
+    exchange.answers(body(answer, last=not trailers, kind=RESPONSE_BODY))
+    if trailers:
+        exchange.answers(Part(RESPONSE_TRAILERS, {}, b"", True))
+    assert ends.ended_ones == [("r", 5, True)]
+    assert np.isnan(ends.ttfts_s).all()
+
+
+def test_trailers_of_a_request_are_not_the_end_of_its_answer() -> None:
+    pick, ends = picker()
+    exchange = Exchange(pick)
+    exchange.answers(headers(response_mode=STREAMED))
+    exchange.answers(body(last=False))
+    assert exchange.answers(Part(REQUEST_TRAILERS, {}, b"", True)) == [go_on(REQUEST_TRAILERS)]
+    assert ends.ended_ones == [] and pick.num_under_way == 1
+    exchange.answers(Part(RESPONSE_HEADERS, STREAM, is_last=True))
+    assert ends.ended_ones == [("r", -1, True)]
 
 
 @pytest.mark.parametrize(("status", "ok"), [("200", True), ("404", False), ("503", False), ("", False)])
