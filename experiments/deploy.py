@@ -37,6 +37,7 @@ class DeployConfig:
     scenario: ScenarioConfig = MISSING
     policy: str | None = None
     backend: str = "auto"
+    key: str | None = None
     router: Any = None
     scheduler: Any = None
     level: str | None = None
@@ -84,7 +85,7 @@ def deploy(config: DictConfig) -> dict[str, Any]:
         metrics=settings.metrics,
         time_scale=settings.time_scale,
     )
-    level = settings.level or _level(settings)
+    level = settings.level or _level(settings, serving.policy)
     name = (engine_policy if level == "engine" else router_policy)(serving).name
     write_text(Path(settings.out), json.dumps(asdict(serving), indent=2, default=_plain) + "\n")
     return {"out": settings.out, "policy": name, "level": level, "scenario": scenario.name}
@@ -98,22 +99,22 @@ def show(answer: dict[str, Any]) -> None:
     )
 
 
-def _level(settings: DeployConfig) -> str:
+def _level(settings: DeployConfig, policy: PolicyConfig) -> str:
     """What the policy decides, of LEVELS; one of both levels routes."""
-    if settings.policy is None:
+    if policy.artifact is None:
         return "router" if settings.scheduler is None else "engine"
-    decides = load_artifact(policy_folder(settings.policy), "numpy").description["level"]
-    return "engine" if decides == "scheduler" else "router"
+    artifact = load_artifact(policy_folder(policy.artifact), "numpy", policy.signature_key())
+    return "engine" if artifact.description["level"] == "scheduler" else "router"
 
 
 def _policy(settings: DeployConfig, scenario: Scenario) -> PolicyConfig:
     if settings.policy is not None:
-        return PolicyConfig(artifact=settings.policy, backend=settings.backend)
+        return PolicyConfig(settings.policy, settings.backend, settings.key)
     if settings.router is not None:
         name, parameters = completed("router", ROUTERS, settings.router, scenario)
     else:
         name, parameters = completed("scheduler", SCHEDULERS, settings.scheduler, scenario)
-    return PolicyConfig(heuristic=name, parameters=parameters)
+    return PolicyConfig(heuristic=name, parameters=parameters, key=settings.key)
 
 
 def _plain(value: Any) -> Any:

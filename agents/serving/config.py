@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from servegym.agents.serving.artifact.load import ExportedPolicy, load_artifact
+from servegym.agents.serving.artifact.signature import read_key
 from servegym.agents.serving.contracts import EnginePolicy, RouterPolicy
 from servegym.agents.serving.engine.engine import Engine
 from servegym.agents.serving.engine.learned_scheduler import LearnedScheduler
@@ -29,22 +30,31 @@ PLAIN = {each.name: each for each in (LeastLoaded, RoundRobin)}
 class PolicyConfig:
     """Which policy: an exported one (`artifact`: a folder or zoo:NAME, `backend`), or a published one.
 
-    heuristic: a name of `servegym list`, with its `parameters`; needs numba, but for those of PLAIN.
+    key: a file; the artifact must then have the signature of this key. heuristic: a name of `servegym list`,
+    with its `parameters`; needs numba, but for those of PLAIN.
     """
 
     artifact: str | None = None
     backend: str = "auto"
+    key: str | None = None
     heuristic: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.artifact is None) == (self.heuristic is None):
             raise InputError("policy: must have an artifact or a heuristic, one of them")
+        if self.key is not None and self.artifact is None:
+            raise InputError(f"policy.key = {self.key}: a heuristic has no signature; must be null")
+
+    def signature_key(self) -> bytes | None:
+        """What the key file holds; None where no signature is demanded. InputError as of `read_key`."""
+        return None if self.key is None else read_key(Path(self.key))
 
 
 @dataclass(frozen=True)
 class FleetConfig:
-    """What a router assumes of replicas: see FleetView."""
+    """What a router assumes of replicas: see FleetView. block_size: tokens; kv_blocks: blocks. InputError
+    for what is not above 0 (dispatch_latency_s: at least 0)."""
 
     block_size: int = 16
     kv_blocks: int = 30_000
@@ -62,12 +72,13 @@ class FleetConfig:
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """How a policy serves.
+    """How a policy serves. InputError for values out of range.
 
-    setting: of SETTING_FEATURES by name, for an exported router. deadline_s: how long it may think; None:
-    as long as it likes. share, shadow, needs_reports: see Router. decision_log: a file to write decisions
-    to. metrics: whether to count for Prometheus. time_scale: seconds on the wall that a second of the
-    setting and of reports lasts, above 1 before emulated workers that are slowed down.
+    policy: which one. fleet: what a router assumes of its replicas. setting: of SETTING_FEATURES by name, for
+    an exported router. deadline_s: how long it may think; None: as long as it likes. share, shadow,
+    needs_reports: see Router. decision_log: a file to write decisions to. metrics: whether to count for
+    Prometheus. time_scale: seconds on the wall that a second of the setting and of reports lasts, above 1
+    before emulated workers that are slowed down.
     """
 
     policy: PolicyConfig
@@ -121,7 +132,9 @@ def router_from_config(
 ) -> Router:
     """A router over replicas of these names; of the configured observers and the given ones.
 
-    clock: seconds on the wall. InputError where the policy cannot be loaded or is not one of routers.
+    config: also as a mapping, what the file of `load_config` holds. clock: seconds on the wall. InputError
+    where the policy cannot be loaded or is not one of routers, where the log cannot be written, the package
+    of metrics is missing, or names are none or twice there.
     """
     settings = config if isinstance(config, ServingConfig) else serving_config(config)
     fleet = FleetView(
@@ -145,13 +158,22 @@ def router_from_config(
 
 
 def engine_from_config(config: ServingConfig | Mapping[str, Any]) -> Engine:
-    """What plans the iterations of one engine. InputError as for a router."""
+    """What plans the iterations of one engine. InputError as for a router, and for what only those heed."""
     settings = config if isinstance(config, ServingConfig) else serving_config(config)
+    refuse_settings(settings, "an engine", "share", "needs_reports", "decision_log", "metrics")
     return Engine(engine_policy(settings), deadline_s=settings.deadline_s, shadow=settings.shadow)
 
 
+def refuse_settings(settings: ServingConfig, place: str, *names: str) -> None:
+    """InputError where one of these is set otherwise than by default: there it would not be heeded."""
+    for name in names:
+        default = ServingConfig.__dataclass_fields__[name].default
+        if getattr(settings, name) != default:
+            raise InputError(f"{name} = {getattr(settings, name)}: {place} knows none; must be {default}")
+
+
 def router_policy(settings: ServingConfig) -> RouterPolicy:
-    """The policy of a router."""
+    """The policy of a router. InputError where it cannot be loaded or is not one of routers."""
     if settings.policy.artifact is not None:
         return LearnedRouter(_artifact(settings.policy), settings.setting, settings.policy.artifact)
     assert settings.policy.heuristic is not None
@@ -163,7 +185,7 @@ def router_policy(settings: ServingConfig) -> RouterPolicy:
 
 
 def engine_policy(settings: ServingConfig) -> EnginePolicy:
-    """The policy of an engine."""
+    """The policy of an engine. InputError where it cannot be loaded or is not one of engines."""
     if settings.policy.artifact is not None:
         return LearnedScheduler(_artifact(settings.policy), settings.policy.artifact)
     assert settings.policy.heuristic is not None
@@ -174,7 +196,7 @@ def engine_policy(settings: ServingConfig) -> EnginePolicy:
 
 def _artifact(policy: PolicyConfig) -> ExportedPolicy:
     assert policy.artifact is not None
-    return load_artifact(policy_folder(policy.artifact), backend=policy.backend)
+    return load_artifact(policy_folder(policy.artifact), policy.backend, policy.signature_key())
 
 
 def _observers(settings: ServingConfig) -> list[Observer]:
@@ -194,6 +216,7 @@ def _observers(settings: ServingConfig) -> list[Observer]:
 TYPES: dict[str, tuple[type, ...]] = {
     "artifact": (str, type(None)),
     "backend": (str,),
+    "key": (str, type(None)),
     "heuristic": (str, type(None)),
     "parameters": (dict,),
     "block_size": (int,),

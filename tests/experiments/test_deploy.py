@@ -1,11 +1,14 @@
 """`servegym deploy` writes what adapters read."""
 
 import json
+import shutil
 
 import pytest
 
 from servegym.agents.serving.config import engine_from_config, load_config, router_from_config
 from servegym.agents.serving.routing.requests import RoutedRequest
+from servegym.agents.zoo import ZOO
+from servegym.costmodels.errors import InputError
 from servegym.envs.scenario import load_scenario
 from servegym.experiments.cli import main
 
@@ -54,6 +57,26 @@ def test_published_schedulers_serve_an_engine(tmp_path, capsys):
     assert engine_from_config(load_config(path)).policy.name == "larry"
 
 
+def test_a_signature_is_demanded_now_and_where_the_policy_serves(tmp_path, capsys):
+    folder, key, path = (
+        shutil.copytree(ZOO / "router", tmp_path / "policy"),
+        tmp_path / "key",
+        tmp_path / "out",
+    )
+    key.write_bytes(b"k" * 32)
+    words = ["scenario=generated_8xh100", f"policy={folder}", f"key={key}", f"out={path}"]
+    code, err = deploy(capsys, *words)
+    assert code != 0 and "policy.sig: missing" in err and not path.exists()
+    assert main(["policy", "sign", f"policy={folder}", f"key={key}"]) == 0
+    capsys.readouterr()
+    code, _ = deploy(capsys, *words)
+    assert code == 0 and load_config(path).policy.key == str(key)
+    description = folder / "policy.json"
+    description.write_text(description.read_text() + " ")
+    with pytest.raises(InputError, match="not of this key"):
+        router_from_config(load_config(path), ["a", "b"])
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -63,6 +86,8 @@ def test_published_schedulers_serve_an_engine(tmp_path, capsys):
         (["router=splitwise"], "router splitwise: needs roles, which no serving system tells"),
         (["policy=zoo:router", "level=both"], "level = both: must be router or engine, or null"),
         (["policy=zoo:router", "share=2"], "share = 2.0: must be from 0 to 1"),
+        (["policy=zoo:router", "key=none"], "key = none: cannot be read"),
+        (["router=jsq", "key=none"], "policy.key = none: a heuristic has no signature"),
     ],
 )
 def test_what_cannot_serve_is_refused_before_anything_is_written(words, said, tmp_path, capsys):

@@ -1,15 +1,19 @@
 """The one JSON object that configures a router or an engine."""
 
 import json
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 
 from servegym.agents.serving.artifact.schema import SETTING_FEATURES
+from servegym.agents.serving.artifact.signature import sign
 from servegym.agents.serving.config import engine_from_config, load_config, router_from_config, serving_config
 from servegym.agents.serving.routing.requests import RoutedRequest
 from servegym.agents.serving.telemetry.decision_log import DecisionLog
 from servegym.agents.serving.telemetry.metrics import RouterMetrics
+from servegym.agents.zoo import ZOO
 from servegym.costmodels.errors import InputError
 from servegym.envs.workloads.decision_log import read_decision_log
 
@@ -43,12 +47,23 @@ def test_engines_take_rankings_and_exported_schedulers():
 
 
 @pytest.mark.parametrize(
+    "setting", [{"share": 0.5}, {"needs_reports": True}, {"decision_log": "log.jsonl"}, {"metrics": True}]
+)
+def test_an_engine_refuses_what_it_would_not_heed(setting):
+    (name,) = setting
+    with pytest.raises(InputError, match=f"{name} = .*: an engine knows none"):
+        engine_from_config({"policy": {"heuristic": "larry"}, **setting})
+
+
+@pytest.mark.parametrize(
     "change, said",
     [
         ({"policy": None}, "policy = None: must be dict"),
         ({"policy": {}}, "policy: must have an artifact or a heuristic, one of them"),
         ({"policy": {"artifact": "zoo:router", "heuristic": "jsq"}}, "one of them"),
         ({"policy": {"artifact": 3}}, "policy.artifact = 3: must be str or null"),
+        ({"policy": {"artifact": "zoo:router", "key": 3}}, "policy.key = 3: must be str or null"),
+        ({"policy": {"heuristic": "jsq", "key": "k"}}, "policy.key = k: a heuristic has no signature"),
         ({"shadow": 1}, "shadow = 1: must be bool"),
         ({"share": 1.5}, "share = 1.5: must be from 0 to 1"),
         ({"share": True}, "share = True: must be int or float"),
@@ -84,6 +99,35 @@ def test_the_wrong_kind_of_policy_is_refused():
         router_from_config({**LEARNED, "policy": {"artifact": "zoo:scheduler"}}, ["a"])
     with pytest.raises(InputError, match="router splitwise: needs roles, which no serving system tells"):
         router_from_config({"policy": {"heuristic": "splitwise"}}, ["a"])
+
+
+@pytest.mark.parametrize(
+    "name, loads",
+    [("router", partial(router_from_config, replicas=["a"])), ("scheduler", engine_from_config)],
+)
+def test_with_a_key_a_policy_without_its_signature_does_not_serve(name, loads, tmp_path):
+    folder, key = shutil.copytree(ZOO / name, tmp_path / "policy"), tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    config = {"policy": {"artifact": str(folder), "key": str(key)}, "setting": SETTING}
+    with pytest.raises(InputError, match=r"policy\.sig: missing"):
+        loads(config)
+    (folder / "policy.sig").write_text(sign((folder / "policy.json").read_bytes(), key.read_bytes()))
+    assert loads(config).policy.name == str(folder)
+    for wrong, said in ((b"l" * 32, "not of this key"), (b"short", "5 bytes; must be 32 to 4096")):
+        key.write_bytes(wrong)
+        with pytest.raises(InputError, match=said):
+            loads(config)
+    key.unlink()
+    with pytest.raises(InputError, match="key = .*: cannot be read"):
+        loads(config)
+
+
+def test_logs_of_one_name_hinder_no_router(tmp_path):
+    """Each handle of Ray Serve has a router of its own, of one configuration."""
+    config = {**LEARNED, "decision_log": str(tmp_path / "decisions.jsonl")}
+    routers = [router_from_config(config, ["a", "b"]) for _ in range(4)]
+    for router in routers:
+        router.observers[0].close()
 
 
 def test_both_levels_route_as_the_gym_would():

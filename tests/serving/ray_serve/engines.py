@@ -60,6 +60,13 @@ class Late:
         return Fastest().scores(request, replicas)
 
 
+class Unreadable(dict[str, Any]):
+    """A request that does not say what is in it."""
+
+    def __contains__(self, key: object) -> bool:
+        raise TypeError("not to be asked")
+
+
 class Engine:
     """A replica, which waits as long as a request says, and says who it is and how many it had at once.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -17,11 +18,13 @@ import requests
 from ray import serve
 
 from servegym.agents.serving.plugins.ray_serve import proxies, request_router_config
+from servegym.agents.serving.routing.request_features import MAX_BODY_BYTES
 from tests.serving.ray_serve.conftest import wait_until
 
 FAKE = Path(__file__).parents[1] / "envoy" / "fake_replica.py"
 NUM_WORKERS = 3
 NAMES = {"w0", "w1", "w2"}
+FIRST_BYTE_TIMEOUT_S = 3.0
 
 
 class Workers:
@@ -52,7 +55,8 @@ class Workers:
 def front(cluster: str, free_port: Callable[[], int]) -> Iterator[Workers]:
     workers = Workers([free_port() for _ in range(NUM_WORKERS)], cluster)
     router = request_router_config({"policy": {"heuristic": "least_loaded"}}, routing_stats_period_s=0.1)
-    serve.run(proxies.application(workers.urls, router), name="proxies", route_prefix="/")
+    application = proxies.application(workers.urls, router, FIRST_BYTE_TIMEOUT_S)
+    serve.run(application, name="proxies", route_prefix="/")
     yield workers
     serve.delete("proxies")
     workers.stop()
@@ -132,6 +136,30 @@ def test_a_dead_worker_loses_no_request(workers: Workers) -> None:
     assert {json.loads(text)["replica"] for _, text in got[-30:]} == {"w1", "w2"}
 
 
+def test_a_worker_that_hangs_loses_no_request(workers: Workers) -> None:
+    def stop() -> None:
+        workers.processes[0].send_signal(signal.SIGSTOP)  # its port still takes connections
+
+    got = ask_all(workers.front, short(90), stop)
+    assert Counter(status for status, _ in got) == {200: 90}
+    assert {json.loads(text)["replica"] for _, text in got[-30:]} == {"w1", "w2"}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_is_bounded(workers: Workers, chunked: bool) -> None:
+    def ask(size: int) -> requests.Response:
+        around = len(json.dumps({"id": "x", "prompt": ""}))
+        body = json.dumps({"id": "x", "prompt": "x" * (size - around)}).encode()
+        pieces = (body[at : at + 100_000] for at in range(0, size, 100_000))
+        return requests.post(f"{workers.front}/v1/completions", data=pieces if chunked else body, timeout=60)
+
+    whole = ask(MAX_BODY_BYTES)
+    assert (whole.status_code, whole.json()["bytes"]) == (200, MAX_BODY_BYTES)
+    refused = ask(MAX_BODY_BYTES + 1)
+    assert refused.status_code == 413
+    assert refused.json()["error"]["message"] == "the body must have 4194304 bytes at most"
+
+
 def test_a_dead_replica_loses_no_request_and_comes_back(workers: Workers) -> None:
     def replicas() -> dict[str, Any]:
         actors = ray.util.list_named_actors(all_namespaces=True)
@@ -156,3 +184,11 @@ def test_without_workers_there_is_503(workers: Workers) -> None:
 def test_a_wrong_url_is_refused() -> None:
     with pytest.raises(SystemExit, match="--workers ftp://x: must be http://host:port"):
         proxies.main(["--workers", "ftp://x"])
+
+
+@pytest.mark.parametrize("given", ["0", "nan", "inf"])
+def test_a_wrong_time_limit_is_refused(given: str) -> None:
+    with pytest.raises(
+        SystemExit, match=f"--first-byte-timeout-s {float(given)}: must be positive and finite"
+    ):
+        proxies.main(["--workers", "http://x:1", "--first-byte-timeout-s", given])

@@ -13,8 +13,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from servegym.agents.serving.artifact.load import load_artifact
-from servegym.agents.serving.plugins.ray_serve import request_router_config
-from servegym.agents.serving.routing.fleet_view import KV_USED_BLOCKS, RUNNING, SPEED
+from servegym.agents.serving.plugins.ray_serve import request_router, request_router_config
+from servegym.agents.serving.routing.fleet_view import AVAILABLE, KV_USED_BLOCKS, RUNNING, SPEED
 from servegym.agents.serving.routing.learned_router import LearnedRouter
 from servegym.agents.serving.routing.router import LATE, NOT_A_NUMBER, RAISED
 from servegym.agents.zoo import policy_folder
@@ -28,7 +28,14 @@ from tests.serving.ray_serve.conftest import (
     new_handle,
     wait_until,
 )
-from tests.serving.ray_serve.engines import Fastest, Late, NotANumber, Raising, ShortestBacklog
+from tests.serving.ray_serve.engines import (
+    Fastest,
+    Late,
+    NotANumber,
+    Raising,
+    ShortestBacklog,
+    Unreadable,
+)
 from tests.serving.ray_serve.recording_router import RecordingRouter
 
 ServeBy = Callable[..., RecordingRouter]
@@ -195,6 +202,29 @@ def test_calls_of_one_request_are_told_apart(handle: DeploymentHandle, serve_by:
     assert len(asyncio.run(together())) == 2
     assert len({each.request.request_id for each in router.decisions}) == 2
     all_ended(router, 2)
+
+
+def test_requests_that_are_refused_again_and_again_leave_nothing_behind(
+    handle: DeploymentHandle, serve_by: ServeBy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all replicas say that they must not be chosen, Serve still sends requests where there is room."""
+    router = serve_by(ShortestBacklog())
+    monkeypatch.setattr(request_router, "tell", lambda books, name, stats: books.set_available(name, False))
+    wait_until(lambda: not router.books.fleet.rows(router.books.clock())[:, AVAILABLE].any())
+    count = 2 * NUM_REPLICAS * MAX_ONGOING  # so that Serve asks again for some
+    answered = answers([handle.remote({"prompt": "x", "wait_s": 0.2}) for _ in range(count)])
+    assert len(answered) == count <= router.num_refused
+    assert not router.decisions
+    wait_until(lambda: not router._ids)
+    assert not router._in_transit and router.books.fleet.num_under_way == 0
+
+
+def test_arguments_that_cannot_be_read_say_nothing(handle: DeploymentHandle, serve_by: ServeBy) -> None:
+    router = serve_by(ShortestBacklog())
+    answered = answers([handle.remote(Unreadable(wait_s=0.0)) for _ in range(3)])
+    assert {each["replica"] for each in answered} == {each.decision.replica for each in router.decisions}
+    assert [each.features[0] for each in router.decisions] == [1.0] * 3
+    all_ended(router, 3)
 
 
 def test_a_model_goes_where_it_is_loaded(handle: DeploymentHandle, serve_by: ServeBy) -> None:

@@ -3,7 +3,7 @@
     python -m servegym.agents.serving.plugins.envoy_module.build serving.json FOLDER
 
 writes FOLDER/libservegym.so from the artifact, the setting and the fleet of a serving configuration
-(`config.py`). docs/serving/envoy_module.md says how Envoy loads it.
+(`agents/serving/config.py`). docs/serving/envoy_module.md says how Envoy loads it.
 """
 
 import sys
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from servegym.agents.serving.artifact.load import load_artifact
-from servegym.agents.serving.config import ServingConfig, load_config
+from servegym.agents.serving.config import ServingConfig, load_config, refuse_settings
 from servegym.agents.serving.networks.c_source import array_text, number_text, router_source
 from servegym.agents.serving.networks.compiled import compile_library
 from servegym.agents.serving.networks.numpy_networks.router_inputs import Weights
@@ -30,11 +30,15 @@ def build_envoy_module(config: ServingConfig, out_dir: Path, log_decisions: bool
 
     log_decisions: for tests: what each decision was made by is appended to the file that the variable
     SERVEGYM_DECISION_LOG names. InputError where the policy is not an artifact whose network can be
-    compiled, or the configuration lacks a setting.
+    compiled, or the configuration lacks a setting, or has one that the module would not heed.
     """
     if config.policy.artifact is None:
         raise InputError("policy: must have an artifact; a heuristic is not compiled into Envoy")
-    policy = load_artifact(policy_folder(config.policy.artifact), backend="numpy")
+    refuse_settings(
+        config, "the module inside Envoy", "shadow", "share", "needs_reports", "decision_log", "metrics"
+    )
+    folder, key = policy_folder(config.policy.artifact), config.policy.signature_key()
+    policy = load_artifact(folder, backend="numpy", key=key)
     network = policy.description["network"]
     source = module_source(
         network["kind"],

@@ -11,6 +11,7 @@ everything.
 import argparse
 import asyncio
 import json
+import math
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from servegym.agents.serving.plugins.ray_serve import request_router_config
 from servegym.agents.serving.plugins.ray_serve.routing_stats import UNAVAILABLE, routing_stats
 from servegym.agents.serving.routing.load_reports import AGE, read_load
+from servegym.agents.serving.routing.request_features import MAX_BODY_BYTES, PREDICTED_HEADER
 from servegym.costmodels.errors import InputError
 
 MAX_ONGOING = 4096
@@ -44,8 +46,11 @@ MAX_ONGOING = 4096
 ATTEMPTS, FIRST_PAUSE_S = 6, 0.05
 """A request that no answer has begun to is sent again after a pause, and after twice that the next time."""
 
+FIRST_BYTE_TIMEOUT_S = 600.0
+"""From asking a worker to the first byte of its answer, which without streaming is all of it."""
+
 LOAD_TIMEOUT_S = 1.0
-_PASSED_ON = ("content-type", "authorization", "x-request-id", "x-session-id")
+_PASSED_ON = ("content-type", "authorization", "x-request-id", "x-session-id", PREDICTED_HEADER)
 _KEPT = ("content-type", "content-length", "retry-after")
 
 
@@ -56,20 +61,20 @@ class WorkerGone(Exception):
 class Worker:
     """The replica that stands for a worker: of rank i for the i-th URL. Streams what comes as it comes."""
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], first_byte_timeout_s: float) -> None:
         rank = serve.get_replica_context().rank
         assert rank is not None
         self._url = urls[rank.rank].rstrip("/")
         self._load_path = "/load"
+        self._first_byte_timeout_s = first_byte_timeout_s
         self._session: aiohttp.ClientSession | None = None
 
     async def record_routing_stats(self) -> dict[str, float]:
         """What the worker says of its load."""
         began_s = time.time()
         try:
-            numbers, self._load_path = await asyncio.wait_for(
-                read_load(urlsplit(self._url).netloc, self._load_path), LOAD_TIMEOUT_S
-            )
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                numbers, self._load_path = await read_load(urlsplit(self._url).netloc, self._load_path)
         except Exception:  # whatever it is: it must not be chosen
             return UNAVAILABLE
         # True at some time between question and answer: at the earlier one a request counts twice at worst.
@@ -79,26 +84,32 @@ class Worker:
         self, body: bytes, *, method: str, path: str, headers: dict[str, str]
     ) -> AsyncIterator[tuple[int, dict[str, str], bytes] | bytes]:
         """The worker's answer: its status, headers and first piece, then the others."""
+        passed = {name: value for name, value in headers.items() if name in _PASSED_ON}
+        try:
+            async with asyncio.timeout(self._first_byte_timeout_s):
+                answer, first = await self._begun(body, method, path, passed)
+        except (aiohttp.ClientError, OSError) as error:
+            raise WorkerGone(f"{self._url}: {type(error).__name__}") from None
+        async with answer:
+            kept = {name: answer.headers[name] for name in _KEPT if name in answer.headers}
+            yield answer.status, kept, first
+            async for piece in answer.content.iter_any():
+                yield piece
+
+    async def _begun(
+        self, body: bytes, method: str, path: str, headers: dict[str, str]
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """An answer that has begun: the status of a stream may come long before, and says nothing yet."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(None, sock_connect=5.0)
             )
-        passed = {name: value for name, value in headers.items() if name in _PASSED_ON}
-        begun = False
+        answer = await self._session.request(method, self._url + path, data=body, headers=headers)
         try:
-            async with self._session.request(method, self._url + path, data=body, headers=passed) as answer:
-                pieces = answer.content.iter_any()
-                # The status of a stream may come long before its first token: it says nothing yet.
-                first = await anext(pieces, b"")
-                begun = True
-                kept = {name: answer.headers[name] for name in _KEPT if name in answer.headers}
-                yield answer.status, kept, first
-                async for piece in pieces:
-                    yield piece
-        except (aiohttp.ClientError, OSError) as error:
-            if begun:
-                raise
-            raise WorkerGone(f"{self._url}: {type(error).__name__}") from None
+            return answer, await anext(answer.content.iter_any(), b"")
+        except BaseException:  # its time may be over
+            answer.close()
+            raise
 
 
 class Ingress:
@@ -108,8 +119,11 @@ class Ingress:
         self._workers = workers.options(stream=True)  # a DeploymentHandle
 
     async def __call__(self, request: Request) -> Response:
-        """The worker's answer; 503 where none gave one."""
-        body, path = await request.body(), request.url.path
+        """The worker's answer; 503 where none gave one, 413 for a body that is too long."""
+        body, path = await _body(request), request.url.path
+        if body is None:
+            message = f"the body must have {MAX_BODY_BYTES} bytes at most"
+            return JSONResponse({"error": {"message": message, "code": 413}}, 413)
         headers, pause_s = dict(request.headers), FIRST_PAUSE_S
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -130,8 +144,26 @@ async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[
         yield piece
 
 
-def application(urls: Sequence[str], router: RequestRouterConfig | None) -> serve.Application:
-    """The ingress over a replica for each URL; `router` None: Serve's own."""
+async def _body(request: Request) -> bytes | None:
+    """The body of a request; None where it is longer than MAX_BODY_BYTES, as soon as that is known."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)
+
+
+def application(
+    urls: Sequence[str],
+    router: RequestRouterConfig | None,
+    first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S,
+) -> serve.Application:
+    """The ingress over a replica for each URL; `router` None: Serve's own.
+
+    first_byte_timeout_s: how long a worker may take to begin an answer before another is asked; must be more
+    than answers that are not streamed take as a whole.
+    """
     workers = serve.deployment(
         num_replicas=len(urls),
         max_ongoing_requests=MAX_ONGOING,
@@ -140,10 +172,17 @@ def application(urls: Sequence[str], router: RequestRouterConfig | None) -> serv
         graceful_shutdown_timeout_s=1.0,
     )(Worker)
     ingress = serve.deployment(max_ongoing_requests=MAX_ONGOING, ray_actor_options={"num_cpus": 0})(Ingress)
-    return ingress.bind(workers.bind(list(urls)))
+    return ingress.bind(workers.bind(list(urls), first_byte_timeout_s))
 
 
-def start(urls: Sequence[str], router: RequestRouterConfig | None, *, host: str, port: int) -> str:
+def start(
+    urls: Sequence[str],
+    router: RequestRouterConfig | None,
+    first_byte_timeout_s: float,
+    *,
+    host: str,
+    port: int,
+) -> str:
     """Starts a cluster of this machine and the application on it; the URL at which it serves."""
     path = [str(Path(__file__).absolute().parents[5]), os.environ.get("PYTHONPATH", "")]
     ray.init(
@@ -155,7 +194,7 @@ def start(urls: Sequence[str], router: RequestRouterConfig | None, *, host: str,
         log_to_driver=False,
     )
     serve.start(http_options=HTTPOptions(host=host, port=port))
-    serve.run(application(urls, router), name="proxies")
+    serve.run(application(urls, router, first_byte_timeout_s), name="proxies")
     return f"http://{host}:{port}"
 
 
@@ -167,12 +206,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--stats-period-s", type=float, default=0.2, help="how often workers tell their load")
+    parser.add_argument(
+        "--first-byte-timeout-s",
+        type=float,
+        default=FIRST_BYTE_TIMEOUT_S,
+        help="until an answer begins, before another worker is asked",
+    )
     given = parser.parse_args(arguments)
     try:
         urls = given.workers.split(",")
         for url in urls:
             if urlsplit(url).scheme != "http" or not urlsplit(url).netloc:
                 raise InputError(f"--workers {url}: must be http://host:port")
+        if not 0 < given.first_byte_timeout_s < math.inf:
+            raise InputError(
+                f"--first-byte-timeout-s {given.first_byte_timeout_s}: must be positive and finite"
+            )
         router = None
         if given.config is not None:
             router = request_router_config(given.config, routing_stats_period_s=given.stats_period_s)
@@ -180,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"proxies: {error}")
     stopped = threading.Event()
     try:
-        url = start(urls, router, host=given.host, port=given.port)
+        url = start(urls, router, given.first_byte_timeout_s, host=given.host, port=given.port)
         for number in (signal.SIGTERM, signal.SIGINT):  # Ray has set its own, which abort
             signal.signal(number, lambda *_: stopped.set())
         print(json.dumps({"url": url}), flush=True)

@@ -20,7 +20,7 @@ from servegym.agents.serving.plugins.ray_serve.requests import routed_request
 from servegym.agents.serving.plugins.ray_serve.routing_stats import tell
 from servegym.agents.serving.routing.fleet_view import FleetView
 from servegym.agents.serving.routing.requests import RoutedRequest
-from servegym.agents.serving.routing.router import NoReplicaError, Router
+from servegym.agents.serving.routing.router import Router
 from servegym.costmodels.errors import InputError
 
 _LOG = logging.getLogger("servegym.ray_serve")
@@ -101,8 +101,8 @@ class ServegymRouter(MultiplexMixin, RequestRouter):
                 router.route(request, [name])
             elif transit.replica != name:
                 router.sent(request, name)
-        except (InputError, NoReplicaError) as error:  # it was removed meanwhile
-            self._note("a request went to a replica that is not there", error)
+        except Exception as error:  # it was removed meanwhile, or the like: a replica has the request now
+            self._note("a request is not in the books", error)
 
         def ended(outcome: Any) -> None:
             self._ids.discard(request_id)
@@ -160,8 +160,12 @@ class ServegymRouter(MultiplexMixin, RequestRouter):
         if transit is None:
             self._forget_lost()
             request = self._request(pending)
-            transit = _InTransit(pending, request, self._router.route(request, free).ranked)
-            self._in_transit[id(pending)] = transit
+            try:
+                ranked_all = self._router.route(request, free).ranked
+            except Exception:
+                self._ids.discard(request.request_id)  # Serve asks again: it is the same request then
+                raise
+            transit = self._in_transit[id(pending)] = _InTransit(pending, request, ranked_all)
             return list(transit.ranked)
         ranked = [name for name in transit.ranked if name in free]
         if ranked and ranked[0] != transit.replica:
@@ -174,8 +178,13 @@ class ServegymRouter(MultiplexMixin, RequestRouter):
         request_id = pending.metadata.request_id
         if request_id in self._ids:
             request_id = f"{request_id}.{next(self._repeats)}"
+        try:
+            request = routed_request(pending.args, pending.kwargs)
+        except Exception as error:  # arguments may be any objects: these are as if nothing had been said
+            self._note("a request was not read", error)
+            request = routed_request((), {})
         self._ids.add(request_id)
-        return routed_request(pending.args, pending.kwargs)._replace(request_id=request_id)
+        return request._replace(request_id=request_id)
 
     def _forget_lost(self) -> None:
         """Ends requests in transit that will not arrive: Serve does not say of each that it was given up."""
