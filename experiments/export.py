@@ -37,7 +37,7 @@ class ExportConfig:
 
 
 def export(config: DictConfig) -> dict[str, Any]:
-    """Writes policy.onnx, policy.json, golden.npz and card.md to `out`, and holds ONNX Runtime to torch.
+    """Writes policy.onnx, policy.npz, policy.json, golden.npz and card.md to `out`, held to torch.
 
     With `zoo` they become the policy `zoo:NAME` of this installation. `evaluation`: a folder that `servegym
     evaluate suite=...` wrote about the run or the exported policy, which the card quotes. InputError where

@@ -81,7 +81,7 @@ class Family:
     work: Callable[[Any, np.ndarray], np.ndarray] | None = None
     """Requests served, from what is observed and done, where decisions take unequal time (centring.py)."""
     level: str | None = None
-    """What a trained network decides for a serving system, of serving/schema.py; None: not exported."""
+    """What a trained network decides for a serving system (serving/artifact/); None: not exported."""
     play: Callable[[Policy, Scenario, Sequence[Workload]], list[Results]] | None = None
     """Serves whole workloads of LLM fleets under a policy, side by side (agents/evaluation.py)."""
 
@@ -200,7 +200,7 @@ def family_of(network: str) -> Family:
 
 
 def family_of_level(level: str) -> Family:
-    """The family of the policies that decide this for a serving system, a level of serving/schema.py."""
+    """The family of the policies that decide this in a serving system, a level of serving/artifact/."""
     return next(family for family in FAMILIES if family.level == level)
 
 

@@ -1,1 +1,1 @@
-"""The exported policy: how it is written, and the runtime that loads it."""
+"""Policies outside the gym: the exported one as files, who computes it, routers, engines, plugins."""

@@ -28,7 +28,7 @@ class RouterPolicy(Protocol):
     def scores(self, request: np.ndarray, replicas: np.ndarray, session: float = UNKNOWN) -> np.ndarray:
         """float32 (R,), higher is better, ILLEGAL where `available` is 0; valid until the next call.
 
-        request: float32 (4,), the REQUEST_FEATURES of schema.py. replicas: float32 (R, 15), its
+        request: float32 (4,), the REQUEST_FEATURES of artifact/schema.py. replicas: float32 (R, 15), its
         REPLICA_FEATURES. session: a number that requests of one session share.
         """
 
@@ -59,8 +59,9 @@ where nobody predicts. blocks: KV blocks that it holds."""
 class EngineLimits(NamedTuple):
     """What an engine was started with.
 
-    token_budget: tokens of an iteration. max_num_seqs: requests that may run at once. reserve_full_prompt: a
-    request is admitted only where all blocks of its prompt are free.
+    token_budget: tokens of an iteration. max_num_seqs: requests that may run at once. block_size: tokens of a
+    KV block; num_kv_blocks: all there are. reserve_full_prompt: a request is admitted only where all blocks
+    of its prompt are free.
     """
 
     token_budget: int
@@ -110,7 +111,10 @@ class EnginePolicy(Protocol):
     name: str
 
     def plan(self, state: EngineState) -> EnginePlan:
-        """The plan for an engine that has somebody waiting or in prefill."""
+        """The plan for an engine that has somebody waiting or in prefill.
+
+        Where it raises, or `fault_of_plan` finds fault with it, the engine's own rules decide.
+        """
 
 
 def as_it_is(state: EngineState) -> EnginePlan:

@@ -55,8 +55,9 @@ class ExportedPolicy:
         self.score_one = one.score_one
         """Scores (actions,) float32 of one decision, in a buffer that the next call overwrites.
 
-        It takes raw float32 arrays by name, as `scores` but without the leading axis. Their shapes are the
-        caller's business.
+        It takes raw float32 arrays by name, as `scores` but without the leading axis; -1e9 where illegal.
+        Their shapes are the caller's business: another fleet than the one it is for is a ValueError. For one
+        thread at a time.
         """
 
     def reset(self, num_episodes: int, seed: int) -> None:
@@ -101,12 +102,13 @@ def load_artifact(directory: Path, backend: str = "auto", key: bytes | None = No
 
     backend: what runs it. "auto": NumPy for single decisions, which is faster there, and for many at once
     ONNX Runtime if it is installed. "compiled": C, which needs a compiler the first time, and is for networks
-    that `c_source.py` knows. key: of the signature, which is then demanded. Other files in the folder
-    are not looked at.
+    that `networks/c_source.py` knows. key: of the signature, which is then demanded; without it none is
+    looked at, nor are other files in the folder. Golden scores are `check_golden`'s.
 
     InputError, naming the file, where one is missing, unreadable, or not the one described, where the graph
-    or the arrays are not such as `servegym export` writes, where the signature is not of this key, or where
-    the description is of another schema version, level or set of features.
+    or the arrays are not such as `servegym export` writes, where the signature is not of this key, where the
+    description is of another schema version, level or set of features, or where the backend is unknown, not
+    installed, without a compiler, or not for this network.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend = {backend}: must be one of {', '.join(BACKENDS)}")

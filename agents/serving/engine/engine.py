@@ -22,7 +22,10 @@ REASONS = (LATE, RAISED, MALFORMED)
 
 
 class Planned(NamedTuple):
-    """A plan, whose it is and why not the policy's: `fallback` is one of REASONS, or empty."""
+    """A plan, whose it is and why not the policy's: `fallback` is one of REASONS, or empty.
+
+    policy: its name, "engine" where the engine's own rules decide. decision_s: seconds on the wall.
+    """
 
     plan: EnginePlan
     policy: str
@@ -46,7 +49,10 @@ class Engine:
         self._limit = limit(deadline_s, policy)
 
     def plan(self, state: EngineState) -> Planned:
-        """What the next iteration is to be made of. `state` must not change while a late policy reads it."""
+        """What the next iteration is to be made of; it never raises.
+
+        `state` must not change while a late policy reads it.
+        """
         began_s = time.perf_counter()
         self.plans += 1
         plan, reason = self._asked(state)

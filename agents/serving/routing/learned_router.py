@@ -32,7 +32,7 @@ class LearnedRouter:
         self._observation["setting"] = setting_row(setting)
 
     def scores(self, request: np.ndarray, replicas: np.ndarray, session: float = UNKNOWN) -> np.ndarray:
-        """float32 (R,); InputError where the policy is for a fleet of another size."""
+        """float32 (R,); ValueError where the policy is for a fleet of another size."""
         observation = self._observation
         observation["request"], observation["replicas"] = request, replicas
         return self._policy.score_one(observation)[: len(replicas)]

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,3 +115,14 @@ def test_the_zoos_scheduler(clock):
     stock, learned = stepped_under(None, clock).mean_finish(), stepped["onnx"].mean_finish()
     print(f"mean finishing step: fcfs {stock:.1f}, zoo:scheduler {learned:.1f}")
     assert learned < stock
+
+
+def test_the_scheduler_of_the_documentation(tmp_path, monkeypatch, clock):
+    page = (ROOT / "docs" / "serving" / "vllm.md").read_text()
+    (code,) = (block for block in re.findall(r"```py\n(.*?)```", page, re.DOTALL) if "my_scheduler" in block)
+    (tmp_path / "my_scheduler.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    scheduler = make_scheduler(cls="my_scheduler.Scheduler", is_async=True)
+    stepped = run(scheduler, heavy_tailed(60), in_flight=1, each_step=clock)
+    assert scheduler.engine.plans > 50 and not scheduler.engine.fallbacks
+    assert stepped.mean_finish() < 0.75 * stepped_under(None, clock, is_async=True).mean_finish()

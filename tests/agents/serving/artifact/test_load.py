@@ -22,7 +22,8 @@ from servegym.agents.serving.artifact.export import COLUMNS, export_policy
 from servegym.agents.serving.artifact.files import describe_files
 from servegym.agents.serving.artifact.golden import plausible_observation
 from servegym.agents.serving.artifact.load import check_golden, load_artifact
-from servegym.agents.zoo import ZOO
+from servegym.agents.serving.artifact.sources import sources
+from servegym.agents.zoo import ZOO, policy_folder, zoo_policies
 from servegym.costmodels.errors import InputError
 from servegym.envs.sim.llm.view import AVAILABLE, REPLICA_COLUMNS, REQUEST_COLUMNS
 
@@ -139,6 +140,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from servegym.agents.serving.artifact.load import check_golden, load_artifact
+from servegym.agents.serving.artifact.sources import sources
 folder, backend = Path(sys.argv[1]), sys.argv[2]
 policy = load_artifact(folder, backend)
 request, replicas, setting = (np.ones(shape, np.float32) for shape in ((4,), (3, 15), (9,)))
@@ -231,6 +233,14 @@ def test_every_feature_has_its_source_in_every_system(gnn: tuple[RouterNetwork, 
         for feature in of["features"]:
             assert list(feature["sources"]) == ["vllm", "ray_serve", "envoy", "litellm", "sglang"], name
             assert all(feature["sources"].values())
+
+
+def test_policies_that_come_with_the_package_say_what_is_true_of_the_sources_now() -> None:
+    for name in zoo_policies():
+        description = json.loads((policy_folder(f"zoo:{name}") / "policy.json").read_text())
+        for of, each in description["inputs"].items():
+            for feature in each["features"]:
+                assert feature["sources"] == sources(f"{of}.{feature['name']}"), (name, feature["name"])
 
 
 def test_missing_runtime_is_one_line(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
