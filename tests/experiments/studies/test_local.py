@@ -38,20 +38,24 @@ def test_a_study_that_is_stopped_goes_on(
     tmp_path: Path, undisturbed: dict[str, bytes], how: signal.Signals, code: int
 ) -> None:
     """SIGKILL of the parent alone, and Ctrl-C, which all processes of a terminal get: no worker is left."""
-    out = tmp_path / "study"
-    words = [sys.executable, "-m", "servegym.experiments.cli", "study", *LONGER_STUDY, f"out={out}"]
-    with subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: num_complete(out) >= 2 or process.poll() is not None)
-        if how == signal.SIGINT:
-            os.killpg(process.pid, how)
-        else:
-            process.send_signal(how)
-        assert process.wait(60) == code
-        wait_until(lambda: not workers_of(out), 60)
-        stopped_at = num_complete(out)
-        assert stopped_at < 10
-        assert process.stderr is not None
-        assert process.stderr.read() == ("servegym: interrupted\n" if how == signal.SIGINT else "")
+    for attempt in range(5):  # a study takes a second: on a busy machine it may be over before it is stopped
+        out = tmp_path / f"study{attempt}"
+        words = [sys.executable, "-m", "servegym.experiments.cli", "study", *LONGER_STUDY, f"out={out}"]
+        with subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+            wait_until(lambda: num_complete(out) >= 2 or process.poll() is not None)  # noqa: B023
+            if how == signal.SIGINT:
+                os.killpg(process.pid, how)
+            else:
+                process.send_signal(how)
+            ended = process.wait(60)
+            wait_until(lambda: not workers_of(out), 60)  # noqa: B023
+            assert process.stderr is not None
+            said = process.stderr.read()
+        if num_complete(out) < 10:
+            break
+    assert ended == code
+    assert num_complete(out) < 10
+    assert said == ("servegym: interrupted\n" if how == signal.SIGINT else "")
     if how == signal.SIGINT:
         assert not list(out.glob("*/.shard-*"))
     written = {path: path.stat().st_mtime_ns for path in out.glob("requests/shard-*")}
