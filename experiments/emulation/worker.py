@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from servegym.agents.serving.routing.fleet_view import REPORT_COLUMNS
 from servegym.agents.serving.routing.request_features import PREDICTED_HEADER
+from servegym.agents.serving.telemetry.page_server import PROMETHEUS
 from servegym.experiments.emulation import sglang_state
 from servegym.experiments.emulation.answers import Answer, StreamedAnswer, WholeAnswer
 from servegym.experiments.emulation.fleet import Arrival, CannotServe, EmulatedFleet, FleetIsFull
@@ -22,8 +23,6 @@ VLLM_VERSION = "0.33.0"
 
 REPLICA_HEADER = "x-servegym-replica"
 """Of every answer: the number of the replica."""
-
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class WorkerSettings(NamedTuple):
@@ -200,7 +199,7 @@ class Worker:
             engine=self.replica_id,
             block_size=self._config.block_size,
         )
-        reply.send(200, page.encode(), METRICS_TYPE)
+        reply.send(200, page.encode(), PROMETHEUS)
 
     def _models(self) -> dict[str, Any]:
         model = self._settings.model

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from servegym.agents.serving.plugins.vllm_state import KvPool, predicted_output_tokens
+from servegym.agents.serving.routing.fleet_view import REPORT_COLUMNS
 from servegym.agents.serving.telemetry.page_server import Page, PageServer
 from servegym.costmodels.errors import InputError
 
@@ -198,19 +199,8 @@ class Gauges:
             gauge.set(report[name])
 
 
-NAMES = (
-    "running",
-    "waiting",
-    "queued_prefill_tokens",
-    "outstanding_tokens",
-    "decode_context_tokens",
-    "kv_used_blocks",
-    "kv_total_blocks",
-    "iteration_left_s",
-    "predicted_remaining_tokens",
-    "kv_released_per_iteration",
-)
-"""What is reported; the rest of REPORT_COLUMNS (`speed`) is not the engine's to say."""
+NAMES = tuple(name for name in REPORT_COLUMNS if name != "speed")
+"""What is reported: a speed is not the engine's to say."""
 
 
 def start_load(scheduler: Any, settings: LoadSettings, engine: int) -> Load | None:

@@ -72,9 +72,8 @@ class LoadReports:
         while True:
             asked_s = self._router.clock()
             try:
-                async with asyncio.timeout(
-                    self._timeout_s
-                ):  # wait_for of Python 3.11 can miss a cancellation
+                # Not wait_for, which in Python 3.11 can miss a cancellation.
+                async with asyncio.timeout(self._timeout_s):
                     numbers, path = await read_load(where, path)
             except Exception as error:  # what one replica says must not end the polling of the others
                 misses += 1

@@ -33,6 +33,21 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, undisturbed: dict[s
     assert contents(out) == undisturbed
 
 
+def _begun_and_stopped(out: Path, how: signal.Signals) -> tuple[int, str]:
+    """How a study ended that was stopped after two shards, its workers too, and what it said."""
+    words = [sys.executable, "-m", "servegym.experiments.cli", "study", *LONGER_STUDY, f"out={out}"]
+    with subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: num_complete(out) >= 2 or process.poll() is not None)
+        if how == signal.SIGINT:
+            os.killpg(process.pid, how)
+        else:
+            process.send_signal(how)
+        ended = process.wait(60)
+        wait_until(lambda: not workers_of(out), 60)
+        assert process.stderr is not None
+        return ended, process.stderr.read()
+
+
 @pytest.mark.parametrize("how, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_study_that_is_stopped_goes_on(
     tmp_path: Path, undisturbed: dict[str, bytes], how: signal.Signals, code: int
@@ -40,17 +55,7 @@ def test_a_study_that_is_stopped_goes_on(
     """SIGKILL of the parent alone, and Ctrl-C, which all processes of a terminal get: no worker is left."""
     for attempt in range(5):  # a study takes a second: on a busy machine it may be over before it is stopped
         out = tmp_path / f"study{attempt}"
-        words = [sys.executable, "-m", "servegym.experiments.cli", "study", *LONGER_STUDY, f"out={out}"]
-        with subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-            wait_until(lambda: num_complete(out) >= 2 or process.poll() is not None)  # noqa: B023
-            if how == signal.SIGINT:
-                os.killpg(process.pid, how)
-            else:
-                process.send_signal(how)
-            ended = process.wait(60)
-            wait_until(lambda: not workers_of(out), 60)  # noqa: B023
-            assert process.stderr is not None
-            said = process.stderr.read()
+        ended, said = _begun_and_stopped(out, how)
         if num_complete(out) < 10:
             break
     assert ended == code
